@@ -1,0 +1,1 @@
+//! Health, readiness, metrics, state, event stream and policy control over HTTP.

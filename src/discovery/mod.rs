@@ -1,0 +1,1 @@
+//! Where the Monoliths are: manual, DNS, Fly and harness, each a stream of endpoint sets.

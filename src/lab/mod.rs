@@ -1,0 +1,1 @@
+//! The test runner for policies. No sockets, no async runtime.

@@ -1,0 +1,1 @@
+//! What happens to the cluster, and what the cluster wants done about it.

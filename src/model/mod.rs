@@ -1,0 +1,15 @@
+//! Plain data that every layer shares: ids, wire messages, policy calls, events and effects.
+//! Nothing here does I/O, reads a clock or holds a lock.
+
+pub mod close;
+pub mod epoch;
+pub mod event;
+pub mod id;
+pub mod policy;
+pub mod wire;
+
+pub use close::CloseCode;
+pub use epoch::Epoch;
+pub use id::{
+    Attachment, ClientId, InvalidRoomName, LinkId, MemberId, MonolithId, Region, RequestId, RoomKey, RoomName,
+};
