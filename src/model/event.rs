@@ -1,1 +1,247 @@
 //! What happens to the cluster, and what the cluster wants done about it.
+
+use std::sync::Arc;
+
+use super::policy::{Cause, MonolithState};
+use super::wire::{RoomReport, UnloadReason};
+use super::{Attachment, ClientId, CloseCode, LinkId, MonolithId, Region, RequestId, RoomKey, RoomName};
+
+/// Microseconds since the Unix epoch, never going back.
+pub type Micros = u64;
+
+/// Something that happened.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// Discovery lists these endpoints; the first such event says for whom a fresh balancer waits.
+    Discovered {
+        /// `host:port` of each.
+        endpoints: Vec<Arc<str>>,
+    },
+    /// An endpoint could not be linked this time.
+    DialFailed {
+        /// `host:port`.
+        endpoint: Arc<str>,
+    },
+    /// A handshake is done.
+    LinkUp {
+        /// The connection.
+        link: LinkId,
+        /// `host:port`.
+        endpoint: Arc<str>,
+        /// Who is at the other end.
+        monolith: MonolithId,
+        /// Its region.
+        region: Region,
+    },
+    /// A connection is gone, and with it everything that this balancer had joined there.
+    LinkDown {
+        /// The connection.
+        link: LinkId,
+    },
+    /// A link misses heartbeats, answers again, or is to drain.
+    LinkState {
+        /// The connection.
+        link: LinkId,
+        /// What it is now.
+        state: MonolithState,
+    },
+    /// A room is in a Monolith's memory.
+    Loaded {
+        /// Who says so.
+        link: LinkId,
+        /// The room.
+        report: RoomReport,
+    },
+    /// A room has left a Monolith's memory. The link has detached its members, but for those that had no frame since
+    /// their `join`: theirs crossed the unload and may yet be answered.
+    Unloaded {
+        /// Who says so.
+        link: LinkId,
+        /// The room.
+        room: RoomKey,
+        /// Why.
+        reason: UnloadReason,
+        /// The members that are still attached.
+        unanswered: Vec<(ClientId, Attachment)>,
+    },
+    /// Everything that a Monolith has loaded.
+    Gossip {
+        /// Who says so.
+        link: LinkId,
+        /// The rooms.
+        rooms: Vec<RoomReport>,
+    },
+    /// The first frame for a member whose join was to be reported.
+    Answered {
+        /// On which link.
+        link: LinkId,
+        /// The member.
+        client: ClientId,
+        /// Which of its attachments.
+        attachment: Attachment,
+    },
+    /// The Monolith has ended a membership, and the client has been told.
+    Kicked {
+        /// On which link.
+        link: LinkId,
+        /// The member.
+        client: ClientId,
+        /// Which of its attachments.
+        attachment: Attachment,
+        /// With which code.
+        code: CloseCode,
+    },
+    /// A client wants into a room.
+    Join {
+        /// The client.
+        client: ClientId,
+        /// The room as the client spells it.
+        room: RoomName,
+        /// Its secret, for the Monolith.
+        token: Token,
+        /// The region at whose edge it arrived.
+        region: Option<Region>,
+        /// Whether it says that it comes back.
+        reconnect: bool,
+    },
+    /// A client has gone.
+    Leave {
+        /// The client.
+        client: ClientId,
+    },
+    /// An HTTP request needs a Monolith: for a room that is not bound, or for one that is being created.
+    Request {
+        /// The request.
+        request: RequestId,
+        /// The room; `None` where the Monolith makes up the name.
+        room: Option<RoomName>,
+        /// [`Cause::Http`] or [`Cause::Create`].
+        cause: Cause,
+        /// The region at whose edge it arrived.
+        region: Option<Region>,
+    },
+    /// What became of a request that had been given a Monolith.
+    RequestDone {
+        /// The request.
+        request: RequestId,
+        /// How it ended.
+        outcome: RequestOutcome,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// A user's secret on its way to a Monolith. It is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(pub Arc<str>);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(token)")
+    }
+}
+
+/// How a request ended, as far as its room is concerned.
+#[derive(Debug, Clone)]
+pub enum RequestOutcome {
+    /// The Monolith created this room.
+    Created(RoomName),
+    /// The Monolith answered with this status.
+    Status(u16),
+    /// Nothing was sent: the Monolith could not be reached.
+    NotSent,
+    /// It broke off, or its client went away.
+    Failed,
+}
+
+/// Something to be done.
+#[derive(Debug, Clone)]
+pub enum Effect {
+    /// The link is registered and may read on.
+    AcceptLink {
+        /// The connection.
+        link: LinkId,
+    },
+    /// Another link leads to the same Monolith: close this one.
+    RefuseLink {
+        /// The connection.
+        link: LinkId,
+    },
+    /// Send `join`, and from then on what the room says.
+    Attach {
+        /// Where.
+        link: LinkId,
+        /// Who.
+        client: ClientId,
+        /// Which of its attachments.
+        attachment: Attachment,
+        /// The room, in the spelling that goes on the wire.
+        room: RoomName,
+        /// Its secret.
+        token: Token,
+        /// Whether the client's own frames may follow at once.
+        open: bool,
+        /// Whether the first frame for it is to be reported.
+        report: bool,
+    },
+    /// The room is up: the client's own frames may follow.
+    Open {
+        /// Where.
+        link: LinkId,
+        /// Who.
+        client: ClientId,
+        /// Which of its attachments.
+        attachment: Attachment,
+    },
+    /// Send `leave`, unless the Monolith has ended the membership itself.
+    Detach {
+        /// Where.
+        link: LinkId,
+        /// Who.
+        client: ClientId,
+        /// Which of its attachments.
+        attachment: Attachment,
+    },
+    /// Send `unload`.
+    Unload {
+        /// Where.
+        link: LinkId,
+        /// The room, as that Monolith spells it.
+        room: RoomName,
+    },
+    /// Close a client's socket, after what is on its way to it.
+    Close {
+        /// Who.
+        client: ClientId,
+        /// With which code.
+        code: CloseCode,
+    },
+    /// A request has a Monolith.
+    Send {
+        /// The request.
+        request: RequestId,
+        /// Where it goes.
+        monolith: MonolithId,
+        /// Whether the room is waiting for what becomes of it: then nobody else may be tried behind its back.
+        awaited: bool,
+    },
+    /// A request has none.
+    Refuse {
+        /// The request.
+        request: RequestId,
+        /// 400 to 599.
+        status: u16,
+    },
+    /// A room has a Monolith from now on.
+    Bind {
+        /// The room.
+        room: RoomKey,
+        /// Its Monolith.
+        monolith: MonolithId,
+    },
+    /// A room has none any more.
+    Unbind {
+        /// The room.
+        room: RoomKey,
+    },
+}
