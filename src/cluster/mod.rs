@@ -1,1 +1,223 @@
 //! The state machine: rooms, Monoliths and clients. Events in, effects out; no I/O, no clock, no await.
+//!
+//! [`Cluster::apply`] is the only way in. Everything that can go wrong among balancers, Monoliths and clients is a
+//! sequence of [`Event`]s, and therefore a test of this module. `rooms` holds the life of a room, `reports` what
+//! Monoliths say about rooms, `members` clients, `requests` HTTP, `links` the Monoliths themselves.
+
+mod invariants;
+mod links;
+mod members;
+mod monolith;
+mod placing;
+mod reports;
+mod requests;
+mod room;
+mod rooms;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+
+pub use self::monolith::Monolith;
+pub use self::room::{Room, RoomStatus};
+pub use self::snapshot::{MonolithSummary, RoomSummary, StateMonolith, StateRoom};
+
+use self::links::WarmUp;
+use self::members::Client;
+use self::requests::Request;
+use crate::model::event::{Effect, Event, Micros};
+use crate::model::policy::View;
+use crate::model::{ClientId, LinkId, MonolithId, Region, RequestId, RoomKey};
+use crate::policy::Policy;
+
+type Map<K, V> = HashMap<K, V, RandomState>;
+
+/// Bounds and waits, from the configuration. Times are in microseconds.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The region of this balancer.
+    pub region: Region,
+    /// How long a Monolith may take to confirm a room.
+    pub load_timeout: Micros,
+    /// Attempts at placing one room.
+    pub place_attempts: u32,
+    /// Joins and requests that may wait for a room.
+    pub pending_joins: usize,
+    /// Rooms that may be unconfirmed.
+    pub pending_rooms: usize,
+}
+
+/// How long a fresh link may take to send its first gossip before placement goes on without it.
+pub const SYNC_TIMEOUT: Micros = 2_000_000;
+
+/// Counters of what happened, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Joins sent to a Monolith.
+    pub joins: u64,
+    /// Leaves sent to a Monolith.
+    pub leaves: u64,
+    /// Decisions taken by `place`.
+    pub placements: u64,
+    /// Of these, answered by the built-in default because of a fault.
+    pub fallbacks: u64,
+    /// Placements that a Monolith did not confirm in time.
+    pub load_timeouts: u64,
+    /// Rooms found on two Monoliths.
+    pub duplicates: u64,
+    /// `unload` sent to the Monolith that lost a duplicate.
+    pub unloads: u64,
+    /// Joins and requests refused because too many waited.
+    pub refused_full: u64,
+    /// Joins and requests refused because no Monolith took the room.
+    pub refused_unplaced: u64,
+    /// Events of links that are not registered.
+    pub stale_events: u64,
+}
+
+/// Which room is where, who waits, which clients exist.
+pub struct Cluster {
+    settings: Settings,
+    now: Micros,
+    monoliths: BTreeMap<MonolithId, Monolith>,
+    links: Map<LinkId, MonolithId>,
+    rooms: Map<RoomKey, Room>,
+    clients: Map<ClientId, Client>,
+    requests: Map<RequestId, Request>,
+    timers: BTreeSet<(Micros, RoomKey)>,
+    parked: VecDeque<RoomKey>,
+    warm_up: WarmUp,
+    view: View,
+    counters: Counters,
+    /// Clients and requests that wait for a room.
+    waiting: usize,
+    /// Rooms that are parked, being placed, or bound without a report.
+    unconfirmed: usize,
+    /// Changes whenever the list of public rooms may have.
+    list_version: u64,
+    decisions: u64,
+}
+
+impl Cluster {
+    /// A cluster without Monoliths. Joins of unbound rooms wait until the Monoliths of the first
+    /// [`Event::Discovered`] have said what they have, at most until `now + load_timeout`.
+    pub fn new(settings: Settings, now: Micros) -> Self {
+        Self {
+            warm_up: WarmUp::new(now + settings.load_timeout),
+            settings,
+            now,
+            monoliths: BTreeMap::new(),
+            links: Map::default(),
+            rooms: Map::default(),
+            clients: Map::default(),
+            requests: Map::default(),
+            timers: BTreeSet::new(),
+            parked: VecDeque::new(),
+            view: View::default(),
+            counters: Counters::default(),
+            waiting: 0,
+            unconfirmed: 0,
+            list_version: 0,
+            decisions: 0,
+        }
+    }
+
+    /// Takes one event and says what is to be done about it, in order.
+    pub fn apply(&mut self, now: Micros, event: Event, policy: &mut dyn Policy, effects: &mut Vec<Effect>) {
+        self.now = self.now.max(now);
+        let mut turn = Turn { policy, effects };
+        match event {
+            Event::Discovered { endpoints } => self.discovered(endpoints, &mut turn),
+            Event::DialFailed { endpoint } => self.dial_failed(&endpoint, &mut turn),
+            Event::LinkUp { link, endpoint, monolith, region } => {
+                self.link_up(link, endpoint, monolith, region, &mut turn);
+            }
+            Event::LinkDown { link } => self.link_down(link, &mut turn),
+            Event::LinkState { link, state } => self.link_state(link, state),
+            Event::Loaded { link, report } => self.loaded(link, report, &mut turn),
+            Event::Unloaded { link, room, reason, unanswered } => {
+                self.unloaded(link, &room, reason, &unanswered, &mut turn);
+            }
+            Event::Gossip { link, rooms } => self.gossip(link, rooms, &mut turn),
+            Event::Answered { link, client, attachment } => self.answered(link, client, attachment, &mut turn),
+            Event::Kicked { link, client, attachment, code } => self.kicked(link, client, attachment, code, &mut turn),
+            Event::Join { client, room, token, region, reconnect } => {
+                self.join(client, room, token, region, reconnect, &mut turn);
+            }
+            Event::Leave { client } => self.leave(client, &mut turn),
+            Event::Request { request, room, cause, region } => self.request(request, room, cause, region, &mut turn),
+            Event::RequestDone { request, outcome } => self.request_done(request, outcome, &mut turn),
+            Event::Tick => {}
+        }
+        self.expire(&mut turn);
+        // The check walks everything: with thousands of clients a debug build would do nothing else.
+        debug_assert!(self.clients.len() > 500 || self.broken_invariant().is_none(), "{:?}", self.broken_invariant());
+    }
+
+    /// Changes bounds and waits; what is already waiting keeps its deadline.
+    pub fn configure(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    /// When the next time-out is due, if any.
+    pub fn next_deadline(&self) -> Option<Micros> {
+        let room = self.timers.first().map(|(at, _)| *at);
+        [room, self.sync_deadline()].into_iter().flatten().min()
+    }
+
+    /// What policies see of the Monoliths.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Fills in what is measured outside: round trips, latencies, queues.
+    pub fn measure(&mut self, change: impl FnOnce(&mut View)) {
+        change(&mut self.view);
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Changes whenever the list of public rooms may have.
+    pub fn list_version(&self) -> u64 {
+        self.list_version
+    }
+
+    fn link_of(&self, monolith: &MonolithId) -> Option<LinkId> {
+        self.monoliths.get(monolith).map(|monolith| monolith.link)
+    }
+
+    /// Runs out whatever is due.
+    fn expire(&mut self, turn: &mut Turn<'_>) {
+        self.expire_sync(turn);
+        while let Some((at, key)) = self.timers.first().cloned()
+            && at <= self.now
+        {
+            self.room_timed_out(&key, turn);
+            // A room that is still due would spin: whatever it became, its deadline has passed.
+            debug_assert!(!self.timers.contains(&(at, key.clone())), "{key} is due twice");
+            self.timers.remove(&(at, key));
+        }
+    }
+}
+
+/// What one event may use: the policy that decides and the list of effects.
+struct Turn<'a> {
+    policy: &'a mut dyn Policy,
+    effects: &'a mut Vec<Effect>,
+}
+
+impl Turn<'_> {
+    fn emit(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+}
+
+/// `host:port` of an endpoint.
+type Endpoint = Arc<str>;

@@ -1,0 +1,118 @@
+//! What must hold after every event. Checked in debug builds and by the property tests.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::Cluster;
+use super::members::Place;
+use super::room::{Placing, State, Waiter};
+use crate::model::{ClientId, MonolithId};
+
+impl Cluster {
+    /// The first broken rule in words, or `None` if all hold.
+    pub fn broken_invariant(&self) -> Option<String> {
+        self.check_rooms().or_else(|| self.check_clients()).or_else(|| self.check_counts())
+    }
+
+    fn check_rooms(&self) -> Option<String> {
+        let mut deadlines = HashSet::new();
+        for (key, room) in &self.rooms {
+            if let Some(monolith) = room.monolith()
+                && !self.monoliths.contains_key(monolith)
+            {
+                return Some(format!("{key} is on {monolith}, which is not linked"));
+            }
+            if let Some(at) = room.deadline() {
+                deadlines.insert((at, key));
+                if !self.timers.contains(&(at, key.clone())) {
+                    return Some(format!("{key} waits without a timer"));
+                }
+            }
+            if let State::Placing(Placing { out, waiting, attempt, .. }) = &room.state {
+                let live = waiting.iter().filter(|waiter| self.still_waits(**waiter)).count();
+                if out.is_empty() && live > 0 {
+                    return Some(format!("{live} wait for {key} and nobody is out"));
+                }
+                if *attempt > self.settings.place_attempts {
+                    return Some(format!("{key} is in attempt {attempt}"));
+                }
+            }
+        }
+        (deadlines.len() != self.timers.len()).then(|| "a timer belongs to no room".to_string())
+    }
+
+    fn check_clients(&self) -> Option<String> {
+        let mut listed: HashMap<ClientId, usize> = HashMap::new();
+        for (key, room) in &self.rooms {
+            for client in &room.members {
+                *listed.entry(*client).or_insert(0) += 1;
+                let Some(entry) = self.clients.get(client) else {
+                    return Some(format!("{key} lists {client}, who is gone"));
+                };
+                if entry.room != *key {
+                    return Some(format!("{key} lists {client}, who is in {}", entry.room));
+                }
+                let waiter = Waiter::Client(*client);
+                let fine = match (&room.state, entry.place) {
+                    (State::Parked { waiting, .. }, Place::Waiting) => waiting.contains(&waiter),
+                    (State::Placing(placing), Place::Waiting) => placing.waiting.contains(&waiter),
+                    (State::Placing(placing), Place::Joined { link, .. }) => {
+                        placing.out.contains(&waiter) && self.link_of(&placing.monolith) == Some(link)
+                    }
+                    (State::Active(active), Place::Joined { link, .. }) => self.link_of(&active.monolith) == Some(link),
+                    (State::Parked { .. }, Place::Joined { .. }) | (State::Active(_), Place::Waiting) => false,
+                };
+                if !fine {
+                    return Some(format!("{client} is {:?} while {key} is {:?}", entry.place, room.status()));
+                }
+            }
+        }
+        self.clients
+            .keys()
+            .find(|client| listed.get(client) != Some(&1))
+            .map(|client| format!("{client} is listed {:?} times", listed.get(client).unwrap_or(&0)))
+    }
+
+    fn check_counts(&self) -> Option<String> {
+        let mut pending: BTreeMap<&MonolithId, u32> = BTreeMap::new();
+        let mut clients: BTreeMap<&MonolithId, u32> = BTreeMap::new();
+        let (mut waiting, mut unconfirmed) = (0, 0);
+        for room in self.rooms.values() {
+            if let Some(monolith) = room.pending_on() {
+                *pending.entry(monolith).or_insert(0) += 1;
+            }
+            if let State::Parked { waiting: queue, .. } | State::Placing(Placing { waiting: queue, .. }) = &room.state {
+                waiting += queue.iter().filter(|waiter| self.still_waits(**waiter)).count();
+            }
+            unconfirmed += usize::from(!room.is_confirmed());
+        }
+        for request in self.requests.values().filter(|request| request.room.is_none()) {
+            if let Some(monolith) = &request.sent_to {
+                *pending.entry(monolith).or_insert(0) += 1;
+            }
+        }
+        for client in self.clients.values() {
+            if let Place::Joined { link, .. } = client.place
+                && let Some(monolith) = self.links.get(&link)
+            {
+                *clients.entry(monolith).or_insert(0) += 1;
+            }
+        }
+        if (waiting, unconfirmed) != (self.waiting, self.unconfirmed) {
+            return Some(format!(
+                "counted {waiting} waiting and {unconfirmed} unconfirmed, but booked {} and {}",
+                self.waiting, self.unconfirmed
+            ));
+        }
+        for (id, monolith) in &self.monoliths {
+            let row = self.view.get(id)?;
+            let rooms = u32::try_from(monolith.copies.len()).unwrap_or(u32::MAX);
+            let booked = (row.rooms, row.clients, row.pending);
+            let counted = (rooms, clients.get(id).copied().unwrap_or(0), pending.get(id).copied().unwrap_or(0));
+            if booked != counted {
+                return Some(format!("{id}: booked {booked:?}, counted {counted:?} (rooms, clients, pending)"));
+            }
+        }
+        (self.links.len() != self.monoliths.len() || self.view.rows().len() != self.monoliths.len())
+            .then(|| "links, Monoliths and view differ".to_string())
+    }
+}

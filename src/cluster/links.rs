@@ -1,0 +1,168 @@
+//! Monoliths that come and go, and how long placement waits for what they have.
+
+use std::collections::HashSet;
+
+use super::monolith::{Monolith, Sync};
+use super::{Cluster, Endpoint, Map, SYNC_TIMEOUT, Turn};
+use crate::model::event::{Effect, Micros};
+use crate::model::policy::{MonolithRow, MonolithState};
+use crate::model::{LinkId, MonolithId, Region, RoomKey};
+
+/// The first moments of a balancer: rooms may be loaded on Monoliths that it has not heard yet.
+pub(super) enum WarmUp {
+    /// Discovery has not spoken yet.
+    Undiscovered { until: Micros },
+    /// These have neither sent their gossip nor failed to answer.
+    Waiting { endpoints: HashSet<Endpoint>, until: Micros },
+    /// Everyone has, or it took too long.
+    Done,
+}
+
+impl WarmUp {
+    pub(super) fn new(until: Micros) -> Self {
+        Self::Undiscovered { until }
+    }
+
+    fn deadline(&self) -> Option<Micros> {
+        match self {
+            Self::Undiscovered { until } | Self::Waiting { until, .. } => Some(*until),
+            Self::Done => None,
+        }
+    }
+
+    /// An endpoint has said what it has, or that it cannot.
+    pub(super) fn settle(&mut self, endpoint: &str) {
+        if let Self::Waiting { endpoints, .. } = self {
+            endpoints.remove(endpoint);
+            if endpoints.is_empty() {
+                *self = Self::Done;
+            }
+        }
+    }
+}
+
+impl Cluster {
+    pub(super) fn discovered(&mut self, endpoints: Vec<Endpoint>, turn: &mut Turn<'_>) {
+        match &mut self.warm_up {
+            WarmUp::Undiscovered { until } => {
+                let until = *until;
+                let linked: HashSet<&Endpoint> = self.monoliths.values().map(|monolith| &monolith.endpoint).collect();
+                let endpoints: HashSet<Endpoint> =
+                    endpoints.into_iter().filter(|endpoint| !linked.contains(endpoint)).collect();
+                self.warm_up = if endpoints.is_empty() { WarmUp::Done } else { WarmUp::Waiting { endpoints, until } };
+            }
+            WarmUp::Waiting { endpoints: waiting, .. } => {
+                waiting.retain(|endpoint| endpoints.contains(endpoint));
+                if waiting.is_empty() {
+                    self.warm_up = WarmUp::Done;
+                }
+            }
+            WarmUp::Done => {}
+        }
+        self.unpark_all_if_synced(turn);
+    }
+
+    pub(super) fn dial_failed(&mut self, endpoint: &Endpoint, turn: &mut Turn<'_>) {
+        self.warm_up.settle(endpoint);
+        self.unpark_all_if_synced(turn);
+    }
+
+    pub(super) fn link_up(
+        &mut self,
+        link: LinkId,
+        endpoint: Endpoint,
+        id: MonolithId,
+        region: Region,
+        turn: &mut Turn<'_>,
+    ) {
+        if self.monoliths.contains_key(&id) {
+            // Two endpoints lead to one Monolith: the older link stays.
+            self.warm_up.settle(&endpoint);
+            turn.emit(Effect::RefuseLink { link });
+            self.unpark_all_if_synced(turn);
+            return;
+        }
+        self.links.insert(link, id.clone());
+        self.view.insert(MonolithRow { id: id.clone(), region: region.clone(), ..MonolithRow::default() });
+        let monolith = Monolith {
+            link,
+            region,
+            endpoint,
+            linked_at: self.now,
+            sync: Sync::Waiting { until: self.now + SYNC_TIMEOUT },
+            copies: Map::default(),
+            gossips: 0,
+            users: 0,
+        };
+        self.monoliths.insert(id, monolith);
+        turn.emit(Effect::AcceptLink { link });
+    }
+
+    pub(super) fn link_down(&mut self, link: LinkId, turn: &mut Turn<'_>) {
+        let Some(id) = self.links.remove(&link) else { return };
+        if let Some(monolith) = self.monoliths.remove(&id) {
+            self.warm_up.settle(&monolith.endpoint);
+        }
+        self.view.remove(&id);
+        self.list_version += 1;
+        // What it created without a name is no longer booked as pending; a later report will tell of the room.
+        self.requests.retain(|_, request| request.room.is_some() || request.sent_to.as_ref() != Some(&id));
+        let mut orphans: Vec<RoomKey> =
+            self.rooms.iter().filter(|(_, room)| room.monolith() == Some(&id)).map(|(key, _)| key.clone()).collect();
+        // The order of effects must not depend on how a table hashes.
+        orphans.sort_unstable();
+        for key in orphans {
+            self.orphan(&key, turn);
+        }
+        self.unpark_all_if_synced(turn);
+    }
+
+    pub(super) fn link_state(&mut self, link: LinkId, state: MonolithState) {
+        let Some(id) = self.sender(link) else { return };
+        self.view.update(&id, |row| {
+            row.state = state;
+            row.draining = state == MonolithState::Draining;
+        });
+    }
+
+    /// Whether some Monolith may have a room that nobody has reported.
+    pub(super) fn must_wait(&self) -> bool {
+        self.sync_deadline().is_some_and(|until| until > self.now)
+    }
+
+    /// Until when placement waits at most.
+    pub(super) fn sync_deadline(&self) -> Option<Micros> {
+        let waiting = self.monoliths.values().filter_map(|monolith| match monolith.sync {
+            Sync::Waiting { until } => Some(until),
+            Sync::Done => None,
+        });
+        waiting.chain(self.warm_up.deadline()).max()
+    }
+
+    pub(super) fn parking_deadline(&self) -> Micros {
+        self.sync_deadline().unwrap_or(self.now)
+    }
+
+    /// Nobody waits longer than promised for a Monolith that does not say what it has.
+    pub(super) fn expire_sync(&mut self, turn: &mut Turn<'_>) {
+        if self.sync_deadline().is_none_or(|until| until > self.now) {
+            return;
+        }
+        self.warm_up = WarmUp::Done;
+        for monolith in self.monoliths.values_mut() {
+            monolith.sync = Sync::Done;
+        }
+        self.unpark_all_if_synced(turn);
+    }
+
+    pub(super) fn unpark_all_if_synced(&mut self, turn: &mut Turn<'_>) {
+        if self.must_wait() {
+            return;
+        }
+        while let Some(key) = self.parked.pop_front() {
+            if self.rooms.get(&key).is_some_and(|room| matches!(room.state, super::room::State::Parked { .. })) {
+                self.unpark(&key, turn);
+            }
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! Clients: one membership at a time, and exactly one `leave` for every `join`.
+
+use super::placing::Refusal;
+use super::room::{Active, Binding, Placing, State, Waiter};
+use super::{Cluster, Turn};
+use crate::model::event::{Effect, Token};
+use crate::model::policy::CallClient;
+use crate::model::{Attachment, ClientId, CloseCode, LinkId, Region, RoomKey, RoomName};
+
+/// A client that has said which room it wants.
+pub(super) struct Client {
+    pub(super) room: RoomKey,
+    /// The room as this client spells it.
+    pub(super) name: RoomName,
+    pub(super) region: Option<Region>,
+    pub(super) reconnect: bool,
+    token: Token,
+    attachments: u64,
+    pub(super) place: Place,
+    /// Where it stands in its room's list of members.
+    index: usize,
+}
+
+/// Where a client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// No Monolith has been told of it.
+    Waiting,
+    /// The Monolith at the other end of this link got its `join`, and is owed a `leave`.
+    Joined { link: LinkId, attachment: Attachment },
+}
+
+impl Cluster {
+    pub(super) fn join(
+        &mut self,
+        client: ClientId,
+        name: RoomName,
+        token: Token,
+        region: Option<Region>,
+        reconnect: bool,
+        turn: &mut Turn<'_>,
+    ) {
+        if self.clients.contains_key(&client) {
+            return;
+        }
+        let key = name.key().clone();
+        let bound = self.rooms.get(&key).is_some_and(|room| room.bound_to().is_some());
+        if !bound && (self.waiting >= self.settings.pending_joins || self.too_many_rooms(&key)) {
+            self.counters.refused_full += 1;
+            turn.emit(Effect::Close { client, code: CloseCode::TRY_AGAIN });
+            return;
+        }
+        let entry = Client {
+            room: key.clone(),
+            name: name.clone(),
+            region,
+            reconnect,
+            token,
+            attachments: 0,
+            place: Place::Waiting,
+            index: usize::MAX,
+        };
+        self.clients.insert(client, entry);
+        let waiter = Waiter::Client(client);
+        match self.rooms.get(&key).map(|room| &room.state) {
+            Some(State::Active(_)) => {
+                self.enlist(&key, waiter);
+                self.let_in(&key, waiter, turn);
+            }
+            Some(State::Placing(_) | State::Parked { .. }) => self.wait_for_room(&key, waiter, turn),
+            None => self.place_first(name, waiter, turn),
+        }
+    }
+
+    pub(super) fn leave(&mut self, client: ClientId, turn: &mut Turn<'_>) {
+        let Some((key, was_out)) = self.end_client(client, None, turn) else { return };
+        if was_out {
+            self.advance(&key, turn);
+        }
+    }
+
+    /// The Monolith has said something to a member that had heard nothing yet.
+    pub(super) fn answered(&mut self, link: LinkId, client: ClientId, attachment: Attachment, turn: &mut Turn<'_>) {
+        let Some(entry) = self.clients.get(&client) else { return };
+        if entry.place != (Place::Joined { link, attachment }) {
+            return;
+        }
+        let key = entry.room.clone();
+        let Some(room) = self.rooms.get(&key) else { return };
+        let Some(monolith) = room.monolith().cloned() else { return };
+        let binding = self.copy_epoch(&monolith, &key).map_or(Binding::Answered, Binding::Reported);
+        match &room.state {
+            State::Placing(_) => self.activate(&key, &monolith, binding, turn),
+            State::Active(Active { binding: Binding::Provisional { .. }, .. }) => {
+                self.change_room(&key, turn, |room| {
+                    if let State::Active(active) = &mut room.state {
+                        active.binding = binding;
+                    }
+                });
+            }
+            State::Active(_) | State::Parked { .. } => {}
+        }
+    }
+
+    /// The Monolith has ended a membership; the link has closed the client and owes no `leave`.
+    pub(super) fn kicked(
+        &mut self,
+        link: LinkId,
+        client: ClientId,
+        attachment: Attachment,
+        code: CloseCode,
+        turn: &mut Turn<'_>,
+    ) {
+        let Some(entry) = self.clients.get_mut(&client) else { return };
+        if entry.place != (Place::Joined { link, attachment }) {
+            return;
+        }
+        // It is forgotten there already, so nothing is owed.
+        let (key, name) = (entry.room.clone(), entry.name.clone());
+        let was_out = self.is_out(&key, Waiter::Client(client));
+        self.forget(client);
+        if !was_out {
+            return;
+        }
+        self.take_out(&key, Waiter::Client(client), turn);
+        if code == CloseCode::ROOM_NOT_FOUND {
+            self.refuse_same_spelling(&key, &name, turn);
+        }
+        self.advance_or_drop(&key, code == CloseCode::ROOM_NOT_FOUND, turn);
+    }
+
+    /// The Monolith does not know the room under this spelling: everyone who asked for it in the same way hears so.
+    fn refuse_same_spelling(&mut self, key: &RoomKey, name: &RoomName, turn: &mut Turn<'_>) {
+        let Some(State::Placing(Placing { waiting, .. })) = self.rooms.get(key).map(|room| &room.state) else { return };
+        let same: Vec<ClientId> = waiting
+            .iter()
+            .filter_map(|waiter| match waiter {
+                Waiter::Client(client) => Some(*client),
+                Waiter::Request(_) => None,
+            })
+            .filter(|client| self.clients.get(client).is_some_and(|c| c.name.spelling() == name.spelling()))
+            .filter(|client| self.still_waits(Waiter::Client(*client)))
+            .collect();
+        for client in same {
+            self.end_client(client, Some(CloseCode::ROOM_NOT_FOUND), turn);
+        }
+    }
+
+    /// After an answer that says there is no such room, the choice is dropped as soon as nobody else wants to try.
+    pub(super) fn advance_or_drop(&mut self, key: &RoomKey, no_such_room: bool, turn: &mut Turn<'_>) {
+        self.advance(key, turn);
+        if no_such_room
+            && let Some(room) = self.rooms.get(key)
+            && room.members.is_empty()
+            && let State::Placing(placing) = &room.state
+            && placing.out.is_empty()
+        {
+            self.unbind(key, "unknown", turn);
+        }
+    }
+
+    /// Sends the join of a client, or gives a request its Monolith: alone, with nothing known about the room.
+    pub(super) fn send_out(&mut self, key: &RoomKey, waiter: Waiter, turn: &mut Turn<'_>) {
+        match waiter {
+            Waiter::Client(client) => self.attach(client, false, true, turn),
+            Waiter::Request(request) => self.send_request(key, request, true, turn),
+        }
+    }
+
+    /// Sends the join of a client, or gives a request its Monolith: the room is there.
+    pub(super) fn let_in(&mut self, key: &RoomKey, waiter: Waiter, turn: &mut Turn<'_>) {
+        match waiter {
+            Waiter::Client(client) => {
+                let confirmed = self.rooms.get(key).is_some_and(super::room::Room::is_confirmed);
+                self.attach(client, true, !confirmed, turn);
+            }
+            Waiter::Request(request) => self.send_request(key, request, false, turn),
+        }
+    }
+
+    /// The room of a waiter that is out is up.
+    pub(super) fn open(&mut self, waiter: Waiter, turn: &mut Turn<'_>) {
+        if let Waiter::Client(client) = waiter
+            && let Some(Client { place: Place::Joined { link, attachment }, .. }) = self.clients.get(&client)
+        {
+            turn.emit(Effect::Open { link: *link, client, attachment: *attachment });
+        }
+    }
+
+    fn attach(&mut self, client: ClientId, open: bool, report: bool, turn: &mut Turn<'_>) {
+        let Some(entry) = self.clients.get_mut(&client) else { return };
+        let Some(monolith) = self.rooms.get(&entry.room).and_then(super::Room::monolith) else { return };
+        let Some(link) = self.monoliths.get(monolith).map(|monolith| monolith.link) else { return };
+        debug_assert_eq!(entry.place, Place::Waiting, "{client} is joined already");
+        entry.attachments += 1;
+        let attachment = Attachment(entry.attachments);
+        entry.place = Place::Joined { link, attachment };
+        let (room, token) = (entry.name.clone(), entry.token.clone());
+        self.view.update(monolith, |row| row.clients += 1);
+        self.counters.joins += 1;
+        self.list_version += 1;
+        turn.emit(Effect::Attach { link, client, attachment, room, token, open, report });
+    }
+
+    /// Takes a client's `join` back: it waits again. `false` for a request, which cannot be taken back.
+    pub(super) fn withdraw(&mut self, waiter: Waiter, turn: &mut Turn<'_>) -> bool {
+        let Waiter::Client(client) = waiter else { return false };
+        self.detach(client, turn);
+        self.clients.contains_key(&client)
+    }
+
+    /// Tells the Monolith, if one was told of this client, that it has gone.
+    fn detach(&mut self, client: ClientId, turn: &mut Turn<'_>) {
+        let Some(entry) = self.clients.get_mut(&client) else { return };
+        let Place::Joined { link, attachment } = std::mem::replace(&mut entry.place, Place::Waiting) else { return };
+        let Some(monolith) = self.links.get(&link) else { return };
+        self.view.update(monolith, |row| row.clients = row.clients.saturating_sub(1));
+        self.counters.leaves += 1;
+        turn.emit(Effect::Detach { link, client, attachment });
+    }
+
+    /// The end of a client: its Monolith is told, and with a code the client too. Returns its room, and whether it was
+    /// the one that was out for it.
+    pub(super) fn end_client(
+        &mut self,
+        client: ClientId,
+        code: Option<CloseCode>,
+        turn: &mut Turn<'_>,
+    ) -> Option<(RoomKey, bool)> {
+        let key = self.clients.get(&client)?.room.clone();
+        let waiter = Waiter::Client(client);
+        let was_out = self.is_out(&key, waiter);
+        if was_out {
+            self.take_out(&key, waiter, turn);
+        } else if self.still_waits(waiter) {
+            self.waiting -= 1;
+        }
+        self.detach(client, turn);
+        self.forget(client);
+        if let Some(code) = code {
+            turn.emit(Effect::Close { client, code });
+        }
+        Some((key, was_out))
+    }
+
+    /// Removes a client from every table.
+    fn forget(&mut self, client: ClientId) {
+        let Some(entry) = self.clients.remove(&client) else { return };
+        if let Place::Joined { link, .. } = entry.place
+            && let Some(monolith) = self.links.get(&link)
+        {
+            self.view.update(monolith, |row| row.clients = row.clients.saturating_sub(1));
+        }
+        self.list_version += 1;
+        let Some(room) = self.rooms.get_mut(&entry.room) else { return };
+        if room.members.get(entry.index) == Some(&client) {
+            room.members.swap_remove(entry.index);
+            if let Some(moved) = room.members.get(entry.index)
+                && let Some(moved) = self.clients.get_mut(moved)
+            {
+                moved.index = entry.index;
+            }
+        }
+        if let Some(region) = &entry.region
+            && let Some(count) = room.regions.get_mut(region)
+        {
+            *count -= 1;
+            if *count == 0 {
+                room.regions.remove(region);
+            }
+        }
+    }
+
+    /// Enters a client in its room's list of members. Requests are no members.
+    pub(super) fn enlist(&mut self, key: &RoomKey, waiter: Waiter) {
+        let Waiter::Client(client) = waiter else { return };
+        let (Some(room), Some(entry)) = (self.rooms.get_mut(key), self.clients.get_mut(&client)) else { return };
+        entry.index = room.members.len();
+        room.members.push(client);
+        if let Some(region) = &entry.region {
+            *room.regions.entry(region.clone()).or_insert(0) += 1;
+        }
+        if room.region.is_none() {
+            room.region = entry.region.clone();
+        }
+    }
+
+    /// Says no to somebody who waits.
+    pub(super) fn refuse(&mut self, waiter: Waiter, refusal: Refusal, turn: &mut Turn<'_>) {
+        match waiter {
+            Waiter::Client(client) => {
+                self.forget(client);
+                turn.emit(Effect::Close { client, code: refusal.code });
+            }
+            Waiter::Request(request) => {
+                self.requests.remove(&request);
+                turn.emit(Effect::Refuse { request, status: refusal.status });
+            }
+        }
+    }
+
+    /// Whether somebody in a queue still wants what it queued for.
+    pub(super) fn still_waits(&self, waiter: Waiter) -> bool {
+        match waiter {
+            Waiter::Client(client) => self.clients.get(&client).is_some_and(|client| client.place == Place::Waiting),
+            Waiter::Request(request) => self.requests.get(&request).is_some_and(|request| request.sent_to.is_none()),
+        }
+    }
+
+    fn is_out(&self, key: &RoomKey, waiter: Waiter) -> bool {
+        match self.rooms.get(key).map(|room| &room.state) {
+            Some(State::Placing(placing)) => placing.out.contains(&waiter),
+            Some(State::Parked { .. } | State::Active(_)) | None => false,
+        }
+    }
+
+    pub(super) fn take_out(&mut self, key: &RoomKey, waiter: Waiter, turn: &mut Turn<'_>) {
+        self.change_room(key, turn, |room| {
+            if let State::Placing(placing) = &mut room.state {
+                placing.out.retain(|other| *other != waiter);
+            }
+        });
+    }
+
+    pub(super) fn region_of(&self, waiter: Waiter) -> Option<Region> {
+        match waiter {
+            Waiter::Client(client) => self.clients.get(&client)?.region.clone(),
+            Waiter::Request(request) => self.requests.get(&request)?.region.clone(),
+        }
+    }
+
+    pub(super) fn call_client(&self, waiter: Waiter) -> Option<CallClient> {
+        let Waiter::Client(client) = waiter else { return None };
+        let entry = self.clients.get(&client)?;
+        Some(CallClient { region: entry.region.clone(), reconnect: entry.reconnect, attempt: 1 })
+    }
+
+    /// Whether a room may not be started because too many are unconfirmed already.
+    pub(super) fn too_many_rooms(&self, key: &RoomKey) -> bool {
+        !self.rooms.contains_key(key) && self.unconfirmed >= self.settings.pending_rooms
+    }
+}

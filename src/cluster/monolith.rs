@@ -1,0 +1,51 @@
+//! One linked Monolith: what it is and what it says it has loaded.
+
+use std::sync::Arc;
+
+use super::{Endpoint, Map};
+use crate::model::event::Micros;
+use crate::model::wire::Metadata;
+use crate::model::{Epoch, LinkId, Region, RoomKey, RoomName};
+
+/// A Monolith with a registered link.
+pub struct Monolith {
+    pub(super) link: LinkId,
+    pub(super) region: Region,
+    pub(super) endpoint: Endpoint,
+    pub(super) linked_at: Micros,
+    pub(super) sync: Sync,
+    /// What it has reported loaded and not yet unloaded.
+    pub(super) copies: Map<RoomKey, Copy>,
+    /// Rises with each gossip, to tell which copies the last one named.
+    pub(super) gossips: u64,
+    /// The sum of `users` over `copies`.
+    pub(super) users: u64,
+}
+
+/// Whether a Monolith has said what it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sync {
+    /// Not yet; nobody waits for it after this moment.
+    Waiting { until: Micros },
+    /// It has, or it took too long.
+    Done,
+}
+
+/// A room in a Monolith's memory.
+pub(super) struct Copy {
+    pub(super) name: RoomName,
+    pub(super) epoch: Epoch,
+    pub(super) metadata: Arc<Metadata>,
+    /// The number of the gossip that named it last.
+    pub(super) gossip: u64,
+    pub(super) state: CopyState,
+}
+
+/// Whether a copy may go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CopyState {
+    /// It is loaded.
+    Loaded,
+    /// It lost against an older one and was asked to go. It is never asked twice.
+    UnloadAsked,
+}

@@ -1,0 +1,316 @@
+//! Placement: asking the policy, sending one waiter out alone, and what comes of it.
+
+use std::collections::VecDeque;
+
+use super::room::{Placed, Placing, State, Waiter};
+use super::{Cluster, Turn};
+use crate::model::event::Micros;
+use crate::model::policy::{Answer, Call, CallClient, CallRoom, Cause, Decision, Hook, Previous};
+use crate::model::{CloseCode, MonolithId, RoomKey, RoomName};
+use crate::policy::decide::decide;
+
+/// Why nobody takes a room: a close code for clients, a status for requests.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refusal {
+    pub(super) code: CloseCode,
+    pub(super) status: u16,
+}
+
+impl Refusal {
+    /// No Monolith is left to try.
+    pub(super) const UNAVAILABLE: Self = Self { code: CloseCode::TRY_AGAIN, status: 503 };
+
+    /// What a policy said, for a socket that is already upgraded and for a plain request.
+    fn of_policy(code: u16) -> Self {
+        let status = if (400..600).contains(&code) { code } else { 503 };
+        let close = if code == 1013 || code >= 4000 { CloseCode::sendable(code) } else { None };
+        Self { code: close.unwrap_or(CloseCode::TRY_AGAIN), status }
+    }
+}
+
+impl Cluster {
+    /// The first waiter of a room that nobody has. The room must not exist.
+    pub(super) fn place_first(&mut self, name: RoomName, waiter: Waiter, turn: &mut Turn<'_>) {
+        if self.must_wait() {
+            let key = name.key().clone();
+            let deadline = self.parking_deadline();
+            let state = State::Parked { waiting: VecDeque::from([waiter]), deadline };
+            self.insert_room(name, state, turn);
+            self.enlist(&key, waiter);
+            self.waiting += 1;
+            self.parked.push_back(key);
+            return;
+        }
+        let cause = self.cause_of(waiter);
+        let room = CallRoom { region: self.region_of(waiter), attempt: 1, ..self.fresh_call_room(name.key()) };
+        let decision = self.decide(room, self.call_client(waiter), cause, Vec::new(), turn);
+        match self.first_choice(&decision) {
+            Ok(monolith) => {
+                let key = name.key().clone();
+                let placed = self.placed(&decision, cause, 1, &monolith);
+                let placing = self.new_placing(monolith, vec![waiter], VecDeque::new());
+                self.insert_room(name, State::Placing(placing), turn);
+                self.enlist(&key, waiter);
+                if let Some(room) = self.rooms.get_mut(&key) {
+                    room.placed = Some(placed);
+                }
+                self.send_out(&key, waiter, turn);
+            }
+            Err(refusal) => {
+                self.counters.refused_unplaced += 1;
+                self.refuse(waiter, refusal, turn);
+            }
+        }
+    }
+
+    /// Another waiter of a room that is being placed or parked.
+    pub(super) fn wait_for_room(&mut self, key: &RoomKey, waiter: Waiter, turn: &mut Turn<'_>) {
+        self.enlist(key, waiter);
+        let lingering = match self.rooms.get_mut(key).map(|room| &mut room.state) {
+            Some(State::Parked { waiting, .. }) => {
+                waiting.push_back(waiter);
+                false
+            }
+            Some(State::Placing(placing)) => {
+                placing.waiting.push_back(waiter);
+                placing.out.is_empty()
+            }
+            Some(State::Active(_)) | None => return,
+        };
+        self.waiting += 1;
+        if lingering {
+            self.advance(key, turn);
+        }
+    }
+
+    /// Nobody is out for a room: the next one goes, alone. Without a next one the choice stays until its deadline,
+    /// since the Monolith may be loading the room all the same.
+    pub(super) fn advance(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
+        let Some(State::Placing(placing)) = self.rooms.get(key).map(|room| &room.state) else { return };
+        if !placing.out.is_empty() {
+            return;
+        }
+        if placing.tried.contains(&placing.monolith) {
+            if placing.waiting.iter().any(|waiter| self.still_waits(*waiter)) {
+                self.place_again(key, Cause::Join, turn);
+            }
+            return;
+        }
+        while let Some(waiter) = self.pop_waiting(key) {
+            if !self.still_waits(waiter) {
+                continue;
+            }
+            self.waiting -= 1;
+            let deadline = self.now + self.settings.load_timeout;
+            self.change_room(key, turn, |room| {
+                if let State::Placing(placing) = &mut room.state {
+                    placing.out.push(waiter);
+                    placing.deadline = deadline;
+                }
+            });
+            self.send_out(key, waiter, turn);
+            return;
+        }
+    }
+
+    /// A room's Monolith did not confirm it in time: its waiters are withdrawn and the next choice is tried.
+    pub(super) fn placing_timed_out(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
+        let Some(State::Placing(placing)) = self.rooms.get_mut(key).map(|room| &mut room.state) else { return };
+        let out = std::mem::take(&mut placing.out);
+        if !out.is_empty() {
+            self.counters.load_timeouts += 1;
+        }
+        self.recall(key, &out, turn);
+        self.next_attempt(key, "timeout", turn);
+    }
+
+    /// Withdraws waiters that are out and puts the clients among them back to the front, in their order.
+    pub(super) fn recall(&mut self, key: &RoomKey, out: &[Waiter], turn: &mut Turn<'_>) {
+        // A request that is out cannot be taken back: its own outcome ends it.
+        let back: Vec<Waiter> = out.iter().copied().filter(|waiter| self.withdraw(*waiter, turn)).collect();
+        let Some(State::Placing(placing)) = self.rooms.get_mut(key).map(|room| &mut room.state) else { return };
+        for waiter in back.into_iter().rev() {
+            placing.waiting.push_front(waiter);
+            self.waiting += 1;
+        }
+    }
+
+    /// The Monolith of this attempt is out of the question: tries another for whoever waits.
+    pub(super) fn next_attempt(&mut self, key: &RoomKey, why: &str, turn: &mut Turn<'_>) {
+        let Some(room) = self.rooms.get_mut(key) else { return };
+        let State::Placing(placing) = &mut room.state else { return };
+        if !placing.tried.contains(&placing.monolith) {
+            placing.tried.push(placing.monolith.clone());
+        }
+        placing.attempt += 1;
+        let spent = placing.attempt > self.settings.place_attempts;
+        room.previous = Some(Previous { monolith: placing.monolith.clone(), why: why.into() });
+        if room.members.is_empty() && !self.anyone_waits(key) {
+            self.unbind(key, why, turn);
+        } else if spent {
+            self.give_up(key, Refusal::UNAVAILABLE, turn);
+        } else {
+            self.place_again(key, Cause::Join, turn);
+        }
+    }
+
+    /// Asks the policy once more for a room that has waiters and no good choice.
+    pub(super) fn place_again(&mut self, key: &RoomKey, cause: Cause, turn: &mut Turn<'_>) {
+        let Some(room) = self.rooms.get(key) else { return };
+        let State::Placing(placing) = &room.state else { return };
+        let (attempt, tried) = (placing.attempt, placing.tried.clone());
+        let next = placing.waiting.iter().copied().find(|waiter| self.still_waits(*waiter));
+        let client = next.and_then(|waiter| self.call_client(waiter));
+        let call_room = CallRoom { attempt, ..self.call_room(key) };
+        let decision = self.decide(call_room, client, cause, tried, turn);
+        match self.first_choice(&decision) {
+            Ok(monolith) => {
+                let placed = self.placed(&decision, cause, attempt, &monolith);
+                let deadline = self.now + self.settings.load_timeout;
+                self.change_room(key, turn, |room| {
+                    room.placed = Some(placed);
+                    if let State::Placing(placing) = &mut room.state {
+                        placing.monolith = monolith;
+                        placing.deadline = deadline;
+                    }
+                });
+                self.advance(key, turn);
+            }
+            Err(refusal) => self.give_up(key, refusal, turn),
+        }
+    }
+
+    /// Every Monolith has said what it has, and none has this room: it is placed like any other.
+    pub(super) fn unpark(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
+        let Some(room) = self.rooms.get_mut(key) else { return };
+        let State::Parked { waiting, .. } = &mut room.state else { return };
+        let waiting = std::mem::take(waiting);
+        let live: VecDeque<Waiter> = waiting.into_iter().filter(|waiter| self.still_waits(*waiter)).collect();
+        let Some(first) = live.front().copied() else {
+            self.remove_room(key, turn);
+            return;
+        };
+        let cause = self.cause_of(first);
+        let call_room = CallRoom { attempt: 1, ..self.call_room(key) };
+        let decision = self.decide(call_room, self.call_client(first), cause, Vec::new(), turn);
+        match self.first_choice(&decision) {
+            Ok(monolith) => {
+                let placed = self.placed(&decision, cause, 1, &monolith);
+                let placing = self.new_placing(monolith, Vec::new(), live);
+                self.change_room(key, turn, |room| {
+                    room.placed = Some(placed);
+                    room.state = State::Placing(placing);
+                });
+                self.advance(key, turn);
+            }
+            Err(refusal) => {
+                if let Some(State::Parked { waiting, .. }) = self.rooms.get_mut(key).map(|room| &mut room.state) {
+                    *waiting = live;
+                }
+                self.give_up(key, refusal, turn);
+            }
+        }
+    }
+
+    /// Nobody takes the room: whoever waits is told, and the room is gone.
+    pub(super) fn give_up(&mut self, key: &RoomKey, refusal: Refusal, turn: &mut Turn<'_>) {
+        let waiting = match self.rooms.get_mut(key).map(|room| &mut room.state) {
+            Some(State::Parked { waiting, .. }) => std::mem::take(waiting),
+            Some(State::Placing(placing)) => std::mem::take(&mut placing.waiting),
+            Some(State::Active(_)) | None => return,
+        };
+        for waiter in waiting {
+            if self.still_waits(waiter) {
+                self.waiting -= 1;
+                self.counters.refused_unplaced += 1;
+                self.refuse(waiter, refusal, turn);
+            }
+        }
+        self.unbind(key, "refused", turn);
+    }
+
+    /// Where a room without a name goes: the Monolith will make one up.
+    pub(super) fn place_nameless(&mut self, waiter: Waiter, turn: &mut Turn<'_>) -> Result<MonolithId, Refusal> {
+        let room = CallRoom { region: self.region_of(waiter), attempt: 1, ..CallRoom::default() };
+        let decision = self.decide(room, None, Cause::Create, Vec::new(), turn);
+        self.first_choice(&decision)
+    }
+
+    fn decide(
+        &mut self,
+        room: CallRoom,
+        client: Option<CallClient>,
+        cause: Cause,
+        excluded: Vec<MonolithId>,
+        turn: &mut Turn<'_>,
+    ) -> Decision {
+        self.decisions += 1;
+        self.counters.placements += 1;
+        let call = Call {
+            hook: Hook::Place,
+            now_us: self.now,
+            // Every decision has randomness of its own, which a recorded call brings along.
+            seed: self.now.rotate_left(32) ^ self.decisions.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            region: self.settings.region.clone(),
+            room: Some(room),
+            client,
+            cause: Some(cause),
+            request: None,
+            excluded,
+        };
+        let decision = decide(turn.policy, &call, &self.view);
+        if decision.fault.is_some() {
+            self.counters.fallbacks += 1;
+        }
+        decision
+    }
+
+    fn first_choice(&self, decision: &Decision) -> Result<MonolithId, Refusal> {
+        if let Answer::Reject { code, .. } = &decision.answer {
+            return Err(Refusal::of_policy(*code));
+        }
+        let linked = decision.choices.iter().find(|choice| self.monoliths.contains_key(*choice));
+        linked.cloned().ok_or(Refusal::UNAVAILABLE)
+    }
+
+    fn placed(&self, decision: &Decision, cause: Cause, attempt: u32, monolith: &MonolithId) -> Placed {
+        let fault = decision.fault.as_ref().map(ToString::to_string);
+        Placed { at: self.now, cause, attempt, monolith: monolith.clone(), fault }
+    }
+
+    fn new_placing(&self, monolith: MonolithId, out: Vec<Waiter>, waiting: VecDeque<Waiter>) -> Placing {
+        let deadline: Micros = self.now + self.settings.load_timeout;
+        Placing { monolith, out, waiting, attempt: 1, tried: Vec::new(), deadline }
+    }
+
+    fn pop_waiting(&mut self, key: &RoomKey) -> Option<Waiter> {
+        match self.rooms.get_mut(key).map(|room| &mut room.state) {
+            Some(State::Placing(placing)) => placing.waiting.pop_front(),
+            Some(State::Parked { .. } | State::Active(_)) | None => None,
+        }
+    }
+
+    fn anyone_waits(&self, key: &RoomKey) -> bool {
+        match self.rooms.get(key).map(|room| &room.state) {
+            Some(State::Parked { waiting, .. } | State::Placing(Placing { waiting, .. })) => {
+                waiting.iter().any(|waiter| self.still_waits(*waiter))
+            }
+            Some(State::Active(_)) | None => false,
+        }
+    }
+
+    fn fresh_call_room(&self, key: &RoomKey) -> CallRoom {
+        CallRoom { name: Some(key.as_str().into()), ..CallRoom::default() }
+    }
+
+    fn call_room(&self, key: &RoomKey) -> CallRoom {
+        let mut call = self.fresh_call_room(key);
+        if let Some(room) = self.rooms.get(key) {
+            call.region = room.region.clone();
+            call.clients = u32::try_from(room.members.len()).unwrap_or(u32::MAX);
+            call.regions = room.regions.clone();
+            call.previous = room.previous.clone();
+        }
+        call
+    }
+}

@@ -1,0 +1,250 @@
+//! What Monoliths say about rooms: loaded, unloaded, gossip, and who wins when two have the same one.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use super::monolith::{Copy, CopyState, Sync};
+use super::room::{Active, Binding, Placing, State, Waiter};
+use super::{Cluster, Turn};
+use crate::model::event::Effect;
+use crate::model::wire::{RoomReport, UnloadReason};
+use crate::model::{Attachment, ClientId, CloseCode, Epoch, LinkId, MonolithId, RoomKey};
+
+impl Cluster {
+    pub(super) fn loaded(&mut self, link: LinkId, report: RoomReport, turn: &mut Turn<'_>) {
+        let Some(monolith) = self.sender(link) else { return };
+        let gossip = self.monoliths.get(&monolith).map_or(0, |monolith| monolith.gossips);
+        self.reported(&monolith, report, gossip, turn);
+    }
+
+    pub(super) fn gossip(&mut self, link: LinkId, rooms: Vec<RoomReport>, turn: &mut Turn<'_>) {
+        let Some(monolith) = self.sender(link) else { return };
+        let Some(entry) = self.monoliths.get_mut(&monolith) else { return };
+        entry.gossips += 1;
+        entry.sync = Sync::Done;
+        let gossip = entry.gossips;
+        for report in rooms {
+            self.reported(&monolith, report, gossip, turn);
+        }
+        // Reports and gossip travel on one link in order, so what it reported and no longer names has left it. What
+        // only we believe to be there (placements, answers, creations) is not touched by an older gossip.
+        let Some(entry) = self.monoliths.get(&monolith) else { return };
+        let gone: Vec<RoomKey> =
+            entry.copies.iter().filter(|(_, copy)| copy.gossip != gossip).map(|(key, _)| key.clone()).collect();
+        for key in gone {
+            self.remove_copy(&monolith, &key);
+            if self.is_active_on(&key, &monolith) {
+                self.close_members(&key, CloseCode::RESTART, turn);
+                self.unbind(&key, "unloaded", turn);
+            }
+        }
+        let endpoint = self.monoliths.get(&monolith).map(|entry| Arc::clone(&entry.endpoint));
+        if let Some(endpoint) = endpoint {
+            self.warm_up.settle(&endpoint);
+        }
+        self.unpark_all_if_synced(turn);
+    }
+
+    /// One room is loaded on one Monolith.
+    fn reported(&mut self, monolith: &MonolithId, report: RoomReport, gossip: u64, turn: &mut Turn<'_>) {
+        let key = report.name.key().clone();
+        let epoch = report.epoch;
+        let name = report.name.clone();
+        self.store_copy(monolith, report, gossip);
+        match self.rooms.get(&key).map(|room| &room.state) {
+            None => {
+                let active = Active { monolith: monolith.clone(), binding: Binding::Reported(epoch) };
+                self.insert_room(name, State::Active(active), turn);
+            }
+            Some(State::Parked { .. } | State::Placing(_)) => {
+                self.respell(&key, name);
+                self.activate(&key, monolith, Binding::Reported(epoch), turn);
+            }
+            Some(State::Active(active)) if active.monolith == *monolith => {
+                self.respell(&key, name);
+                self.change_room(&key, turn, |room| {
+                    if let State::Active(active) = &mut room.state {
+                        active.binding = Binding::Reported(epoch);
+                    }
+                });
+            }
+            Some(State::Active(active)) => {
+                let (owner, binding) = (active.monolith.clone(), active.binding);
+                self.duplicate(&key, (&owner, binding), (monolith, epoch), turn);
+            }
+        }
+    }
+
+    /// Two Monoliths have one room. The older load wins; the loser's traffic ends before it is asked to unload.
+    fn duplicate(
+        &mut self,
+        key: &RoomKey,
+        owner: (&MonolithId, Binding),
+        other: (&MonolithId, Epoch),
+        turn: &mut Turn<'_>,
+    ) {
+        self.counters.duplicates += 1;
+        let owner_wins = owner.1.epoch().is_some_and(|epoch| older((epoch, owner.0), (other.1, other.0)));
+        if owner_wins {
+            self.ask_to_unload(other.0, key, turn);
+            return;
+        }
+        self.close_members(key, CloseCode::RESTART, turn);
+        self.ask_to_unload(owner.0, key, turn);
+        let (monolith, binding) = (other.0.clone(), Binding::Reported(other.1));
+        self.change_room(key, turn, |room| {
+            room.previous =
+                Some(crate::model::policy::Previous { monolith: owner.0.clone(), why: "duplicate".to_string() });
+            room.state = State::Active(Active { monolith, binding });
+        });
+    }
+
+    pub(super) fn unloaded(
+        &mut self,
+        link: LinkId,
+        key: &RoomKey,
+        reason: UnloadReason,
+        unanswered: &[(ClientId, Attachment)],
+        turn: &mut Turn<'_>,
+    ) {
+        let Some(monolith) = self.sender(link) else { return };
+        self.remove_copy(&monolith, key);
+        if !self.is_active_on(key, &monolith) {
+            return;
+        }
+        let in_flight: Vec<ClientId> = unanswered
+            .iter()
+            .filter(|(client, attachment)| {
+                let place = super::members::Place::Joined { link, attachment: *attachment };
+                self.clients.get(client).is_some_and(|entry| entry.room == *key && entry.place == place)
+            })
+            .map(|(client, _)| *client)
+            .collect();
+        let members = self.rooms.get(key).map(|room| room.members.clone()).unwrap_or_default();
+        for client in members.into_iter().filter(|client| !in_flight.contains(client)) {
+            self.end_client(client, Some(reason.close_code()), turn);
+        }
+        if in_flight.is_empty() {
+            self.unbind(key, "unloaded", turn);
+        } else {
+            // Their joins crossed the unload: they may load the room again, or be kicked. Nobody else goes meanwhile.
+            self.back_to_placing(key, turn);
+        }
+    }
+
+    /// The Monolith of a room is gone, with everything that was joined there.
+    pub(super) fn orphan(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
+        match self.rooms.get_mut(key).map(|room| &mut room.state) {
+            Some(State::Active(_)) => {
+                self.close_members(key, CloseCode::AWAY, turn);
+                self.unbind(key, "link_down", turn);
+            }
+            Some(State::Placing(Placing { out, .. })) => {
+                let out: Vec<Waiter> = std::mem::take(out);
+                self.recall(key, &out, turn);
+                match self.best_copy(key) {
+                    Some((monolith, epoch)) => self.activate(key, &monolith, Binding::Reported(epoch), turn),
+                    None => self.next_attempt(key, "link_down", turn),
+                }
+            }
+            Some(State::Parked { .. }) | None => {}
+        }
+    }
+
+    /// The oldest copy of a room that was not asked to go.
+    pub(super) fn best_copy(&self, key: &RoomKey) -> Option<(MonolithId, Epoch)> {
+        let mut best: Option<(Epoch, &MonolithId)> = None;
+        for (id, monolith) in &self.monoliths {
+            if let Some(copy) = monolith.copies.get(key)
+                && copy.state == CopyState::Loaded
+                && best.is_none_or(|best| older((copy.epoch, id), best))
+            {
+                best = Some((copy.epoch, id));
+            }
+        }
+        best.map(|(epoch, id)| (id.clone(), epoch))
+    }
+
+    pub(super) fn copy_epoch(&self, monolith: &MonolithId, key: &RoomKey) -> Option<Epoch> {
+        self.monoliths.get(monolith)?.copies.get(key).map(|copy| copy.epoch)
+    }
+
+    pub(super) fn is_active_on(&self, key: &RoomKey, monolith: &MonolithId) -> bool {
+        self.rooms.get(key).and_then(super::Room::bound_to) == Some(monolith)
+    }
+
+    /// Asks the loser of a duplicate to unload it: only what it has reported, and never twice, since an `unload` of a
+    /// room that is not loaded kills a Monolith.
+    fn ask_to_unload(&mut self, monolith: &MonolithId, key: &RoomKey, turn: &mut Turn<'_>) {
+        let Some(entry) = self.monoliths.get_mut(monolith) else { return };
+        let Some(copy) = entry.copies.get_mut(key) else { return };
+        if copy.state == CopyState::UnloadAsked {
+            return;
+        }
+        copy.state = CopyState::UnloadAsked;
+        self.counters.unloads += 1;
+        turn.emit(Effect::Unload { link: entry.link, room: copy.name.clone() });
+    }
+
+    fn store_copy(&mut self, monolith: &MonolithId, report: RoomReport, gossip: u64) {
+        let Some(entry) = self.monoliths.get_mut(monolith) else { return };
+        let users = u64::from(report.metadata.users);
+        let known = entry.copies.get(report.name.key());
+        let state = match known {
+            Some(copy) if copy.epoch == report.epoch => copy.state,
+            Some(_) | None => CopyState::Loaded,
+        };
+        if known.is_none_or(|copy| copy.metadata != report.metadata) {
+            self.list_version += 1;
+        }
+        entry.users = entry.users - known.map_or(0, |copy| u64::from(copy.metadata.users)) + users;
+        let copy = Copy { epoch: report.epoch, metadata: report.metadata, gossip, state, name: report.name.clone() };
+        entry.copies.insert(report.name.key().clone(), copy);
+        self.count_rooms(monolith);
+    }
+
+    fn remove_copy(&mut self, monolith: &MonolithId, key: &RoomKey) {
+        let Some(entry) = self.monoliths.get_mut(monolith) else { return };
+        let Some(copy) = entry.copies.remove(key) else { return };
+        entry.users -= u64::from(copy.metadata.users);
+        self.list_version += 1;
+        self.count_rooms(monolith);
+    }
+
+    fn count_rooms(&mut self, monolith: &MonolithId) {
+        let Some(entry) = self.monoliths.get(monolith) else { return };
+        let rooms = u32::try_from(entry.copies.len()).unwrap_or(u32::MAX);
+        let users = u32::try_from(entry.users).unwrap_or(u32::MAX);
+        if self.view.get(monolith).is_some_and(|row| row.rooms != rooms || row.users != users) {
+            self.view.update(monolith, |row| {
+                row.rooms = rooms;
+                row.users = users;
+            });
+        }
+    }
+
+    fn respell(&mut self, key: &RoomKey, name: crate::model::RoomName) {
+        if let Some(room) = self.rooms.get_mut(key) {
+            room.name = name;
+        }
+    }
+
+    /// Whose link this is; events of a link that is not registered are ignored and counted.
+    pub(super) fn sender(&mut self, link: LinkId) -> Option<MonolithId> {
+        let sender = self.links.get(&link).cloned();
+        if sender.is_none() {
+            self.counters.stale_events += 1;
+        }
+        sender
+    }
+}
+
+/// Whether load `a` beats load `b`: the older one, or for equal epochs the smaller Monolith id, so that every balancer
+/// comes to the same end.
+fn older(a: (Epoch, &MonolithId), b: (Epoch, &MonolithId)) -> bool {
+    match a.0.compare(b.0) {
+        Ordering::Less => true,
+        Ordering::Greater => false,
+        Ordering::Equal => a.1 < b.1,
+    }
+}

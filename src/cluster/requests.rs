@@ -1,0 +1,154 @@
+//! HTTP requests that need a placement: for a room that nobody has, or one that is being created.
+
+use super::placing::Refusal;
+use super::room::{Active, Binding, State, Waiter};
+use super::{Cluster, Turn};
+use crate::model::event::{Effect, RequestOutcome};
+use crate::model::policy::Cause;
+use crate::model::{MonolithId, Region, RequestId, RoomKey, RoomName};
+
+/// A request that waits for a Monolith, or whose outcome its room waits for.
+pub(super) struct Request {
+    /// The room; `None` where the Monolith makes up the name.
+    pub(super) room: Option<RoomKey>,
+    pub(super) cause: Cause,
+    pub(super) region: Option<Region>,
+    /// Where it was sent.
+    pub(super) sent_to: Option<MonolithId>,
+}
+
+impl Cluster {
+    pub(super) fn request(
+        &mut self,
+        request: RequestId,
+        name: Option<RoomName>,
+        cause: Cause,
+        region: Option<Region>,
+        turn: &mut Turn<'_>,
+    ) {
+        let waiter = Waiter::Request(request);
+        let key = name.as_ref().map(|name| name.key().clone());
+        self.requests.insert(request, Request { room: key.clone(), cause, region, sent_to: None });
+        let (Some(name), Some(key)) = (name, key) else {
+            self.generate(request, turn);
+            return;
+        };
+        let bound = self.rooms.get(&key).is_some_and(|room| room.bound_to().is_some());
+        if !bound && (self.waiting >= self.settings.pending_joins || self.too_many_rooms(&key)) {
+            self.counters.refused_full += 1;
+            self.refuse(waiter, Refusal::UNAVAILABLE, turn);
+            return;
+        }
+        match self.rooms.get(&key).map(|room| &room.state) {
+            Some(State::Active(_)) => self.let_in(&key, waiter, turn),
+            Some(State::Placing(_) | State::Parked { .. }) => self.wait_for_room(&key, waiter, turn),
+            None => self.place_first(name, waiter, turn),
+        }
+    }
+
+    /// A room whose name the Monolith makes up. It counts as pending there until the answer.
+    fn generate(&mut self, request: RequestId, turn: &mut Turn<'_>) {
+        match self.place_nameless(Waiter::Request(request), turn) {
+            Ok(monolith) => {
+                self.view.update(&monolith, |row| row.pending += 1);
+                if let Some(entry) = self.requests.get_mut(&request) {
+                    entry.sent_to = Some(monolith.clone());
+                }
+                turn.emit(Effect::Send { request, monolith, awaited: true });
+            }
+            Err(refusal) => {
+                self.counters.refused_unplaced += 1;
+                self.refuse(Waiter::Request(request), refusal, turn);
+            }
+        }
+    }
+
+    /// Gives a request the Monolith of its room. If `awaited`, its outcome decides about the room.
+    pub(super) fn send_request(&mut self, key: &RoomKey, request: RequestId, awaited: bool, turn: &mut Turn<'_>) {
+        let Some(monolith) = self.rooms.get(key).and_then(super::Room::monolith).cloned() else { return };
+        if awaited {
+            if let Some(entry) = self.requests.get_mut(&request) {
+                entry.sent_to = Some(monolith.clone());
+            }
+        } else {
+            self.requests.remove(&request);
+        }
+        turn.emit(Effect::Send { request, monolith, awaited });
+    }
+
+    pub(super) fn request_done(&mut self, request: RequestId, outcome: RequestOutcome, turn: &mut Turn<'_>) {
+        let Some(entry) = self.requests.remove(&request) else { return };
+        let Some(monolith) = entry.sent_to else {
+            // It was given up while it waited: its place in the queue is dead, and it held up nobody.
+            if let Some(key) = &entry.room
+                && self.rooms.get(key).is_some_and(|room| room.bound_to().is_none())
+            {
+                self.waiting -= 1;
+            }
+            return;
+        };
+        let Some(key) = entry.room else {
+            self.view.update(&monolith, |row| row.pending = row.pending.saturating_sub(1));
+            if let RequestOutcome::Created(name) = outcome {
+                self.served(&name, &monolith, turn);
+            }
+            return;
+        };
+        let waiter = Waiter::Request(request);
+        self.take_out(&key, waiter, turn);
+        match outcome {
+            RequestOutcome::Created(name) => {
+                self.served(&name, &monolith, turn);
+                // A Monolith that created it under another name has answered for this one too: the next may go.
+                self.advance(&key, turn);
+            }
+            RequestOutcome::Status(200..=299) if entry.cause == Cause::Http => {
+                self.served(&RoomName::reported(key.as_str()), &monolith, turn);
+            }
+            RequestOutcome::Status(404) => self.advance_or_drop(&key, true, turn),
+            RequestOutcome::NotSent => self.not_sent(&key, &monolith, turn),
+            RequestOutcome::Status(_) | RequestOutcome::Failed => self.advance(&key, turn),
+        }
+    }
+
+    /// A Monolith has created a room or answered for it over HTTP: it has it, until somebody knows better.
+    fn served(&mut self, name: &RoomName, monolith: &MonolithId, turn: &mut Turn<'_>) {
+        if !self.monoliths.contains_key(monolith) {
+            return;
+        }
+        let key = name.key().clone();
+        let binding = match self.copy_epoch(monolith, &key) {
+            Some(epoch) => Binding::Reported(epoch),
+            None => Binding::Provisional { deadline: self.now + self.settings.load_timeout },
+        };
+        match self.rooms.get(&key).map(|room| &room.state) {
+            None => {
+                let active = Active { monolith: monolith.clone(), binding };
+                self.insert_room(name.clone(), State::Active(active), turn);
+            }
+            Some(State::Placing(_) | State::Parked { .. }) => self.activate(&key, monolith, binding, turn),
+            Some(State::Active(_)) => {}
+        }
+    }
+
+    /// The Monolith of a placement cannot be reached over HTTP: whoever waits tries another.
+    fn not_sent(&mut self, key: &RoomKey, monolith: &MonolithId, turn: &mut Turn<'_>) {
+        let Some(State::Placing(placing)) = self.rooms.get_mut(key).map(|room| &mut room.state) else { return };
+        if placing.monolith != *monolith || !placing.out.is_empty() {
+            return;
+        }
+        // Without anyone else waiting the choice lingers, marked as tried: the request that comes back goes elsewhere.
+        if !placing.tried.contains(monolith) {
+            placing.tried.push(monolith.clone());
+            placing.attempt += 1;
+        }
+        self.advance(key, turn);
+    }
+
+    pub(super) fn cause_of(&self, waiter: Waiter) -> Cause {
+        match waiter {
+            Waiter::Client(_) => Cause::Join,
+            Waiter::Request(request) => self.requests.get(&request).map_or(Cause::Http, |request| request.cause),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! One room and the states of its life.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::Serialize;
+
+use crate::model::event::Micros;
+use crate::model::policy::Previous;
+use crate::model::{ClientId, Epoch, MonolithId, Region, RequestId, RoomName};
+
+/// A room that somebody wants or some Monolith has. A room that is neither does not exist here.
+pub struct Room {
+    /// Its name, in the Monolith's spelling once one has reported it.
+    pub(super) name: RoomName,
+    pub(super) state: State,
+    /// Everyone who waits for it or is joined to it.
+    pub(super) members: Vec<ClientId>,
+    /// The same by edge region; regions with nobody left are absent.
+    pub(super) regions: BTreeMap<Region, u32>,
+    /// The edge region of the first member.
+    pub(super) region: Option<Region>,
+    /// The Monolith that it left last.
+    pub(super) previous: Option<Previous>,
+    /// The last decision about it.
+    pub(super) placed: Option<Placed>,
+}
+
+/// What is remembered of a decision.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Placed {
+    /// When, in microseconds since the Unix epoch.
+    pub at: Micros,
+    /// Why.
+    pub cause: crate::model::policy::Cause,
+    /// Which attempt.
+    pub attempt: u32,
+    /// What was chosen.
+    pub monolith: MonolithId,
+    /// The fault because of which the built-in default decided.
+    pub fault: Option<String>,
+}
+
+/// Where a room is in its life.
+pub(super) enum State {
+    /// Some Monolith has not said yet what it has: whoever has this room may be among them.
+    Parked { waiting: VecDeque<Waiter>, deadline: Micros },
+    /// Chosen, and not confirmed.
+    Placing(Placing),
+    /// On one Monolith.
+    Active(Active),
+}
+
+/// A room whose Monolith has been chosen and has not confirmed it.
+pub(super) struct Placing {
+    pub(super) monolith: MonolithId,
+    /// Whose join or request is at the Monolith. One at a time, save for joins that crossed an unload.
+    pub(super) out: Vec<Waiter>,
+    /// Everyone else, in the order in which they came. Holds entries of clients that have left meanwhile.
+    pub(super) waiting: VecDeque<Waiter>,
+    /// From 1.
+    pub(super) attempt: u32,
+    /// The Monoliths of earlier attempts.
+    pub(super) tried: Vec<MonolithId>,
+    pub(super) deadline: Micros,
+}
+
+/// A room that is on one Monolith.
+pub(super) struct Active {
+    pub(super) monolith: MonolithId,
+    pub(super) binding: Binding,
+}
+
+/// How sure it is that a Monolith has a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Binding {
+    /// It reported this load.
+    Reported(Epoch),
+    /// It answered for the room, and will report it.
+    Answered,
+    /// It created or served it over HTTP; a report or an answer has to come before the deadline.
+    Provisional { deadline: Micros },
+}
+
+impl Binding {
+    pub(super) fn epoch(self) -> Option<Epoch> {
+        match self {
+            Self::Reported(epoch) => Some(epoch),
+            Self::Answered | Self::Provisional { .. } => None,
+        }
+    }
+}
+
+/// Somebody who needs the room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waiter {
+    Client(ClientId),
+    Request(RequestId),
+}
+
+/// A room's state by name, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RoomStatus {
+    /// Waiting for Monoliths to say what they have.
+    Parked,
+    /// Chosen, and not confirmed.
+    Placing,
+    /// On one Monolith.
+    Active,
+}
+
+impl Room {
+    pub(super) fn new(name: RoomName, state: State) -> Self {
+        Self { name, state, members: Vec::new(), regions: BTreeMap::new(), region: None, previous: None, placed: None }
+    }
+
+    pub(super) fn monolith(&self) -> Option<&MonolithId> {
+        match &self.state {
+            State::Parked { .. } => None,
+            State::Placing(placing) => Some(&placing.monolith),
+            State::Active(active) => Some(&active.monolith),
+        }
+    }
+
+    /// The Monolith on which it counts as a placement that nothing has confirmed.
+    pub(super) fn pending_on(&self) -> Option<&MonolithId> {
+        match &self.state {
+            State::Placing(placing) => Some(&placing.monolith),
+            State::Active(Active { monolith, binding: Binding::Provisional { .. } }) => Some(monolith),
+            State::Parked { .. } | State::Active(_) => None,
+        }
+    }
+
+    pub(super) fn bound_to(&self) -> Option<&MonolithId> {
+        match &self.state {
+            State::Active(active) => Some(&active.monolith),
+            State::Parked { .. } | State::Placing(_) => None,
+        }
+    }
+
+    pub(super) fn is_confirmed(&self) -> bool {
+        matches!(&self.state, State::Active(Active { binding: Binding::Reported(_) | Binding::Answered, .. }))
+    }
+
+    pub(super) fn deadline(&self) -> Option<Micros> {
+        match &self.state {
+            State::Parked { deadline, .. } => Some(*deadline),
+            State::Placing(placing) => Some(placing.deadline),
+            State::Active(Active { binding: Binding::Provisional { deadline }, .. }) => Some(*deadline),
+            State::Active(_) => None,
+        }
+    }
+
+    pub(super) fn status(&self) -> RoomStatus {
+        match &self.state {
+            State::Parked { .. } => RoomStatus::Parked,
+            State::Placing(_) => RoomStatus::Placing,
+            State::Active(_) => RoomStatus::Active,
+        }
+    }
+}

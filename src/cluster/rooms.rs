@@ -1,0 +1,189 @@
+//! The life of a room: every change of state goes through here, so that timers, counts and routes never disagree.
+
+use super::room::{Active, Binding, Placing, Room, State, Waiter};
+use super::{Cluster, Turn};
+use crate::model::event::{Effect, Micros};
+use crate::model::policy::Previous;
+use crate::model::{CloseCode, MonolithId, RoomKey, RoomName};
+
+impl Cluster {
+    /// Puts a new room into the table.
+    pub(super) fn insert_room(&mut self, name: RoomName, state: State, turn: &mut Turn<'_>) {
+        let key = name.key().clone();
+        debug_assert!(!self.rooms.contains_key(&key), "{key} exists");
+        self.rooms.insert(key.clone(), Room::new(name, state));
+        self.account(&key, &Account::default(), turn);
+    }
+
+    /// Changes a room's state. Returns what `change` returns, or `None` if there is no such room.
+    pub(super) fn change_room<R>(
+        &mut self,
+        key: &RoomKey,
+        turn: &mut Turn<'_>,
+        change: impl FnOnce(&mut Room) -> R,
+    ) -> Option<R> {
+        let room = self.rooms.get_mut(key)?;
+        let before = Account::of(room);
+        let result = change(room);
+        self.account(key, &before, turn);
+        Some(result)
+    }
+
+    /// Removes a room, which must have no members any more.
+    pub(super) fn remove_room(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
+        let Some(room) = self.rooms.remove(key) else { return };
+        debug_assert!(room.members.is_empty(), "{key} has members");
+        self.account(key, &Account::of(&room), turn);
+    }
+
+    /// Brings timers, counts and routes in line with what a room has become.
+    fn account(&mut self, key: &RoomKey, before: &Account, turn: &mut Turn<'_>) {
+        let after = self.rooms.get(key).map(Account::of).unwrap_or_default();
+        if before.deadline != after.deadline {
+            if let Some(at) = before.deadline {
+                self.timers.remove(&(at, key.clone()));
+            }
+            if let Some(at) = after.deadline {
+                self.timers.insert((at, key.clone()));
+            }
+        }
+        if before.pending_on != after.pending_on {
+            if let Some(monolith) = &before.pending_on {
+                self.view.update(monolith, |row| row.pending = row.pending.saturating_sub(1));
+            }
+            if let Some(monolith) = &after.pending_on {
+                self.view.update(monolith, |row| row.pending += 1);
+            }
+        }
+        if before.bound_to != after.bound_to {
+            self.list_version += 1;
+            turn.emit(match after.bound_to {
+                Some(monolith) => Effect::Bind { room: key.clone(), monolith },
+                None => Effect::Unbind { room: key.clone() },
+            });
+        }
+        match (before.unconfirmed, after.unconfirmed) {
+            (false, true) => self.unconfirmed += 1,
+            (true, false) => self.unconfirmed -= 1,
+            (true, true) | (false, false) => {}
+        }
+    }
+
+    /// Binds a room to a Monolith and lets in everyone who waited for it. Whoever was out at another Monolith is
+    /// withdrawn there first, and goes in first.
+    pub(super) fn activate(&mut self, key: &RoomKey, monolith: &MonolithId, binding: Binding, turn: &mut Turn<'_>) {
+        let active = State::Active(Active { monolith: monolith.clone(), binding });
+        let Some(before) = self.change_room(key, turn, |room| std::mem::replace(&mut room.state, active)) else {
+            return;
+        };
+        let (out, waiting) = match before {
+            State::Parked { waiting, .. } => (Vec::new(), waiting),
+            State::Placing(placing) if placing.monolith == *monolith => {
+                for waiter in &placing.out {
+                    self.open(*waiter, turn);
+                }
+                (Vec::new(), placing.waiting)
+            }
+            State::Placing(placing) => {
+                let mut withdrawn = Vec::new();
+                for waiter in placing.out {
+                    if self.withdraw(waiter, turn) {
+                        withdrawn.push(waiter);
+                        self.waiting += 1;
+                    }
+                }
+                (withdrawn, placing.waiting)
+            }
+            State::Active(_) => return,
+        };
+        for waiter in out.into_iter().chain(waiting) {
+            if self.still_waits(waiter) {
+                self.waiting -= 1;
+                self.let_in(key, waiter, turn);
+            }
+        }
+    }
+
+    /// A room's Monolith no longer has it. Another that reported it takes over; else the room is gone. Its members must
+    /// be gone already.
+    pub(super) fn unbind(&mut self, key: &RoomKey, why: &str, turn: &mut Turn<'_>) {
+        let Some(room) = self.rooms.get_mut(key) else { return };
+        debug_assert!(room.members.is_empty(), "{key} has members");
+        if let Some(monolith) = room.monolith().cloned() {
+            room.previous = Some(Previous { monolith, why: why.into() });
+        }
+        match self.best_copy(key) {
+            Some((monolith, epoch)) => {
+                let active = Active { monolith, binding: Binding::Reported(epoch) };
+                self.change_room(key, turn, |room| room.state = State::Active(active));
+            }
+            None => self.remove_room(key, turn),
+        }
+    }
+
+    /// Ends every membership of a room with one code.
+    pub(super) fn close_members(&mut self, key: &RoomKey, code: CloseCode, turn: &mut Turn<'_>) {
+        let Some(room) = self.rooms.get(key) else { return };
+        for client in room.members.clone() {
+            self.end_client(client, Some(code), turn);
+        }
+    }
+
+    /// A room's deadline has passed.
+    pub(super) fn room_timed_out(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
+        match self.rooms.get(key).map(|room| &room.state) {
+            Some(State::Parked { .. }) => self.unpark(key, turn),
+            Some(State::Placing(_)) => self.placing_timed_out(key, turn),
+            Some(State::Active(_)) => self.provisional_timed_out(key, turn),
+            None => {}
+        }
+    }
+
+    /// Nothing has confirmed a binding that came from HTTP. Members that joined on its strength are still unanswered:
+    /// they are placed anew.
+    fn provisional_timed_out(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
+        let Some(room) = self.rooms.get(key) else { return };
+        if room.members.is_empty() {
+            self.unbind(key, "timeout", turn);
+            return;
+        }
+        self.back_to_placing(key, turn);
+        self.placing_timed_out(key, turn);
+    }
+
+    /// Turns a bound room with members that nothing has answered into one that waits for their answers.
+    pub(super) fn back_to_placing(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
+        let deadline = self.now + self.settings.load_timeout;
+        self.change_room(key, turn, |room| {
+            let Some(monolith) = room.bound_to().cloned() else { return };
+            room.state = State::Placing(Placing {
+                monolith,
+                out: room.members.iter().copied().map(Waiter::Client).collect(),
+                waiting: std::collections::VecDeque::new(),
+                attempt: 1,
+                tried: Vec::new(),
+                deadline,
+            });
+        });
+    }
+}
+
+/// What other tables hold about a room.
+#[derive(Default)]
+struct Account {
+    deadline: Option<Micros>,
+    pending_on: Option<MonolithId>,
+    bound_to: Option<MonolithId>,
+    unconfirmed: bool,
+}
+
+impl Account {
+    fn of(room: &Room) -> Self {
+        Self {
+            deadline: room.deadline(),
+            pending_on: room.pending_on().cloned(),
+            bound_to: room.bound_to().cloned(),
+            unconfirmed: !room.is_confirmed(),
+        }
+    }
+}
