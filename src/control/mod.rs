@@ -1,1 +1,172 @@
 //! The one thread that owns the cluster and the deciding policy, and handles for everyone else.
+//!
+//! It never awaits a link or a client: commands to links go into queues whose bound is `2 x limits.clients` by
+//! construction, so nothing in the wait graph leads back here.
+
+mod health;
+mod request;
+pub mod routes;
+mod shell;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use tokio::sync::{mpsc, oneshot};
+
+pub use self::health::{DecisionStats, Health};
+pub use self::request::{Placement, Refused, Sent};
+pub use self::shell::{ControlSettings, spawn};
+use crate::cluster::{Cluster, Settings};
+use crate::link::inbox::Inbox;
+use crate::model::event::{RequestOutcome, Token};
+use crate::model::policy::Cause;
+use crate::model::{ClientId, Region, RequestId, RoomName};
+use crate::policy::Policy;
+
+use self::routes::Routes;
+
+/// What the control thread is asked to do. The channel has no number of its own: each client has at most one join and
+/// one leave in it, each HTTP request at most its start and its end, and `limits` bounds both.
+enum Command {
+    Join {
+        client: ClientId,
+        room: RoomName,
+        token: Token,
+        region: Option<Region>,
+        reconnect: bool,
+        inbox: Arc<Inbox>,
+    },
+    Leave(ClientId),
+    Request {
+        request: RequestId,
+        room: Option<RoomName>,
+        cause: Cause,
+        region: Option<Region>,
+        reply: oneshot::Sender<Result<(Arc<routes::Target>, bool), Refused>>,
+    },
+    RequestDone(RequestId, RequestOutcome),
+    Query(Box<dyn FnOnce(&Cluster) + Send>),
+    Decide(PolicyTask),
+    UsePolicy(Box<dyn Policy>),
+    Configure(Settings),
+    Stop(oneshot::Sender<()>),
+}
+
+type PolicyTask = Box<dyn FnOnce(&mut dyn Policy, &Cluster) + Send>;
+
+/// The way to the control thread, for as many as want one.
+#[derive(Clone)]
+pub struct Control {
+    commands: mpsc::UnboundedSender<Command>,
+    routes: Arc<Routes>,
+    health: Arc<Health>,
+    requests: Arc<AtomicU64>,
+}
+
+/// The control thread has ended: usher is stopping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("usher is stopping")]
+pub struct Stopped;
+
+impl Control {
+    /// Where bound rooms are, and what is known of the Monoliths.
+    pub fn routes(&self) -> &Arc<Routes> {
+        &self.routes
+    }
+
+    /// How the control thread is doing.
+    pub fn health(&self) -> &Arc<Health> {
+        &self.health
+    }
+
+    /// A client wants into a room; everything else comes through its inbox.
+    pub fn join(
+        &self,
+        client: ClientId,
+        room: RoomName,
+        token: Token,
+        region: Option<Region>,
+        reconnect: bool,
+        inbox: Arc<Inbox>,
+    ) -> Result<(), Stopped> {
+        self.send(Command::Join { client, room, token, region, reconnect, inbox })
+    }
+
+    /// A client has gone.
+    pub fn leave(&self, client: ClientId) {
+        // Without a control thread there is nobody left to be told.
+        let _ = self.send(Command::Leave(client));
+    }
+
+    /// Finds a Monolith for a request whose room is not bound or is being created. It is held until the room's first
+    /// outcome is known, if somebody else is ahead.
+    pub async fn place(
+        &self,
+        room: Option<RoomName>,
+        cause: Cause,
+        region: Option<Region>,
+    ) -> Result<Placement, Refused> {
+        let request = RequestId(self.requests.fetch_add(1, Relaxed));
+        let (reply, answer) = oneshot::channel();
+        let sent = Sent::new(request, self.clone());
+        self.send(Command::Request { request, room, cause, region, reply }).map_err(|_| Refused { status: 503 })?;
+        let (target, awaited) = answer.await.map_err(|_| Refused { status: 503 })??;
+        Ok(Placement { target, sent: awaited.then_some(sent) })
+    }
+
+    /// Reads the cluster as it is at one moment.
+    pub async fn query<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Cluster) -> T + Send + 'static,
+    ) -> Result<T, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        let query = Box::new(move |cluster: &Cluster| {
+            // Whoever asked may have gone.
+            let _ = reply.send(read(cluster));
+        });
+        self.send(Command::Query(query))?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// Runs with the deciding policy at a call boundary.
+    pub async fn with_policy<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&mut dyn Policy, &Cluster) -> T + Send + 'static,
+    ) -> Result<T, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        let run = Box::new(move |policy: &mut dyn Policy, cluster: &Cluster| {
+            // Whoever asked may have gone.
+            let _ = reply.send(run(policy, cluster));
+        });
+        self.send(Command::Decide(run))?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// Lets another policy decide from the next call on.
+    pub fn use_policy(&self, policy: Box<dyn Policy>) -> Result<(), Stopped> {
+        self.send(Command::UsePolicy(policy))
+    }
+
+    /// Changes bounds and waits.
+    pub fn configure(&self, settings: Settings) -> Result<(), Stopped> {
+        self.send(Command::Configure(settings))
+    }
+
+    /// Closes the links and ends the thread.
+    pub async fn stop(&self) {
+        let (reply, stopped) = oneshot::channel();
+        if self.send(Command::Stop(reply)).is_ok() {
+            // An error means that it has ended already.
+            let _ = stopped.await;
+        }
+    }
+
+    fn done(&self, request: RequestId, outcome: RequestOutcome) {
+        // Without a control thread there is nobody left to be told.
+        let _ = self.send(Command::RequestDone(request, outcome));
+    }
+
+    fn send(&self, command: Command) -> Result<(), Stopped> {
+        self.commands.send(command).map_err(|_| Stopped)
+    }
+}

@@ -1,1 +1,127 @@
-//! One supervisor per endpoint: dial, handshake, heartbeat, read loop, write loop, fan-out, back-off.
+//! Links to Monoliths: one supervisor per endpoint dials for as long as discovery lists it. A link's session owns
+//! `room -> members` of that link and nothing else, so the order of a room's messages is a property of the design: one
+//! reader, first-in first-out queues, no lock across rooms.
+
+mod dial;
+pub mod inbox;
+mod members;
+pub mod outbox;
+mod session;
+pub mod stats;
+mod supervisor;
+pub mod tap;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+pub use self::supervisor::spawn;
+use crate::config::{Heartbeat, Secret, Timeouts};
+use crate::model::event::{Event, Token};
+use crate::model::{Attachment, ClientId, LinkId, MonolithId, Region, RoomName};
+
+use self::inbox::Inbox;
+use self::stats::LinkStats;
+use self::tap::Tap;
+
+/// What a link tells the control thread, in the order in which it happened.
+pub enum Report {
+    /// A handshake is done; the session goes on when it is accepted.
+    Up {
+        /// The connection.
+        link: LinkId,
+        /// `host:port`.
+        endpoint: Arc<str>,
+        /// Who answered.
+        monolith: MonolithId,
+        /// Its region.
+        region: Region,
+        /// Where its HTTP server is.
+        http: SocketAddr,
+        /// How to command it.
+        commands: mpsc::UnboundedSender<Command>,
+        /// What it measures.
+        stats: Arc<LinkStats>,
+    },
+    /// Anything else.
+    Event(Event),
+}
+
+/// What the control thread tells a link. There are at most two of these per client under way (its attach and its
+/// detach), so `2 x limits.clients` bounds the channel although it has no number of its own.
+#[derive(Debug)]
+pub enum Command {
+    /// The link is registered.
+    Accept,
+    /// Another link leads to the same Monolith.
+    Refuse,
+    /// Send `join` and subscribe.
+    Attach {
+        /// Who.
+        client: ClientId,
+        /// Which of its attachments.
+        attachment: Attachment,
+        /// The room, in the spelling that goes on the wire.
+        room: RoomName,
+        /// Its secret.
+        token: Token,
+        /// What it hears goes here.
+        inbox: Arc<Inbox>,
+        /// Whether its own frames may follow at once.
+        open: bool,
+        /// Whether the first frame for it is to be reported.
+        report: bool,
+    },
+    /// The room is up: the client's own frames may follow.
+    Open {
+        /// Who.
+        client: ClientId,
+        /// Which of its attachments.
+        attachment: Attachment,
+    },
+    /// Send `leave`, unless the Monolith has ended the membership itself.
+    Detach {
+        /// Who.
+        client: ClientId,
+        /// Which of its attachments.
+        attachment: Attachment,
+    },
+    /// Send `unload`.
+    Unload {
+        /// The room, as this Monolith spells it.
+        room: RoomName,
+    },
+    /// Close the link: usher stops.
+    Stop,
+}
+
+/// What every link of a balancer shares.
+#[derive(Clone)]
+pub struct LinkContext {
+    /// Where reports go.
+    pub reports: mpsc::Sender<Report>,
+    /// Limits and waits; a change is taken up at the next handshake.
+    pub settings: watch::Receiver<Arc<LinkSettings>>,
+    /// Where the event stream listens.
+    pub tap: Arc<Tap>,
+    /// The numbers of links.
+    pub numbers: Arc<std::sync::atomic::AtomicU64>,
+    /// Counters over all links.
+    pub counters: Arc<stats::LinkCounters>,
+}
+
+/// What a link takes from the configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LinkSettings {
+    /// What an `init` has to carry, if anything.
+    pub link_token: Secret,
+    /// Bytes of one message from a Monolith.
+    pub link_message: usize,
+    /// Bytes that may wait for a Monolith.
+    pub link_queue: usize,
+    /// Waits.
+    pub timeouts: Timeouts,
+    /// Pings.
+    pub heartbeat: Heartbeat,
+}

@@ -184,6 +184,11 @@ impl View {
         self.membership
     }
 
+    /// A number that changes with every change of the view.
+    pub fn revision(&self) -> u64 {
+        self.next
+    }
+
     /// The row of a Monolith.
     pub fn get(&self, id: &MonolithId) -> Option<&MonolithRow> {
         self.position(id).ok().map(|at| &self.rows[at])

@@ -1,0 +1,89 @@
+//! How the control thread is doing, as atomics for readiness and metrics.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// The control thread counts as late when it has not ticked for so long.
+const LATE: Duration = Duration::from_secs(2);
+
+/// What the control thread says of itself.
+#[derive(Debug)]
+pub struct Health {
+    started: Instant,
+    ticked_ms: AtomicU64,
+    waiting_since_ms: AtomicU64,
+    /// Decisions of `place`.
+    pub decisions: DecisionStats,
+}
+
+/// How long decisions take.
+#[derive(Debug, Default)]
+pub struct DecisionStats {
+    count: AtomicU64,
+    total_ns: AtomicU64,
+    slowest_ns: AtomicU64,
+}
+
+/// No join waits.
+const NOBODY: u64 = u64::MAX;
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            started: Instant::now(),
+            ticked_ms: AtomicU64::new(0),
+            waiting_since_ms: AtomicU64::new(NOBODY),
+            decisions: DecisionStats::default(),
+        }
+    }
+}
+
+impl Health {
+    /// Whether the thread has not come round for two seconds.
+    pub fn is_late(&self) -> bool {
+        self.now_ms().saturating_sub(self.ticked_ms.load(Relaxed)) > LATE.as_millis() as u64
+    }
+
+    /// How long joins have been waiting without any being let in.
+    pub fn stalled_for(&self) -> Duration {
+        match self.waiting_since_ms.load(Relaxed) {
+            NOBODY => Duration::ZERO,
+            since => Duration::from_millis(self.now_ms().saturating_sub(since)),
+        }
+    }
+
+    pub(super) fn tick(&self, anyone_waits: bool, progressed: bool) {
+        let now = self.now_ms();
+        self.ticked_ms.store(now, Relaxed);
+        let since = self.waiting_since_ms.load(Relaxed);
+        let since = match (anyone_waits, progressed || since == NOBODY) {
+            (false, _) => NOBODY,
+            (true, true) => now,
+            (true, false) => since,
+        };
+        self.waiting_since_ms.store(since, Relaxed);
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl DecisionStats {
+    pub(super) fn add(&self, took: Duration) {
+        let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.count.fetch_add(1, Relaxed);
+        self.total_ns.fetch_add(ns, Relaxed);
+        self.slowest_ns.fetch_max(ns, Relaxed);
+    }
+
+    /// How many there were, and how long they took together.
+    pub fn total(&self) -> (u64, Duration) {
+        (self.count.load(Relaxed), Duration::from_nanos(self.total_ns.load(Relaxed)))
+    }
+
+    /// The slowest one.
+    pub fn slowest(&self) -> Duration {
+        Duration::from_nanos(self.slowest_ns.load(Relaxed))
+    }
+}

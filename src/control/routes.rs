@@ -1,0 +1,180 @@
+//! Which room is on which Monolith, published for those who must not ask the control thread: a sharded table that is
+//! never copied whole, and one view of the Monoliths.
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use foldhash::fast::{FixedState, RandomState};
+
+use crate::link::stats::LinkStats;
+use crate::model::policy::View;
+use crate::model::{LinkId, MonolithId, Region, RoomKey};
+
+/// Enough that workers seldom meet on one lock.
+const SHARDS: usize = 64;
+
+/// One Monolith as HTTP sees it.
+#[derive(Debug)]
+pub struct Target {
+    /// Its id.
+    pub id: MonolithId,
+    /// Its region.
+    pub region: Region,
+    /// Its HTTP server.
+    pub http: SocketAddr,
+    /// Its link.
+    pub link: LinkId,
+    /// What its link measures.
+    pub stats: Arc<LinkStats>,
+    inflight: AtomicU32,
+    latency_us: AtomicU64,
+    errors_ppm: AtomicU64,
+}
+
+/// How much one more sample counts in the smoothed values.
+const WEIGHT: f64 = 0.1;
+
+impl Target {
+    /// A Monolith that has just been linked.
+    pub fn new(id: MonolithId, region: Region, http: SocketAddr, link: LinkId, stats: Arc<LinkStats>) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            region,
+            http,
+            link,
+            stats,
+            inflight: AtomicU32::new(0),
+            latency_us: AtomicU64::new(0),
+            errors_ppm: AtomicU64::new(0),
+        })
+    }
+
+    /// Counts a request for as long as the guard lives.
+    pub fn begin(self: &Arc<Self>) -> InFlight {
+        self.inflight.fetch_add(1, Relaxed);
+        InFlight(self.clone())
+    }
+
+    /// Requests in flight.
+    pub fn inflight(&self) -> u32 {
+        self.inflight.load(Relaxed)
+    }
+
+    /// Smoothed time to the head of a response, in milliseconds.
+    pub fn latency_ms(&self) -> f64 {
+        self.latency_us.load(Relaxed) as f64 / 1e3
+    }
+
+    /// Smoothed share of failed requests, 0 to 1.
+    pub fn errors(&self) -> f64 {
+        self.errors_ppm.load(Relaxed) as f64 / 1e6
+    }
+
+    /// One more response or failure. Concurrent samples may overwrite each other: it is an average, not an account.
+    pub fn sample(&self, latency: Option<Duration>) {
+        let errors = if latency.is_some() { 0.0 } else { 1e6 };
+        smooth(&self.errors_ppm, errors, true);
+        if let Some(latency) = latency {
+            smooth(&self.latency_us, latency.as_micros() as f64, self.latency_us.load(Relaxed) != 0);
+        }
+    }
+}
+
+fn smooth(value: &AtomicU64, sample: f64, started: bool) {
+    let old = value.load(Relaxed) as f64;
+    let new = if started { old + (sample - old) * WEIGHT } else { sample };
+    value.store(new.round() as u64, Relaxed);
+}
+
+/// A request in flight.
+#[derive(Debug)]
+pub struct InFlight(Arc<Target>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.inflight.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The Monoliths at one moment.
+#[derive(Debug, Default)]
+pub struct Published {
+    /// What policies see.
+    pub view: View,
+    /// The linked ones, by id.
+    pub targets: BTreeMap<MonolithId, Arc<Target>>,
+}
+
+/// What the control thread publishes.
+#[derive(Debug)]
+pub struct Routes {
+    shards: Box<[RwLock<Shard>]>,
+    published: ArcSwap<Published>,
+    linked: AtomicU32,
+    list_version: AtomicU64,
+    hasher: FixedState,
+}
+
+type Shard = HashMap<RoomKey, Arc<Target>, RandomState>;
+
+impl Default for Routes {
+    fn default() -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            published: ArcSwap::default(),
+            linked: AtomicU32::new(0),
+            list_version: AtomicU64::new(0),
+            hasher: FixedState::default(),
+        }
+    }
+}
+
+impl Routes {
+    /// The Monolith of a bound room.
+    pub fn find(&self, room: &RoomKey) -> Option<Arc<Target>> {
+        self.shard(room).read().unwrap_or_else(PoisonError::into_inner).get(room).cloned()
+    }
+
+    /// What is known of the Monoliths.
+    pub fn published(&self) -> Arc<Published> {
+        self.published.load_full()
+    }
+
+    /// Whether any Monolith is linked.
+    pub fn available(&self) -> bool {
+        self.linked.load(Relaxed) > 0
+    }
+
+    /// Changes whenever the list of public rooms may have.
+    pub fn list_version(&self) -> u64 {
+        self.list_version.load(Relaxed)
+    }
+
+    pub(super) fn bind(&self, room: RoomKey, target: Arc<Target>) {
+        self.shard(&room).write().unwrap_or_else(PoisonError::into_inner).insert(room, target);
+    }
+
+    pub(super) fn unbind(&self, room: &RoomKey) {
+        self.shard(room).write().unwrap_or_else(PoisonError::into_inner).remove(room);
+    }
+
+    pub(super) fn publish(&self, published: Published) {
+        self.linked.store(u32::try_from(published.targets.len()).unwrap_or(u32::MAX), Relaxed);
+        self.published.store(Arc::new(published));
+    }
+
+    pub(super) fn set_list_version(&self, version: u64) {
+        self.list_version.store(version, Relaxed);
+    }
+
+    fn shard(&self, room: &RoomKey) -> &RwLock<Shard> {
+        use std::hash::BuildHasher;
+        let hash = self.hasher.hash_one(room.as_str());
+        &self.shards[hash as usize % SHARDS]
+    }
+}

@@ -1,0 +1,350 @@
+//! The thread itself: turns what arrives into events, and effects into commands.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use foldhash::fast::RandomState;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, info};
+
+use super::health::Health;
+use super::routes::{Published, Routes, Target};
+use super::{Command, Control, Refused};
+use crate::cluster::{Cluster, Settings};
+use crate::link::inbox::Inbox;
+use crate::link::{self, Report};
+use crate::model::event::{Effect, Event, Micros};
+use crate::model::policy::{Answer, Call, Fault, View};
+use crate::model::{ClientId, LinkId, MonolithId, RequestId};
+use crate::policy::Policy;
+
+/// How often measurements are taken in and the view is published.
+const TICK: Duration = Duration::from_millis(100);
+/// How many messages of one kind are handled before the other kind has its turn.
+const BATCH: usize = 128;
+
+/// What the control thread starts with.
+pub struct ControlSettings {
+    /// Bounds and waits of the cluster.
+    pub cluster: Settings,
+    /// Who decides.
+    pub policy: Box<dyn Policy>,
+    /// What links say.
+    pub reports: mpsc::Receiver<Report>,
+}
+
+/// Starts the thread.
+pub fn spawn(settings: ControlSettings) -> std::io::Result<Control> {
+    let (commands, inbox) = mpsc::unbounded_channel();
+    let routes = Arc::new(Routes::default());
+    let health = Arc::new(Health::default());
+    let control =
+        Control { commands, routes: routes.clone(), health: health.clone(), requests: Arc::new(AtomicU64::new(1)) };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    std::thread::Builder::new().name("usher-control".into()).spawn(move || {
+        let shell = Shell::new(settings.cluster, settings.policy, routes, health);
+        runtime.block_on(shell.run(inbox, settings.reports));
+    })?;
+    Ok(control)
+}
+
+struct Shell {
+    cluster: Cluster,
+    policy: Timed,
+    clock: Clock,
+    routes: Arc<Routes>,
+    health: Arc<Health>,
+    links: HashMap<LinkId, Linked, RandomState>,
+    targets: BTreeMap<MonolithId, Arc<Target>>,
+    inboxes: HashMap<ClientId, Arc<Inbox>, RandomState>,
+    replies: HashMap<RequestId, Reply, RandomState>,
+    effects: Vec<Effect>,
+    published: u64,
+    joins: u64,
+}
+
+type Reply = oneshot::Sender<Result<(Arc<Target>, bool), Refused>>;
+
+struct Linked {
+    commands: mpsc::UnboundedSender<link::Command>,
+    target: Arc<Target>,
+}
+
+impl Shell {
+    fn new(settings: Settings, policy: Box<dyn Policy>, routes: Arc<Routes>, health: Arc<Health>) -> Self {
+        let clock = Clock::start();
+        Self {
+            cluster: Cluster::new(settings, clock.now()),
+            policy: Timed { policy, health: health.clone() },
+            clock,
+            routes,
+            health,
+            links: HashMap::default(),
+            targets: BTreeMap::new(),
+            inboxes: HashMap::default(),
+            replies: HashMap::default(),
+            effects: Vec::new(),
+            published: 0,
+            joins: 0,
+        }
+    }
+
+    async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>, mut reports: mpsc::Receiver<Report>) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut from_links, mut from_front) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
+        loop {
+            let deadline = self.cluster.next_deadline().map(|at| self.clock.instant_of(at));
+            let sleep_until = deadline.unwrap_or_else(Instant::now);
+            // What links say comes first: it only ever settles what others wait for.
+            tokio::select! {
+                biased;
+                _ = tick.tick() => self.tick(),
+                _ = reports.recv_many(&mut from_links, BATCH) => {
+                    for report in from_links.drain(..) {
+                        self.report(report);
+                    }
+                }
+                received = commands.recv_many(&mut from_front, BATCH) => {
+                    if received == 0 {
+                        return;
+                    }
+                    for command in from_front.drain(..) {
+                        if let Some(stopped) = self.command(command) {
+                            self.stop(&mut reports).await;
+                            // Whoever asked may have gone.
+                            let _ = stopped.send(());
+                            return;
+                        }
+                    }
+                }
+                () = tokio::time::sleep_until(sleep_until.into()), if deadline.is_some() => self.apply(Event::Tick),
+            }
+            self.routes.set_list_version(self.cluster.list_version());
+        }
+    }
+
+    fn report(&mut self, report: Report) {
+        match report {
+            Report::Up { link, endpoint, monolith, region, http, commands, stats } => {
+                let target = Target::new(monolith.clone(), region.clone(), http, link, stats);
+                self.links.insert(link, Linked { commands, target });
+                self.apply(Event::LinkUp { link, endpoint, monolith, region });
+                self.publish();
+            }
+            Report::Event(event) => {
+                let down = match &event {
+                    Event::LinkDown { link } => Some(*link),
+                    _ => None,
+                };
+                self.apply(event);
+                if let Some(link) = down {
+                    if let Some(linked) = self.links.remove(&link) {
+                        self.targets.remove(&linked.target.id);
+                    }
+                    self.publish();
+                }
+            }
+        }
+    }
+
+    /// Carries out one command; a reply to whoever stops usher ends the thread.
+    fn command(&mut self, command: Command) -> Option<oneshot::Sender<()>> {
+        match command {
+            Command::Join { client, room, token, region, reconnect, inbox } => {
+                self.inboxes.insert(client, inbox);
+                self.apply(Event::Join { client, room, token, region, reconnect });
+            }
+            Command::Leave(client) => {
+                self.apply(Event::Leave { client });
+                self.inboxes.remove(&client);
+            }
+            Command::Request { request, room, cause, region, reply } => {
+                self.replies.insert(request, reply);
+                self.apply(Event::Request { request, room, cause, region });
+            }
+            Command::RequestDone(request, outcome) => {
+                self.apply(Event::RequestDone { request, outcome });
+                self.replies.remove(&request);
+            }
+            Command::Query(read) => read(&self.cluster),
+            Command::Decide(run) => run(self.policy.policy.as_mut(), &self.cluster),
+            Command::UsePolicy(policy) => self.policy.policy = policy,
+            Command::Configure(settings) => self.cluster.configure(settings),
+            Command::Stop(stopped) => return Some(stopped),
+        }
+        None
+    }
+
+    fn apply(&mut self, event: Event) {
+        let mut effects = std::mem::take(&mut self.effects);
+        self.cluster.apply(self.clock.now(), event, &mut self.policy, &mut effects);
+        for effect in effects.drain(..) {
+            self.carry_out(effect);
+        }
+        self.effects = effects;
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::AcceptLink { link } => {
+                if let Some(linked) = self.links.get(&link) {
+                    self.targets.insert(linked.target.id.clone(), linked.target.clone());
+                }
+                self.tell(link, link::Command::Accept);
+            }
+            Effect::RefuseLink { link } => {
+                self.tell(link, link::Command::Refuse);
+                self.links.remove(&link);
+            }
+            Effect::Attach { link, client, attachment, room, token, open, report } => {
+                let Some(inbox) = self.inboxes.get(&client).cloned() else { return };
+                self.tell(link, link::Command::Attach { client, attachment, room, token, inbox, open, report });
+            }
+            Effect::Open { link, client, attachment } => self.tell(link, link::Command::Open { client, attachment }),
+            Effect::Detach { link, client, attachment } => {
+                self.tell(link, link::Command::Detach { client, attachment });
+            }
+            Effect::Unload { link, room } => self.tell(link, link::Command::Unload { room }),
+            Effect::Close { client, code } => {
+                if let Some(inbox) = self.inboxes.remove(&client) {
+                    inbox.close(code);
+                }
+            }
+            Effect::Send { request, monolith, awaited } => {
+                let target = self.targets.get(&monolith).cloned();
+                if let Some(reply) = self.replies.remove(&request) {
+                    // Whoever asked may have gone: its guard tells.
+                    let _ = reply.send(target.map(|target| (target, awaited)).ok_or(Refused { status: 503 }));
+                }
+            }
+            Effect::Refuse { request, status } => {
+                if let Some(reply) = self.replies.remove(&request) {
+                    // Whoever asked may have gone.
+                    let _ = reply.send(Err(Refused { status }));
+                }
+            }
+            Effect::Bind { room, monolith } => match self.targets.get(&monolith) {
+                Some(target) => self.routes.bind(room, target.clone()),
+                None => self.routes.unbind(&room),
+            },
+            Effect::Unbind { room } => self.routes.unbind(&room),
+        }
+    }
+
+    fn tell(&self, link: LinkId, command: link::Command) {
+        if let Some(linked) = self.links.get(&link)
+            && linked.commands.send(command).is_err()
+        {
+            // The link has ended; its last report is on its way and settles everyone on it.
+            debug!(%link, "command for a link that has ended");
+        }
+    }
+
+    /// Takes in what is measured elsewhere and publishes what changed.
+    fn tick(&mut self) {
+        self.apply(Event::Tick);
+        let now = self.clock.now();
+        let ages: Vec<(MonolithId, f64)> = self
+            .cluster
+            .links()
+            .map(|(id, _, since)| (id.clone(), (now.saturating_sub(since) / 1_000_000) as f64))
+            .collect();
+        let targets = &self.targets;
+        self.cluster.measure(|view| {
+            for (id, age) in &ages {
+                if let Some(target) = targets.get(id) {
+                    measure(view, target, *age);
+                }
+            }
+        });
+        if self.cluster.view().revision() != self.published {
+            self.publish();
+        }
+        let joins = self.cluster.counters().joins;
+        self.health.tick(self.cluster.waiting() > 0, joins != self.joins);
+        self.joins = joins;
+    }
+
+    fn publish(&mut self) {
+        self.published = self.cluster.view().revision();
+        self.routes.publish(Published { view: self.cluster.view().clone(), targets: self.targets.clone() });
+    }
+
+    /// Closes every link and waits a moment for their goodbyes.
+    async fn stop(&mut self, reports: &mut mpsc::Receiver<Report>) {
+        info!(links = self.links.len(), "closing links");
+        for linked in self.links.values() {
+            // A link that has ended needs no stop.
+            let _ = linked.commands.send(link::Command::Stop);
+        }
+        let patience = tokio::time::sleep(Duration::from_secs(1));
+        tokio::pin!(patience);
+        while !self.links.is_empty() {
+            tokio::select! {
+                report = reports.recv() => match report {
+                    Some(Report::Event(Event::LinkDown { link })) => {
+                        self.links.remove(&link);
+                    }
+                    Some(_) => {}
+                    None => return,
+                },
+                () = &mut patience => return,
+            }
+        }
+    }
+}
+
+fn measure(view: &mut View, target: &Target, age_s: f64) {
+    let Some(row) = view.get(&target.id) else { return };
+    let round = |value: f64| (value * 10.0).round() / 10.0;
+    let rtt_ms = round(target.stats.rtt().as_secs_f64() * 1e3);
+    let queue = u32::try_from(target.stats.queued()).unwrap_or(u32::MAX);
+    let (inflight, latency_ms) = (target.inflight(), round(target.latency_ms()));
+    let errors = (target.errors() * 1e3).round() / 1e3;
+    let old = (row.rtt_ms, row.queue, row.inflight, row.latency_ms, row.errors, row.age_s);
+    if old != (rtt_ms, queue, inflight, latency_ms, errors, age_s) {
+        view.update(&target.id, |row| {
+            (row.rtt_ms, row.queue, row.inflight, row.latency_ms, row.errors, row.age_s) =
+                (rtt_ms, queue, inflight, latency_ms, errors, age_s);
+        });
+    }
+}
+
+/// Microseconds since the Unix epoch that never go back, whatever happens to the wall clock.
+struct Clock {
+    started: Instant,
+    epoch: Micros,
+}
+
+impl Clock {
+    fn start() -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { started: Instant::now(), epoch: u64::try_from(since.as_micros()).unwrap_or(0) }
+    }
+
+    fn now(&self) -> Micros {
+        self.epoch + u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX - self.epoch)
+    }
+
+    fn instant_of(&self, at: Micros) -> Instant {
+        self.started + Duration::from_micros(at.saturating_sub(self.epoch))
+    }
+}
+
+/// The deciding policy with a stop-watch.
+struct Timed {
+    policy: Box<dyn Policy>,
+    health: Arc<Health>,
+}
+
+impl Policy for Timed {
+    fn call(&mut self, call: &Call, view: &View) -> Result<Answer, Fault> {
+        let started = Instant::now();
+        let result = self.policy.call(call, view);
+        self.health.decisions.add(started.elapsed());
+        result
+    }
+}

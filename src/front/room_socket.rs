@@ -1,0 +1,427 @@
+//! One client's WebSocket: `auth` first, then everything both ways, in order.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Sleep};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::{CapacityError, Error as WsError};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+use tracing::debug;
+
+use super::clients::{ClientCounters, Clients, Registered};
+use crate::config::{Heartbeat, QueueLimit};
+use crate::control::Control;
+use crate::link::inbox::{Inbox, Item};
+use crate::link::outbox::{Closed, Outbox};
+use crate::link::tap::{Direction, Tap, TapKind};
+use crate::model::event::Token;
+use crate::model::wire::{self, Hello};
+use crate::model::{Attachment, ClientId, CloseCode, MemberId, Region, RoomName};
+
+/// How long a client may take to answer a close frame.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+/// Bytes that are gathered for one write. Larger batches would only make the first of them wait.
+const WRITE_BATCH: usize = 16 << 10;
+/// What a socket reads at once: an idle client costs no more than this.
+const READ_BUFFER: usize = 1 << 10;
+
+/// What a client asked for in its upgrade.
+#[derive(Debug)]
+pub struct RoomRequest {
+    /// The client.
+    pub client: ClientId,
+    /// The room.
+    pub room: RoomName,
+    /// The region at whose edge it arrived.
+    pub region: Option<Region>,
+    /// Whether it says that it comes back.
+    pub reconnect: bool,
+}
+
+/// What every client's task shares.
+pub struct SocketContext {
+    /// The way to the control thread.
+    pub control: Control,
+    /// The register of clients.
+    pub clients: Arc<Clients>,
+    /// The event stream.
+    pub tap: Arc<Tap>,
+}
+
+/// What a client's task takes from the configuration as it was when it came.
+#[derive(Clone, Copy, Debug)]
+pub struct SocketSettings {
+    /// For the first frame.
+    pub auth: Duration,
+    /// Bytes of one message.
+    pub message: usize,
+    /// What may be sent before the join is confirmed.
+    pub held: QueueLimit,
+    /// Pings.
+    pub heartbeat: Heartbeat,
+}
+
+/// How tungstenite is to treat a client.
+pub fn websocket_config(settings: &SocketSettings) -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(WRITE_BATCH)
+        .max_message_size(Some(settings.message))
+        .max_frame_size(Some(settings.message))
+}
+
+/// Closes a socket that should not have been opened, such as one for a name that is no room.
+pub async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(mut socket: WebSocketStream<S>, code: CloseCode) {
+    close(&mut socket, code).await;
+}
+
+/// Serves one client until it has gone.
+pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: WebSocketStream<S>,
+    request: RoomRequest,
+    inbox: Arc<Inbox>,
+    registered: Registered,
+    settings: SocketSettings,
+    context: Arc<SocketContext>,
+) {
+    let mut task = ClientTask {
+        client: request.client,
+        socket,
+        inbox,
+        phase: Phase::AwaitingAuth(request),
+        membership: None,
+        pending: None,
+        held: VecDeque::new(),
+        held_bytes: 0,
+        silent: 0,
+        settings,
+        context,
+    };
+    let end = task.run().await;
+    debug!(client = %task.client, ?end, "client ends");
+    // The Monolith hears of it before the client has finished its goodbye.
+    task.context.control.leave(task.client);
+    let ClientTask { mut socket, pending, context, .. } = task;
+    drop(pending);
+    match end {
+        End::Close(code) => close(&mut socket, code).await,
+        End::Answer => {
+            // tungstenite has queued the answer to the client's close frame.
+            let _ = tokio::time::timeout(CLOSE_PATIENCE, socket.flush()).await;
+        }
+        End::Vanished => count(&context.clients.counters.vanished),
+        End::Broken => {}
+    }
+    drop(registered);
+}
+
+/// Where a client is in its life.
+enum Phase {
+    /// Its first frame has not come.
+    AwaitingAuth(RoomRequest),
+    /// No Monolith has confirmed its room: what it sends is held.
+    Joining,
+    /// What it sends goes on.
+    Open,
+}
+
+/// What a client is at a Monolith.
+struct Membership {
+    attachment: Attachment,
+    member: MemberId,
+    outbox: Arc<Outbox>,
+}
+
+/// How a client ends.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    /// We close it.
+    Close(CloseCode),
+    /// It closed.
+    Answer,
+    /// It does not answer.
+    Vanished,
+    /// Its socket is gone.
+    Broken,
+}
+
+type PendingSend = Pin<Box<dyn Future<Output = Result<(), Closed>> + Send>>;
+
+struct ClientTask<S> {
+    client: ClientId,
+    socket: WebSocketStream<S>,
+    inbox: Arc<Inbox>,
+    phase: Phase,
+    membership: Option<Membership>,
+    /// A message that waits for room in the Monolith's queue. Until it has it, nothing more is read from the client.
+    pending: Option<PendingSend>,
+    held: VecDeque<Utf8Bytes>,
+    held_bytes: usize,
+    /// Heartbeats that went unanswered.
+    silent: u32,
+    settings: SocketSettings,
+    context: Arc<SocketContext>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> ClientTask<S> {
+    async fn run(&mut self) -> End {
+        let timer = tokio::time::sleep(self.settings.auth);
+        tokio::pin!(timer);
+        loop {
+            let step = tokio::select! {
+                biased;
+                item = self.inbox.next() => self.items(item).await,
+                sent = async { self.pending.as_mut().map(Pin::as_mut)?.await.into() }, if self.pending.is_some() => {
+                    self.pending = None;
+                    self.sent(sent)
+                }
+                message = self.socket.next(), if self.pending.is_none() => self.message(message, timer.as_mut()),
+                () = &mut timer => self.time(timer.as_mut()).await,
+            };
+            if let Err(end) = step {
+                return end;
+            }
+        }
+    }
+
+    fn sent(&mut self, sent: Option<Result<(), Closed>>) -> Result<(), End> {
+        // A link that is gone closes its clients through the control thread, with the right code.
+        if let Some(Err(Closed)) = sent {
+            self.held.clear();
+            return Ok(());
+        }
+        self.pump();
+        Ok(())
+    }
+
+    /// Writes what has come for the client, as much as there is, with one flush.
+    async fn items(&mut self, first: Item) -> Result<(), End> {
+        let mut next = Some(first);
+        let mut dirty = false;
+        let mut end = None;
+        while let Some(item) = next {
+            match item {
+                Item::Frame(attachment, frame) => {
+                    if self.membership.as_ref().is_none_or(|membership| membership.attachment != attachment) {
+                        count(&self.counters().stale_frames);
+                    } else {
+                        dirty = true;
+                        self.write(Message::Text(frame)).await?;
+                    }
+                }
+                Item::Attached { attachment, member, outbox, open } => {
+                    self.membership = Some(Membership { attachment, member, outbox });
+                    self.phase = Phase::Joining;
+                    self.pending = None;
+                    if open {
+                        self.open();
+                    }
+                }
+                Item::Open(attachment) => {
+                    if self.membership.as_ref().is_some_and(|membership| membership.attachment == attachment) {
+                        self.open();
+                    }
+                }
+                Item::Close(code) => {
+                    end = Some(End::Close(code));
+                    break;
+                }
+            }
+            next = self.inbox.try_next();
+        }
+        if dirty {
+            self.flush().await?;
+        }
+        end.map_or(Ok(()), Err)
+    }
+
+    fn open(&mut self) {
+        self.phase = Phase::Open;
+        self.pump();
+    }
+
+    /// Something came from the client.
+    fn message(&mut self, message: Option<Result<Message, WsError>>, timer: Pin<&mut Sleep>) -> Result<(), End> {
+        self.silent = 0;
+        let message = match message {
+            Some(Ok(message)) => message,
+            Some(Err(error)) => return Err(end_of(&error)),
+            None => return Err(End::Broken),
+        };
+        match message {
+            Message::Text(text) => self.text(text, timer),
+            Message::Binary(bytes) => {
+                if matches!(self.phase, Phase::AwaitingAuth(_)) {
+                    count(&self.counters().unauthenticated);
+                    return Err(End::Close(CloseCode::UNSUPPORTED));
+                }
+                match Utf8Bytes::try_from(bytes) {
+                    Ok(text) => self.text(text, timer),
+                    Err(_) => {
+                        count(&self.counters().dropped_frames);
+                        Ok(())
+                    }
+                }
+            }
+            Message::Close(_) => Err(End::Answer),
+            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(()),
+        }
+    }
+
+    fn text(&mut self, text: Utf8Bytes, timer: Pin<&mut Sleep>) -> Result<(), End> {
+        if let Phase::AwaitingAuth(_) = &self.phase {
+            return self.hello(&text, timer);
+        }
+        count(&self.counters().messages);
+        if !wire::is_object(&text) {
+            count(&self.counters().dropped_frames);
+            return Ok(());
+        }
+        if matches!(self.phase, Phase::Joining) {
+            let limit = self.settings.held;
+            if self.held.len() >= limit.messages || self.held_bytes + text.len() > limit.bytes {
+                count(&self.counters().held_too_much);
+                return Err(End::Close(CloseCode::TRY_AGAIN));
+            }
+        }
+        self.held_bytes += text.len();
+        self.held.push_back(text);
+        self.pump();
+        Ok(())
+    }
+
+    fn hello(&mut self, text: &str, timer: Pin<&mut Sleep>) -> Result<(), End> {
+        let token = match Hello::parse(text) {
+            Hello::Auth(token) => Token(token.into()),
+            Hello::NoToken => {
+                count(&self.counters().unauthenticated);
+                return Err(End::Close(CloseCode::MISSING_TOKEN));
+            }
+            Hello::NotJson => {
+                count(&self.counters().unauthenticated);
+                return Err(End::Close(CloseCode::PROTOCOL));
+            }
+        };
+        let Phase::AwaitingAuth(request) = std::mem::replace(&mut self.phase, Phase::Joining) else { return Ok(()) };
+        let RoomRequest { client, room, region, reconnect } = request;
+        timer.reset(Instant::now() + self.settings.heartbeat.interval);
+        self.context
+            .control
+            .join(client, room, token, region, reconnect, self.inbox.clone())
+            .map_err(|_| End::Close(CloseCode::AWAY))
+    }
+
+    /// Sends on what may go: in order, and no further than the Monolith's queue has room.
+    fn pump(&mut self) {
+        let (Phase::Open, Some(membership)) = (&self.phase, &self.membership) else { return };
+        while self.pending.is_none()
+            && let Some(text) = self.held.pop_front()
+        {
+            self.held_bytes -= text.len();
+            self.context.tap.emit(TapKind::Ws, membership.outbox.monolith(), Direction::Tx);
+            let frame = wire::client_message(membership.member, &text);
+            if let Err(frame) = membership.outbox.try_send(frame) {
+                let outbox = membership.outbox.clone();
+                self.pending = Some(Box::pin(async move { outbox.send(frame).await }));
+            }
+        }
+        if self.held.is_empty() {
+            self.held_bytes = 0;
+            self.held = VecDeque::new();
+        }
+    }
+
+    /// The timer of this phase has run out.
+    async fn time(&mut self, timer: Pin<&mut Sleep>) -> Result<(), End> {
+        if let Phase::AwaitingAuth(_) = self.phase {
+            count(&self.counters().unauthenticated);
+            return Err(End::Close(CloseCode::MISSING_TOKEN));
+        }
+        if self.silent >= self.settings.heartbeat.missed {
+            return Err(End::Vanished);
+        }
+        self.silent += 1;
+        timer.reset(Instant::now() + self.settings.heartbeat.interval);
+        self.write(Message::Ping(tokio_tungstenite::tungstenite::Bytes::new())).await?;
+        self.flush().await
+    }
+
+    /// Queues one message; a full socket makes it wait.
+    async fn write(&mut self, message: Message) -> Result<(), End> {
+        let (limit, inbox) = (self.write_limit(), self.inbox.clone());
+        let feed = self.socket.feed(message);
+        tokio::pin!(feed);
+        // Nearly every message only goes into the buffer: the races of a slow write are set up when there is one.
+        match futures_util::poll!(feed.as_mut()) {
+            std::task::Poll::Ready(result) => result.map_err(|error| end_of(&error)),
+            std::task::Poll::Pending => bounded(limit, &inbox, feed).await,
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), End> {
+        let (limit, inbox) = (self.write_limit(), self.inbox.clone());
+        let flush = self.socket.flush();
+        tokio::pin!(flush);
+        match futures_util::poll!(flush.as_mut()) {
+            std::task::Poll::Ready(result) => result.map_err(|error| end_of(&error)),
+            std::task::Poll::Pending => bounded(limit, &inbox, flush).await,
+        }
+    }
+
+    /// How long a write may take: as long as a client may be silent.
+    fn write_limit(&self) -> Duration {
+        self.settings.heartbeat.interval * (self.settings.heartbeat.missed + 1)
+    }
+
+    fn counters(&self) -> &ClientCounters {
+        &self.context.clients.counters
+    }
+}
+
+/// A write that did not go through at once: it ends when it is done, when more waits for the client than may, or when
+/// the client has taken nothing for too long.
+async fn bounded(limit: Duration, inbox: &Inbox, write: impl Future<Output = Result<(), WsError>>) -> Result<(), End> {
+    tokio::select! {
+        biased;
+        result = write => result.map_err(|error| end_of(&error)),
+        () = inbox.overflowed() => Err(End::Close(CloseCode::TRY_AGAIN)),
+        () = tokio::time::sleep(limit) => Err(End::Vanished),
+    }
+}
+
+/// What an error of the socket means for the client.
+fn end_of(error: &WsError) -> End {
+    match error {
+        WsError::Capacity(CapacityError::MessageTooLong { .. }) => End::Close(CloseCode::TOO_BIG),
+        WsError::Protocol(_) | WsError::Capacity(_) => End::Close(CloseCode::PROTOCOL),
+        WsError::Utf8(_) => CloseCode::sendable(1007).map_or(End::Broken, End::Close),
+        _ => End::Broken,
+    }
+}
+
+/// Says goodbye, and waits a moment for the answer: a socket that is dropped with unread data would be reset, and the
+/// close frame with its code would be lost.
+async fn close<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut WebSocketStream<S>, code: CloseCode) {
+    let goodbye = async {
+        let frame = CloseFrame { code: code.get().into(), reason: code.reason().into() };
+        socket.send(Message::Close(Some(frame))).await?;
+        while let Some(message) = socket.next().await {
+            message?;
+        }
+        Ok::<(), WsError>(())
+    };
+    // A client that has gone needs no goodbye.
+    let _ = tokio::time::timeout(CLOSE_PATIENCE, goodbye).await;
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Relaxed);
+}

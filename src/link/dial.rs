@@ -1,0 +1,112 @@
+//! From an endpoint to a Monolith that has introduced itself.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use futures_util::{SinkExt, StreamExt};
+use tokio::net::{TcpStream, lookup_host};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use uuid::Uuid;
+
+use super::LinkSettings;
+use crate::discovery::Endpoint;
+use crate::model::wire::{self, Frame, FromMonolith, Init};
+
+/// The stream of a link.
+pub(super) type LinkStream = WebSocketStream<TcpStream>;
+
+/// A link whose two `init`s have been exchanged.
+pub(super) struct Linked {
+    pub(super) stream: LinkStream,
+    pub(super) init: Init,
+    pub(super) http: SocketAddr,
+}
+
+/// Why there is no link. Each of them means: try again soon.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DialError {
+    #[error("no address for {0}")]
+    NoAddress(String),
+    #[error("cannot connect: {0}")]
+    Connect(#[from] std::io::Error),
+    #[error("no websocket: {0}")]
+    Upgrade(#[from] tokio_tungstenite::tungstenite::Error),
+    #[error("no init within {0:?}")]
+    TimedOut(std::time::Duration),
+    #[error("closed before its init")]
+    ClosedEarly,
+    #[error("the first frame is no init: {0}")]
+    NoInit(&'static str),
+    #[error("the init does not carry the configured link_token")]
+    WrongToken,
+}
+
+/// Dials, upgrades and exchanges `init`, all within `timeouts.link_handshake`.
+pub(super) async fn dial(endpoint: &Endpoint, settings: &LinkSettings) -> Result<Linked, DialError> {
+    let limit = settings.timeouts.link_handshake;
+    match tokio::time::timeout(limit, dial_unbounded(endpoint, settings)).await {
+        Ok(result) => result,
+        Err(_) => Err(DialError::TimedOut(limit)),
+    }
+}
+
+async fn dial_unbounded(endpoint: &Endpoint, settings: &LinkSettings) -> Result<Linked, DialError> {
+    let tcp = connect(endpoint).await?;
+    tcp.set_nodelay(true)?;
+    let peer = tcp.peer_addr()?;
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(settings.link_message))
+        .max_frame_size(Some(settings.link_message))
+        .read_buffer_size(64 << 10)
+        .write_buffer_size(64 << 10);
+    let url = format!("ws://{endpoint}/");
+    let (mut stream, _) = tokio_tungstenite::client_async_with_config(url, tcp, Some(config)).await?;
+    stream.send(Message::text(wire::init(Uuid::new_v4()))).await?;
+    loop {
+        match stream.next().await {
+            None => return Err(DialError::ClosedEarly),
+            Some(Err(error)) => return Err(error.into()),
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
+            Some(Ok(Message::Close(_))) => return Err(DialError::ClosedEarly),
+            Some(Ok(Message::Binary(_))) => return Err(DialError::NoInit("binary")),
+            Some(Ok(Message::Text(text))) => {
+                let init = match Frame::parse(&text).map(|frame| frame.message) {
+                    Ok(FromMonolith::Init(init)) => init,
+                    Ok(_) => return Err(DialError::NoInit("another message")),
+                    Err(_) => return Err(DialError::NoInit("malformed")),
+                };
+                if !carries(settings, &init) {
+                    return Err(DialError::WrongToken);
+                }
+                let http = SocketAddr::new(peer.ip(), init.port);
+                return Ok(Linked { stream, init, http });
+            }
+        }
+    }
+}
+
+/// Tries every address of a host: a name may have an IPv6 address that nobody listens on.
+async fn connect(endpoint: &Endpoint) -> Result<TcpStream, DialError> {
+    let mut last = None;
+    for address in lookup_host((endpoint.host.as_str(), endpoint.port)).await? {
+        match TcpStream::connect(address).await {
+            Ok(tcp) => return Ok(tcp),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.map_or_else(|| DialError::NoAddress(endpoint.to_string()), DialError::Connect))
+}
+
+fn carries(settings: &LinkSettings, init: &Init) -> bool {
+    use subtle::ConstantTimeEq;
+    let expected = settings.link_token.expose().as_bytes();
+    let given = init.token.as_deref().unwrap_or_default().as_bytes();
+    expected.is_empty() || bool::from(expected.ct_eq(given))
+}
+
+/// `host:port` as it is shared by everything that names an endpoint.
+pub(super) fn label(endpoint: &Endpoint) -> Arc<str> {
+    endpoint.to_string().into()
+}

@@ -1,0 +1,253 @@
+//! What waits to be written to one client: a queue with one reader, bounded in messages and bytes. Whoever would
+//! overfill it closes the client instead; nobody ever waits for a client.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+use super::outbox::Outbox;
+use crate::config::QueueLimit;
+use crate::model::{Attachment, CloseCode, MemberId};
+
+/// One thing for a client's task.
+#[derive(Debug)]
+pub enum Item {
+    /// A `join` is queued: frames with an older attachment are stale from now on.
+    Attached {
+        /// Which of its attachments.
+        attachment: Attachment,
+        /// Its name at the Monolith.
+        member: MemberId,
+        /// Where its own frames go.
+        outbox: Arc<Outbox>,
+        /// Whether they may go at once.
+        open: bool,
+    },
+    /// The room is up: the client's own frames may go.
+    Open(Attachment),
+    /// A message for the client.
+    Frame(Attachment, Utf8Bytes),
+    /// The end, with a code for the client.
+    Close(CloseCode),
+}
+
+/// The queue of one client.
+#[derive(Debug)]
+pub struct Inbox {
+    limit: QueueLimit,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    queue: VecDeque<Item>,
+    messages: usize,
+    bytes: usize,
+    closing: bool,
+    overflowed: bool,
+    reader: Option<Waker>,
+}
+
+/// A client did not keep up; it is being closed with 1013.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overflow;
+
+/// A queue that once held a burst gives its memory back when it is empty.
+const KEPT_CAPACITY: usize = 16;
+
+impl Inbox {
+    /// An empty queue.
+    pub fn new(limit: QueueLimit) -> Arc<Self> {
+        Arc::new(Self { limit, state: Mutex::default() })
+    }
+
+    /// Queues a message. An error says that the client is being closed because of it; once a client is closing,
+    /// messages are dropped without one.
+    pub fn push(&self, attachment: Attachment, frame: Utf8Bytes) -> Result<(), Overflow> {
+        let reader = {
+            let mut state = self.lock();
+            if state.closing {
+                return Ok(());
+            }
+            if state.messages >= self.limit.messages || state.bytes + frame.len() > self.limit.bytes {
+                // What waits will never be read: its memory goes at once.
+                state.queue = VecDeque::new();
+                (state.messages, state.bytes) = (0, 0);
+                state.overflowed = true;
+                state.close(CloseCode::TRY_AGAIN);
+                let reader = state.reader.take();
+                drop(state);
+                wake(reader);
+                return Err(Overflow);
+            }
+            state.messages += 1;
+            state.bytes += frame.len();
+            state.queue.push_back(Item::Frame(attachment, frame));
+            state.reader.take()
+        };
+        wake(reader);
+        Ok(())
+    }
+
+    /// Announces an attachment.
+    pub fn attached(&self, attachment: Attachment, member: MemberId, outbox: Arc<Outbox>, open: bool) {
+        self.control(Item::Attached { attachment, member, outbox, open });
+    }
+
+    /// Lets the client's own frames through.
+    pub fn open(&self, attachment: Attachment) {
+        self.control(Item::Open(attachment));
+    }
+
+    /// Ends the client after everything that is queued already.
+    pub fn close(&self, code: CloseCode) {
+        let reader = {
+            let mut state = self.lock();
+            if state.closing {
+                return;
+            }
+            state.close(code);
+            state.reader.take()
+        };
+        wake(reader);
+    }
+
+    /// The next item, in order.
+    pub async fn next(&self) -> Item {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// The next item if there is one.
+    pub fn try_next(&self) -> Option<Item> {
+        self.lock().pop()
+    }
+
+    /// Waits until the client has overflowed: what is being written to it is then not worth waiting for.
+    pub async fn overflowed(&self) {
+        poll_fn(|cx| {
+            let mut state = self.lock();
+            if state.overflowed {
+                return Poll::Ready(());
+            }
+            state.register(cx);
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Item> {
+        let mut state = self.lock();
+        match state.pop() {
+            Some(item) => Poll::Ready(item),
+            None => {
+                state.register(cx);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Items without a bound of their own: there are at most a handful per attachment.
+    fn control(&self, item: Item) {
+        let reader = {
+            let mut state = self.lock();
+            if state.closing {
+                return;
+            }
+            state.queue.push_back(item);
+            state.reader.take()
+        };
+        wake(reader);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code that can panic runs under the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn close(&mut self, code: CloseCode) {
+        self.closing = true;
+        self.queue.push_back(Item::Close(code));
+    }
+
+    fn pop(&mut self) -> Option<Item> {
+        let item = self.queue.pop_front()?;
+        if let Item::Frame(_, frame) = &item {
+            self.messages -= 1;
+            self.bytes -= frame.len();
+        }
+        if self.queue.is_empty() && self.queue.capacity() > KEPT_CAPACITY {
+            self.queue = VecDeque::new();
+        }
+        Some(item)
+    }
+
+    fn register(&mut self, cx: &Context<'_>) {
+        match &mut self.reader {
+            Some(reader) => reader.clone_from(cx.waker()),
+            None => self.reader = Some(cx.waker().clone()),
+        }
+    }
+}
+
+fn wake(reader: Option<Waker>) {
+    if let Some(reader) = reader {
+        reader.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inbox() -> Arc<Inbox> {
+        Inbox::new(QueueLimit { messages: 3, bytes: 100 })
+    }
+
+    const FIRST: Attachment = Attachment(1);
+
+    #[tokio::test]
+    async fn items_come_out_in_order_and_the_close_last() {
+        let inbox = inbox();
+        inbox.push(FIRST, "a".into()).unwrap();
+        inbox.open(FIRST);
+        inbox.push(FIRST, "b".into()).unwrap();
+        inbox.close(CloseCode::AWAY);
+        inbox.push(FIRST, "late".into()).unwrap();
+        assert!(matches!(inbox.next().await, Item::Frame(_, f) if f == "a"));
+        assert!(matches!(inbox.next().await, Item::Open(_)));
+        assert!(matches!(inbox.next().await, Item::Frame(_, f) if f == "b"));
+        assert!(matches!(inbox.next().await, Item::Close(CloseCode::AWAY)));
+        assert!(inbox.try_next().is_none());
+    }
+
+    #[tokio::test]
+    async fn f32_a_full_inbox_drops_what_waits_and_closes_its_client() {
+        for frames in [vec!["x"; 4], vec!["x", "y", &"z".repeat(99)]] {
+            let inbox = inbox();
+            let (last, first) = frames.split_last().unwrap();
+            for frame in first {
+                inbox.push(FIRST, (*frame).into()).unwrap();
+            }
+            assert_eq!(inbox.push(FIRST, (*last).into()), Err(Overflow));
+            inbox.overflowed().await;
+            assert!(matches!(inbox.next().await, Item::Close(CloseCode::TRY_AGAIN)));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_waiting_reader_is_woken() {
+        let inbox = inbox();
+        let reader = tokio::spawn({
+            let inbox = inbox.clone();
+            async move { inbox.next().await }
+        });
+        tokio::task::yield_now().await;
+        inbox.push(FIRST, "a".into()).unwrap();
+        assert!(matches!(reader.await.unwrap(), Item::Frame(..)));
+    }
+}

@@ -1,0 +1,279 @@
+//! The fan-out table of one link: which of our clients are in which room there.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use foldhash::fast::RandomState;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+use super::inbox::{Inbox, Overflow};
+use crate::model::{Attachment, ClientId, MemberId, RoomKey};
+
+/// One client in one room.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) client: ClientId,
+    pub(super) attachment: Attachment,
+    pub(super) id: MemberId,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) answer: Answer,
+    /// Whether the first frame for it is to be reported.
+    pub(super) report: bool,
+}
+
+/// Whether a member has had the Monolith's answer to its join, before which no broadcast may come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// Not yet; after this moment broadcasts flow all the same.
+    Awaited { until: Instant },
+    /// It has, or the Monolith does not answer joins.
+    Heard,
+}
+
+/// Where a member is.
+#[derive(Debug)]
+enum Slot {
+    /// In a room, at this index.
+    In(RoomKey, usize),
+    /// Its room was unloaded: nothing more comes for it, and a `leave` is due when it is detached.
+    Unloaded,
+}
+
+/// What one delivery came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Delivered {
+    pub(super) queued: u64,
+    pub(super) before_answer: u64,
+    pub(super) overflowed: u64,
+}
+
+/// All members of a link.
+#[derive(Debug, Default)]
+pub(super) struct Members {
+    rooms: HashMap<RoomKey, Vec<Member>, RandomState>,
+    slots: HashMap<MemberId, Slot, RandomState>,
+}
+
+impl Members {
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(super) fn insert(&mut self, room: RoomKey, member: Member) {
+        let members = self.rooms.entry(room.clone()).or_default();
+        self.slots.insert(member.id, Slot::In(room, members.len()));
+        members.push(member);
+    }
+
+    /// Forgets a member. `true` if the Monolith still counts it, so that a `leave` is due.
+    pub(super) fn remove(&mut self, id: MemberId) -> bool {
+        match self.slots.remove(&id) {
+            Some(Slot::In(room, index)) => {
+                self.take(&room, index);
+                true
+            }
+            Some(Slot::Unloaded) => true,
+            None => false,
+        }
+    }
+
+    /// Takes a member out because the Monolith has forgotten it.
+    pub(super) fn kick(&mut self, id: MemberId) -> Option<Member> {
+        match self.slots.remove(&id)? {
+            Slot::In(room, index) => self.take(&room, index),
+            Slot::Unloaded => None,
+        }
+    }
+
+    pub(super) fn get_mut(&mut self, id: MemberId) -> Option<&mut Member> {
+        match self.slots.get(&id)? {
+            Slot::In(room, index) => self.rooms.get_mut(room)?.get_mut(*index),
+            Slot::Unloaded => None,
+        }
+    }
+
+    /// Sends to one member. The member is returned the first time it hears anything, if that is to be reported.
+    pub(super) fn unicast(&mut self, id: MemberId, frame: Utf8Bytes) -> Option<(Delivered, Option<&Member>)> {
+        let member = self.get_mut(id)?;
+        let mut delivered = Delivered::default();
+        member.answer = Answer::Heard;
+        member.deliver(frame, &mut delivered);
+        let first = std::mem::take(&mut member.report);
+        Some((delivered, first.then_some(&*member)))
+    }
+
+    /// Sends to every member of a room, spelled as the Monolith likes.
+    pub(super) fn broadcast(
+        &mut self,
+        room: &str,
+        frame: &Utf8Bytes,
+        mut first: impl FnMut(&Member),
+    ) -> Option<Delivered> {
+        let members = self.rooms.get_mut(&*lower_case(room))?;
+        let mut delivered = Delivered::default();
+        let mut now = None;
+        for member in members {
+            if let Answer::Awaited { until } = member.answer
+                && *now.get_or_insert_with(Instant::now) < until
+            {
+                delivered.before_answer += 1;
+                continue;
+            }
+            member.answer = Answer::Heard;
+            if std::mem::take(&mut member.report) {
+                first(member);
+            }
+            member.deliver(frame.clone(), &mut delivered);
+        }
+        Some(delivered)
+    }
+
+    /// The members of a room.
+    pub(super) fn of_room(&self, room: &str) -> &[Member] {
+        self.rooms.get(&*lower_case(room)).map_or(&[], Vec::as_slice)
+    }
+
+    /// A room was unloaded: its members hear nothing more, but for those that had no frame since their `join`. Theirs
+    /// crossed the unload; they stay, and their first frame is reported.
+    pub(super) fn unload(&mut self, room: &RoomKey) -> Vec<(ClientId, Attachment)> {
+        let Some(members) = self.rooms.remove(room) else { return Vec::new() };
+        let mut unanswered = Vec::new();
+        for mut member in members {
+            if member.answer == Answer::Heard {
+                self.slots.insert(member.id, Slot::Unloaded);
+            } else {
+                unanswered.push((member.client, member.attachment));
+                member.report = true;
+                self.insert(room.clone(), member);
+            }
+        }
+        unanswered
+    }
+
+    fn take(&mut self, room: &RoomKey, index: usize) -> Option<Member> {
+        let members = self.rooms.get_mut(room)?;
+        let member = members.swap_remove(index);
+        if let Some(moved) = members.get(index)
+            && let Some(Slot::In(_, at)) = self.slots.get_mut(&moved.id)
+        {
+            *at = index;
+        }
+        if members.is_empty() {
+            self.rooms.remove(room);
+        }
+        Some(member)
+    }
+}
+
+impl Member {
+    /// A member whose `join` is being queued now.
+    pub(super) fn joining(
+        client: ClientId,
+        attachment: Attachment,
+        inbox: Arc<Inbox>,
+        report: bool,
+        patience: Duration,
+    ) -> Self {
+        let answer = Answer::Awaited { until: Instant::now() + patience };
+        Self { client, attachment, id: client.member(attachment), inbox, answer, report }
+    }
+
+    fn deliver(&self, frame: Utf8Bytes, delivered: &mut Delivered) {
+        match self.inbox.push(self.attachment, frame) {
+            Ok(()) => delivered.queued += 1,
+            Err(Overflow) => delivered.overflowed += 1,
+        }
+    }
+}
+
+fn lower_case(name: &str) -> Cow<'_, str> {
+    if name.bytes().any(|b| b.is_ascii_uppercase()) {
+        Cow::Owned(name.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::inbox::Item;
+    use super::*;
+    use crate::config::QueueLimit;
+
+    const LIMIT: QueueLimit = QueueLimit { messages: 8, bytes: 1000 };
+
+    fn member(n: u128, patience: Duration) -> Member {
+        Member::joining(ClientId::from_u128(n << 64), Attachment(1), Inbox::new(LIMIT), false, patience)
+    }
+
+    fn heard(inbox: &Inbox) -> Vec<String> {
+        std::iter::from_fn(|| inbox.try_next())
+            .filter_map(|item| match item {
+                Item::Frame(_, frame) => Some(frame.to_string()),
+                _ => None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn f55_no_broadcast_comes_before_the_answer() {
+        let mut members = Members::default();
+        let joining = member(1, Duration::from_secs(60));
+        let (id, inbox) = (joining.id, joining.inbox.clone());
+        members.insert(RoomKey::of("room"), joining);
+        let early = members.broadcast("Room", &"early".into(), |_| ()).unwrap();
+        assert_eq!((early.queued, early.before_answer), (0, 1));
+        members.unicast(id, "sync".into()).unwrap();
+        assert_eq!(members.broadcast("ROOM", &"late".into(), |_| ()).unwrap().queued, 1);
+        assert_eq!(heard(&inbox), ["sync", "late"]);
+    }
+
+    #[test]
+    fn a_monolith_that_answers_no_joins_is_heard_after_a_while() {
+        let mut members = Members::default();
+        let joining = member(1, Duration::ZERO);
+        let inbox = joining.inbox.clone();
+        members.insert(RoomKey::of("room"), joining);
+        members.broadcast("room", &"hello".into(), |_| ()).unwrap();
+        assert_eq!(heard(&inbox), ["hello"]);
+    }
+
+    #[test]
+    fn removal_keeps_every_other_member_in_place() {
+        let mut members = Members::default();
+        let ids: Vec<MemberId> = (1..=5)
+            .map(|n| {
+                let member = member(n, Duration::ZERO);
+                let id = member.id;
+                members.insert(RoomKey::of("room"), member);
+                id
+            })
+            .collect();
+        assert!(members.remove(ids[1]));
+        assert!(members.kick(ids[4]).is_some());
+        assert!(!members.remove(ids[4]), "nothing is due after a kick");
+        for id in [ids[0], ids[2], ids[3]] {
+            assert!(members.unicast(id, "x".into()).is_some(), "{id}");
+            assert!(members.remove(id));
+        }
+        assert_eq!((members.len(), members.rooms.len()), (0, 0));
+    }
+
+    #[test]
+    fn an_unload_spares_those_whose_join_crossed_it_and_owes_the_others_a_leave() {
+        let mut members = Members::default();
+        let (settled, crossing) = (member(1, Duration::ZERO), member(2, Duration::from_secs(60)));
+        let (a, b) = (settled.id, crossing.id);
+        let expected = vec![(crossing.client, crossing.attachment)];
+        members.insert(RoomKey::of("room"), settled);
+        members.insert(RoomKey::of("room"), crossing);
+        members.unicast(a, "sync".into()).unwrap();
+        assert_eq!(members.unload(&RoomKey::of("room")), expected);
+        assert!(members.unicast(a, "zombie".into()).is_none());
+        let (_, first) = members.unicast(b, "sync".into()).unwrap();
+        assert!(first.is_some(), "its first frame is reported");
+        assert!(members.remove(a) && members.remove(b));
+    }
+}

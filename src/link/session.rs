@@ -1,0 +1,426 @@
+//! One linked Monolith: the read loop with its fan-out, the write loop, heartbeats and commands.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt, StreamExt};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::{Bytes, Message, Utf8Bytes};
+use tracing::{debug, info, warn};
+
+use super::dial::LinkStream;
+use super::members::{Delivered, Member, Members};
+use super::outbox::{Outbox, Outgoing};
+use super::stats::{LinkStats, count};
+use super::tap::{Direction, TapKind};
+use super::{Command, LinkContext, LinkSettings, Report};
+use crate::model::event::Event;
+use crate::model::policy::MonolithState;
+use crate::model::wire::{self, Frame, FromMonolith, Init, Recipient, RoomMessage};
+use crate::model::{CloseCode, LinkId, MemberId, RoomKey};
+
+/// How a session ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// Another link leads to the same Monolith.
+    Refused,
+    /// usher stops.
+    Stopped,
+    /// Discovery dropped the endpoint and nobody was left on it, or it took too long.
+    Drained,
+    /// Anything else.
+    Lost(&'static str),
+}
+
+/// The state of one link.
+pub(super) struct Session {
+    link: LinkId,
+    init: Init,
+    context: LinkContext,
+    outbox: Arc<Outbox>,
+    members: Members,
+    join_answer: Duration,
+    drain: Duration,
+    heartbeat: Heart,
+    stats: Arc<LinkStats>,
+    /// Lifecycle events of the frame at hand; they are sent before the next one is read.
+    events: VecDeque<Event>,
+}
+
+/// How long the close handshake of a link may take.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+
+impl Session {
+    pub(super) fn new(link: LinkId, init: Init, settings: &LinkSettings, context: LinkContext) -> Self {
+        let outbox = Arc::new(Outbox::new(init.id.clone(), settings.link_queue));
+        let stats = Arc::new(LinkStats::default());
+        stats.set_outbox(outbox.clone());
+        Self {
+            link,
+            init,
+            context,
+            outbox,
+            members: Members::default(),
+            join_answer: settings.timeouts.join_answer,
+            drain: settings.timeouts.drain,
+            heartbeat: Heart::new(settings.heartbeat.interval, settings.heartbeat.missed),
+            stats,
+            events: VecDeque::new(),
+        }
+    }
+
+    /// Runs until the link ends, and reports the end if it was registered.
+    pub(super) async fn run(
+        mut self,
+        stream: LinkStream,
+        http: SocketAddr,
+        endpoint: Arc<str>,
+        listed: &mut watch::Receiver<bool>,
+    ) -> End {
+        let (commands, mut inbox) = mpsc::unbounded_channel();
+        let up = Report::Up {
+            link: self.link,
+            endpoint: endpoint.clone(),
+            monolith: self.init.id.clone(),
+            region: self.init.region.clone(),
+            http,
+            commands,
+            stats: self.stats.clone(),
+        };
+        if self.context.reports.send(up).await.is_err() {
+            return End::Stopped;
+        }
+        match inbox.recv().await {
+            Some(Command::Accept) => {}
+            Some(Command::Refuse) => return End::Refused,
+            _ => return End::Stopped,
+        }
+        info!(%endpoint, monolith = %self.init.id, region = %self.init.region, link = %self.link, "linked");
+        let (sink, source) = stream.split();
+        let writer = tokio::spawn(write_loop(self.outbox.clone(), sink, self.context.counters.clone()));
+        let end = self.read_loop(source, &mut inbox, listed).await;
+        self.outbox.push_control(Outgoing::Close);
+        let reports = self.context.reports.clone();
+        let down = Report::Event(Event::LinkDown { link: self.link });
+        // The members are told through the control thread; a link that is gone owes nobody a leave.
+        if reports.send(down).await.is_err() {
+            debug!("the control thread has ended before its links");
+        }
+        let mut writer = writer;
+        if tokio::time::timeout(CLOSE_PATIENCE, &mut writer).await.is_err() {
+            writer.abort();
+        }
+        self.outbox.close();
+        end
+    }
+
+    async fn read_loop(
+        &mut self,
+        mut source: SplitStream<LinkStream>,
+        commands: &mut mpsc::UnboundedReceiver<Command>,
+        listed: &mut watch::Receiver<bool>,
+    ) -> End {
+        let mut beat = tokio::time::interval_at(Instant::now() + self.heartbeat.interval, self.heartbeat.interval);
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut draining: Option<Instant> = None;
+        loop {
+            while let Some(event) = self.events.pop_front() {
+                if self.context.reports.send(Report::Event(event)).await.is_err() {
+                    return End::Stopped;
+                }
+            }
+            let deadline = draining.unwrap_or_else(Instant::now);
+            tokio::select! {
+                // Commands first: a member whose attach is queued must be there for the frames that follow its join.
+                biased;
+                command = commands.recv() => match command {
+                    Some(Command::Stop) | None => return End::Stopped,
+                    Some(command) => {
+                        self.command(command);
+                        if draining.is_some() && self.members.len() == 0 {
+                            return End::Drained;
+                        }
+                    }
+                },
+                _ = beat.tick() => {
+                    if let Err(end) = self.beat() {
+                        return end;
+                    }
+                }
+                changed = listed.changed() => {
+                    if changed.is_err() {
+                        return End::Stopped;
+                    }
+                    let listed = *listed.borrow_and_update();
+                    draining = (!listed).then(|| Instant::now() + self.drain);
+                    let state = if listed { MonolithState::Up } else { MonolithState::Draining };
+                    info!(monolith = %self.init.id, listed, "discovery changed its mind about a linked monolith");
+                    self.heartbeat.draining = !listed;
+                    self.events.push_back(Event::LinkState { link: self.link, state });
+                    if !listed && self.members.len() == 0 {
+                        return End::Drained;
+                    }
+                }
+                () = tokio::time::sleep_until(deadline), if draining.is_some() => return End::Drained,
+                message = source.next() => match message {
+                    Some(Ok(message)) => {
+                        if let Err(end) = self.message(message) {
+                            return end;
+                        }
+                    }
+                    Some(Err(error)) => {
+                        debug!(monolith = %self.init.id, %error, "link broke");
+                        return End::Lost("broken");
+                    }
+                    None => return End::Lost("closed"),
+                },
+            }
+        }
+    }
+
+    fn message(&mut self, message: Message) -> Result<(), End> {
+        if let Some(missed) = self.heartbeat.heard() {
+            info!(monolith = %self.init.id, missed, "link answers again");
+            self.events.push_back(Event::LinkState { link: self.link, state: MonolithState::Up });
+        }
+        match message {
+            Message::Text(text) => self.frame(&text),
+            // The real thing reads binary frames that hold JSON like text, and so do we.
+            Message::Binary(bytes) => match std::str::from_utf8(&bytes) {
+                Ok(text) => self.frame(text),
+                Err(_) => count(&self.context.counters.bad_frames),
+            },
+            Message::Pong(payload) => {
+                if let Some(rtt) = self.heartbeat.answered(&payload) {
+                    self.stats.set_rtt(rtt);
+                }
+            }
+            Message::Close(frame) => {
+                let code = frame.as_ref().map(|frame| u16::from(frame.code));
+                info!(monolith = %self.init.id, ?code, "monolith closes its link");
+                return Err(End::Lost("closed by the monolith"));
+            }
+            Message::Ping(_) | Message::Frame(_) => {}
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self, text: &str) {
+        let counters = self.context.counters.clone();
+        count(&counters.frames_in);
+        let frame = match Frame::parse(text) {
+            Ok(frame) => frame,
+            Err(error) => {
+                count(&counters.bad_frames);
+                debug!(monolith = %self.init.id, %error, "frame ignored");
+                return;
+            }
+        };
+        if frame.unknown_fields > 0 {
+            counters.unknown_fields.fetch_add(u64::from(frame.unknown_fields), std::sync::atomic::Ordering::Relaxed);
+        }
+        match frame.message {
+            FromMonolith::RoomMessage(message) => self.room_message(&message),
+            FromMonolith::Kick { client, code } => self.kick(client, code),
+            FromMonolith::Loaded(report) => self.events.push_back(Event::Loaded { link: self.link, report }),
+            FromMonolith::Unloaded { room, reason } => {
+                let unanswered = self.members.unload(room.key());
+                let room: RoomKey = room.key().clone();
+                self.events.push_back(Event::Unloaded { link: self.link, room, reason, unanswered });
+            }
+            FromMonolith::Gossip(rooms) => self.events.push_back(Event::Gossip { link: self.link, rooms }),
+            FromMonolith::Init(_) => warn!(monolith = %self.init.id, "a second init is ignored"),
+            FromMonolith::Unknown => count(&counters.unknown_types),
+        }
+    }
+
+    fn room_message(&mut self, message: &RoomMessage<'_>) {
+        let (link, events, counters) = (self.link, &mut self.events, &self.context.counters);
+        let mut first = |member: &Member| {
+            events.push_back(Event::Answered { link, client: member.client, attachment: member.attachment });
+        };
+        // One copy per message, shared by every delivery: a slice of the frame would keep the whole read buffer alive.
+        let payload = || Utf8Bytes::from(message.payload);
+        let (delivered, kind) = match message.to {
+            Recipient::Everyone => {
+                if self.members.of_room(&message.room).is_empty() {
+                    count(&counters.unknown_members);
+                    return;
+                }
+                (self.members.broadcast(&message.room, &payload(), first), TapKind::Broadcast)
+            }
+            Recipient::Member(id) => match self.members.unicast(id, payload()) {
+                Some((delivered, member)) => {
+                    if let Some(member) = member {
+                        first(member);
+                    }
+                    (Some(delivered), TapKind::Ws)
+                }
+                None => (None, TapKind::Ws),
+            },
+            Recipient::Nobody => (None, TapKind::Ws),
+        };
+        let Some(Delivered { queued, before_answer, overflowed }) = delivered else {
+            count(&counters.unknown_members);
+            return;
+        };
+        use std::sync::atomic::Ordering::Relaxed;
+        counters.deliveries.fetch_add(queued, Relaxed);
+        if before_answer > 0 {
+            counters.before_answer.fetch_add(before_answer, Relaxed);
+        }
+        if overflowed > 0 {
+            counters.overflows.fetch_add(overflowed, Relaxed);
+        }
+        self.context.tap.emit(kind, &self.init.id, Direction::Rx);
+    }
+
+    fn kick(&mut self, id: Option<MemberId>, code: CloseCode) {
+        let Some(member) = id.and_then(|id| self.members.kick(id)) else {
+            count(&self.context.counters.unknown_members);
+            return;
+        };
+        member.inbox.close(code);
+        self.events.push_back(Event::Kicked {
+            link: self.link,
+            client: member.client,
+            attachment: member.attachment,
+            code,
+        });
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Attach { client, attachment, room, token, inbox, open, report } => {
+                // Subscribing and queueing the join are one step, so no answer can come before the subscription, and
+                // the client's own frames can only follow its join.
+                let member = Member::joining(client, attachment, inbox.clone(), report, self.join_answer);
+                let id = member.id;
+                self.members.insert(room.key().clone(), member);
+                self.outbox.push_control(Outgoing::Text(wire::join(room.spelling(), id, &token.0)));
+                inbox.attached(attachment, id, self.outbox.clone(), open);
+            }
+            Command::Open { client, attachment } => {
+                if let Some(member) = self.members.get_mut(client.member(attachment)) {
+                    member.inbox.open(attachment);
+                }
+            }
+            Command::Detach { client, attachment } => {
+                let id = client.member(attachment);
+                if self.members.remove(id) {
+                    self.outbox.push_control(Outgoing::Text(wire::leave(id)));
+                }
+            }
+            Command::Unload { room } => {
+                warn!(monolith = %self.init.id, "asking the loser of a duplicate to unload it");
+                self.outbox.push_control(Outgoing::Text(wire::unload(room.spelling())));
+            }
+            Command::Accept | Command::Refuse | Command::Stop => {}
+        }
+    }
+
+    fn beat(&mut self) -> Result<(), End> {
+        match self.heartbeat.beat() {
+            Beat::Fine => {}
+            Beat::Suspect => {
+                warn!(monolith = %self.init.id, "link misses heartbeats: no new rooms until it answers");
+                self.events.push_back(Event::LinkState { link: self.link, state: MonolithState::Suspect });
+            }
+            Beat::Dead => return Err(End::Lost("missed heartbeats")),
+        }
+        self.outbox.push_control(Outgoing::Ping(self.heartbeat.number));
+        Ok(())
+    }
+}
+
+/// Heartbeats of one link: whatever is heard proves life, and a ping is sent each interval so that there is something
+/// to hear.
+struct Heart {
+    interval: Duration,
+    allowed: u32,
+    missed: u32,
+    number: u64,
+    sent: Instant,
+    heard: bool,
+    draining: bool,
+}
+
+enum Beat {
+    Fine,
+    Suspect,
+    Dead,
+}
+
+impl Heart {
+    fn new(interval: Duration, allowed: u32) -> Self {
+        Self { interval, allowed, missed: 0, number: 0, sent: Instant::now(), heard: true, draining: false }
+    }
+
+    /// One interval has passed.
+    fn beat(&mut self) -> Beat {
+        let silent = !std::mem::replace(&mut self.heard, false);
+        self.number += 1;
+        self.sent = Instant::now();
+        if !silent {
+            return Beat::Fine;
+        }
+        self.missed += 1;
+        match self.missed {
+            missed if missed >= self.allowed => Beat::Dead,
+            1 if !self.draining => Beat::Suspect,
+            _ => Beat::Fine,
+        }
+    }
+
+    /// Something came. Returns how many beats were missed if the link was suspected.
+    fn heard(&mut self) -> Option<u32> {
+        self.heard = true;
+        let missed = std::mem::take(&mut self.missed);
+        (missed > 0 && !self.draining).then_some(missed)
+    }
+
+    /// The round trip, if this is the answer to the last ping.
+    fn answered(&self, payload: &[u8]) -> Option<Duration> {
+        (payload == self.number.to_be_bytes()).then(|| self.sent.elapsed())
+    }
+}
+
+/// Writes what waits, as many frames as there are with one flush.
+async fn write_loop(
+    outbox: Arc<Outbox>,
+    mut sink: SplitSink<LinkStream, Message>,
+    counters: Arc<super::stats::LinkCounters>,
+) {
+    while let Some(mut next) = outbox.next().await {
+        loop {
+            let message = match next {
+                Outgoing::Text(text) => {
+                    count(&counters.frames_out);
+                    Message::text(text)
+                }
+                Outgoing::Ping(number) => Message::Ping(Bytes::copy_from_slice(&number.to_be_bytes())),
+                Outgoing::Close => {
+                    let frame = CloseFrame { code: CloseCode::AWAY.get().into(), reason: Utf8Bytes::default() };
+                    // The other side may be gone already: then there is nobody to say goodbye to.
+                    let _ = sink.send(Message::Close(Some(frame))).await;
+                    return;
+                }
+            };
+            if sink.feed(message).await.is_err() {
+                return;
+            }
+            match outbox.try_next() {
+                Some(more) => next = more,
+                None => break,
+            }
+        }
+        if sink.flush().await.is_err() {
+            return;
+        }
+    }
+}
