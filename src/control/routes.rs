@@ -31,7 +31,7 @@ pub struct Target {
     pub link: LinkId,
     /// What its link measures.
     pub stats: Arc<LinkStats>,
-    inflight: AtomicU32,
+    inflight: Arc<AtomicU32>,
     latency_us: AtomicU64,
     errors_ppm: AtomicU64,
 }
@@ -48,21 +48,15 @@ impl Target {
             http,
             link,
             stats,
-            inflight: AtomicU32::new(0),
+            inflight: Arc::default(),
             latency_us: AtomicU64::new(0),
             errors_ppm: AtomicU64::new(0),
         })
     }
 
-    /// Counts a request for as long as the guard lives.
-    pub fn begin(self: &Arc<Self>) -> InFlight {
-        self.inflight.fetch_add(1, Relaxed);
-        InFlight(self.clone())
-    }
-
-    /// Requests in flight.
-    pub fn inflight(&self) -> u32 {
-        self.inflight.load(Relaxed)
+    /// The count of requests in flight, for whoever sends one.
+    pub fn inflight(&self) -> Arc<AtomicU32> {
+        self.inflight.clone()
     }
 
     /// Smoothed time to the head of a response, in milliseconds.
@@ -89,16 +83,6 @@ fn smooth(value: &AtomicU64, sample: f64, started: bool) {
     let old = value.load(Relaxed) as f64;
     let new = if started { old + (sample - old) * WEIGHT } else { sample };
     value.store(new.round() as u64, Relaxed);
-}
-
-/// A request in flight.
-#[derive(Debug)]
-pub struct InFlight(Arc<Target>);
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.inflight.fetch_sub(1, Relaxed);
-    }
 }
 
 /// The Monoliths at one moment.

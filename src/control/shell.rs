@@ -302,7 +302,7 @@ fn measure(view: &mut View, target: &Target, age_s: f64) {
     let round = |value: f64| (value * 10.0).round() / 10.0;
     let rtt_ms = round(target.stats.rtt().as_secs_f64() * 1e3);
     let queue = u32::try_from(target.stats.queued()).unwrap_or(u32::MAX);
-    let (inflight, latency_ms) = (target.inflight(), round(target.latency_ms()));
+    let (inflight, latency_ms) = (target.inflight().load(std::sync::atomic::Ordering::Relaxed), round(target.latency_ms()));
     let errors = (target.errors() * 1e3).round() / 1e3;
     let old = (row.rtt_ms, row.queue, row.inflight, row.latency_ms, row.errors, row.age_s);
     if old != (rtt_ms, queue, inflight, latency_ms, errors, age_s) {

@@ -5,6 +5,7 @@ pub mod close;
 pub mod epoch;
 pub mod event;
 pub mod id;
+pub mod metrics;
 pub mod policy;
 pub mod wire;
 

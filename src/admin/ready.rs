@@ -1,0 +1,45 @@
+//! Whether this balancer should be given new clients, and if not, why.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::Admin;
+
+/// The answer of `GET /_usher/ready`.
+#[derive(Debug, Serialize)]
+pub struct Readiness {
+    /// Whether new clients are welcome.
+    pub ready: bool,
+    /// Why not; also what is wrong without being reason enough.
+    pub reasons: Vec<String>,
+}
+
+impl Admin {
+    /// Looks at everything that could keep clients from being served.
+    pub fn readiness(&self) -> Readiness {
+        let mut reasons = Vec::new();
+        if self.stopping.load(Relaxed) {
+            reasons.push("draining: usher is stopping".to_string());
+        }
+        if !self.control.routes().available() {
+            reasons.push("no Monolith is linked".to_string());
+        }
+        let health = self.control.health();
+        if health.is_late() {
+            reasons.push("the control thread is late".to_string());
+        }
+        // A join waits for one Monolith at most so long before the next is tried.
+        let patience = self.config.load().timeouts.load + Duration::from_secs(1);
+        if health.stalled_for() > patience {
+            reasons.push(format!("joins stall: none was let in for {} s", health.stalled_for().as_secs()));
+        }
+        let ready = reasons.is_empty();
+        if self.policies.breaker() != "closed" {
+            // The built-in policy serves meanwhile, so this is a detail and no reason to stay away.
+            reasons.push(format!("detail: the policy's breaker is {}", self.policies.breaker()));
+        }
+        Readiness { ready, reasons }
+    }
+}

@@ -1,0 +1,209 @@
+//! The front door itself: one method that answers every request that is not for the balancer's own administration.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use arc_swap::ArcSwap;
+use http::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
+use tracing::debug;
+
+use super::body::Body;
+use super::clients::Clients;
+use super::forward;
+use super::listener::{Peer, Stop, into_tcp};
+use super::proxy::{self, Proxy};
+use super::respond::{RETRY, Refusal};
+use super::room_list::{self, RoomList};
+use super::room_socket::{self, RoomRequest, SocketContext, SocketSettings};
+use super::router::{self, Intent};
+use super::upstream::{Pool, PoolTimeouts};
+use crate::config::Config;
+use crate::control::Control;
+use crate::link::inbox::Inbox;
+use crate::link::tap::Tap;
+use crate::model::{ClientId, CloseCode, InvalidRoomName, Region, RoomName};
+
+pub use super::proxy::RouteDecider;
+
+/// Everything that serves clients.
+pub struct FrontDoor {
+    config: Arc<ArcSwap<Config>>,
+    control: Control,
+    clients: Arc<Clients>,
+    sockets: Arc<SocketContext>,
+    list: RoomList,
+    proxy: Proxy,
+    stop: Stop,
+    /// Counters for metrics.
+    pub counters: Arc<FrontCounters>,
+}
+
+/// What happened at the front door.
+#[derive(Debug, Default)]
+pub struct FrontCounters {
+    /// Requests of any kind.
+    pub requests: AtomicU64,
+    /// Upgrades refused because no Monolith was available.
+    pub no_monolith: AtomicU64,
+    /// Upgrades refused at `limits.clients`.
+    pub too_many_clients: AtomicU64,
+    /// Requests passed on to Monoliths.
+    pub proxied: AtomicU64,
+    /// Requests that got no answer from a Monolith.
+    pub proxy_errors: AtomicU64,
+    /// `route` calls answered by the built-in default because of a fault.
+    pub route_fallbacks: AtomicU64,
+}
+
+impl FrontDoor {
+    /// A front door. `stop` ends its tunnels.
+    pub fn new(
+        config: Arc<ArcSwap<Config>>,
+        control: Control,
+        tap: Arc<Tap>,
+        decider: Arc<dyn RouteDecider>,
+        stop: Stop,
+    ) -> Self {
+        let clients = Arc::new(Clients::default());
+        let counters = Arc::new(FrontCounters::default());
+        let pool = Pool::new(PoolTimeouts::from(&config.load().timeouts));
+        Self {
+            sockets: Arc::new(SocketContext { control: control.clone(), clients: clients.clone(), tap: tap.clone() }),
+            list: RoomList::default(),
+            proxy: Proxy::new(pool, control.clone(), decider, tap, counters.clone()),
+            config,
+            control,
+            clients,
+            stop,
+            counters,
+        }
+    }
+
+    /// The register of client sockets.
+    pub fn clients(&self) -> &Arc<Clients> {
+        &self.clients
+    }
+
+    /// Answers one request.
+    pub async fn handle(&self, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
+        self.counters.requests.fetch_add(1, Relaxed);
+        match self.answer(request, peer).await {
+            Ok(response) => response,
+            Err(refusal) => refusal.response(),
+        }
+    }
+
+    async fn answer(&self, mut request: Request<Incoming>, peer: &Peer) -> Result<Response<Body>, Refusal> {
+        if request.method() == Method::CONNECT {
+            return Err(Refusal::MethodNotAllowed("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+        }
+        let config = self.config.load();
+        let websocket = router::wants_websocket(request.version(), request.method(), request.headers());
+        match router::intent(request.method(), request.uri().path(), websocket) {
+            Intent::Socket(room) => self.socket(request, room, &config),
+            Intent::List if room_list::is_privileged(request.headers()) => {
+                forward::to_upstream(&mut request, peer, &config.trusted);
+                let (parts, _) = request.into_parts();
+                room_list::privileged(self.proxy.pool(), &self.control, &parts.uri, &parts.headers).await
+            }
+            Intent::List => self.list.public(&self.control).await,
+            Intent::Room(room) if forward::wants_upgrade(&request) => {
+                let target = self.proxy.room_target(room, &request).await?;
+                self.tunnel(request, peer, &config, target.http, target.inflight()).await
+            }
+            Intent::Other(_) if forward::wants_upgrade(&request) => {
+                let target = self.proxy.first_route(&request, &config)?;
+                self.tunnel(request, peer, &config, target.http, target.inflight()).await
+            }
+            Intent::Create { generate } => self.proxy.create(request, generate, peer, &config).await,
+            Intent::Room(room) => self.proxy.room(room, request, peer, &config).await,
+            Intent::Other(_) => self.proxy.other(request, peer, &config).await,
+        }
+    }
+
+    async fn tunnel(
+        &self,
+        mut request: Request<Incoming>,
+        peer: &Peer,
+        config: &Config,
+        target: std::net::SocketAddr,
+        in_flight: Arc<std::sync::atomic::AtomicU32>,
+    ) -> Result<Response<Body>, Refusal> {
+        forward::to_upstream_upgrade(&mut request, peer, &config.trusted);
+        let in_flight = Some(super::upstream::InFlight::enter(&in_flight));
+        let opened = super::tunnel::open(self.proxy.pool(), target, request, in_flight, self.stop.clone()).await;
+        opened.map_err(|error| error.kind.into())
+    }
+
+    /// A room's WebSocket: the upgrade is answered at once, and a task of its own serves the client.
+    fn socket(
+        &self,
+        mut request: Request<Incoming>,
+        room: Result<RoomName, InvalidRoomName>,
+        config: &Config,
+    ) -> Result<Response<Body>, Refusal> {
+        let Some(key) = router::websocket_key(request.headers()) else {
+            let mut response = Refusal::BadRequest.response();
+            response.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            return Ok(response);
+        };
+        let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| Refusal::BadRequest)?;
+        let region = region_of(request.headers());
+        let reconnect = router::query_is(request.uri().query(), "reconnect", "true");
+        let settings = SocketSettings {
+            auth: config.timeouts.auth,
+            message: config.limits.message,
+            held: config.limits.held_frames,
+            heartbeat: config.heartbeat,
+        };
+        let client = ClientId::random();
+        let inbox = Inbox::new(config.limits.client_queue);
+        if room.is_ok() && !self.control.routes().available() {
+            self.counters.no_monolith.fetch_add(1, Relaxed);
+            return Err(Refusal::Unavailable(RETRY));
+        }
+        let Some(registered) = self.clients.register(client, inbox.clone(), config.limits.clients) else {
+            self.counters.too_many_clients.fetch_add(1, Relaxed);
+            return Err(Refusal::Unavailable(RETRY));
+        };
+        let context = self.sockets.clone();
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let Ok(upgraded) = upgrade.await else { return };
+            let Ok((stream, read, slot)) = into_tcp(upgraded) else {
+                debug!("an upgraded connection was not one of this listener");
+                return;
+            };
+            let websocket = room_socket::websocket_config(&settings);
+            let socket =
+                WebSocketStream::from_partially_read(stream, read.to_vec(), Role::Server, Some(websocket)).await;
+            match room {
+                Ok(room) => {
+                    let request = RoomRequest { client, room, region, reconnect };
+                    room_socket::serve(socket, request, inbox, registered, settings, context).await;
+                }
+                Err(_) => room_socket::turn_away(socket, CloseCode::INVALID_URL).await,
+            }
+            drop(slot);
+        });
+        let mut response = Response::new(Body::Empty);
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+        Ok(response)
+    }
+}
+
+/// The region at whose edge a user arrived, as Fly's proxy says.
+pub(super) fn region_of(headers: &http::HeaderMap) -> Option<Region> {
+    const LONGEST: usize = 32;
+    let region = headers.get(proxy::FLY_REGION)?.to_str().ok()?;
+    (!region.is_empty() && region.len() <= LONGEST).then(|| Region::from(region))
+}

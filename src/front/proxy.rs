@@ -1,0 +1,350 @@
+//! HTTP that goes on to a Monolith: of a bound room, of one that has to be placed first, of one that is being created,
+//! and everything that names no room.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HOST, HeaderName};
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use super::body::Body;
+use super::door::{FrontCounters, region_of};
+use super::forward;
+use super::listener::Peer;
+use super::respond::{RETRY, Refusal};
+use super::router;
+use super::upload::RequestBody;
+use super::upstream::{InFlight, Pool, SendError};
+use crate::config::Config;
+use crate::control::routes::{Published, Target};
+use crate::control::{Control, Placement, Refused};
+use crate::link::tap::{Direction, Tap, TapKind};
+use crate::model::event::RequestOutcome;
+use crate::model::policy::{Answer, Call, CallRequest, Cause, Decision, Hook, View};
+use crate::model::RoomName;
+
+/// The header in which Fly's proxy names the region at whose edge a user arrived.
+pub(super) const FLY_REGION: HeaderName = HeaderName::from_static("fly-region");
+
+/// The longest body of a creation that is read for its name: the Monolith's own limit.
+const CREATE_BODY: usize = 100_000;
+/// The longest answer to a creation that is read for its name.
+const CREATED_BODY: u64 = 64 << 10;
+/// How many Monoliths a request is tried at.
+const TRIES: usize = 3;
+
+/// Who decides about requests that name no room.
+pub trait RouteDecider: Send + Sync {
+    /// One decision of `route`, in a VM of the calling worker.
+    fn route(&self, call: &Call, view: &View) -> Decision;
+}
+
+/// Everything that proxying needs.
+pub(super) struct Proxy {
+    pool: Pool,
+    control: Control,
+    decider: Arc<dyn RouteDecider>,
+    tap: Arc<Tap>,
+    counters: Arc<FrontCounters>,
+    calls: AtomicU64,
+}
+
+impl Proxy {
+    pub(super) fn new(
+        pool: Pool,
+        control: Control,
+        decider: Arc<dyn RouteDecider>,
+        tap: Arc<Tap>,
+        counters: Arc<FrontCounters>,
+    ) -> Self {
+        Self { pool, control, decider, tap, counters, calls: AtomicU64::new(0) }
+    }
+
+    pub(super) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// A request of one room.
+    pub(super) async fn room(
+        &self,
+        room: RoomName,
+        request: Request<Incoming>,
+        peer: &Peer,
+        config: &Config,
+    ) -> Result<Response<Body>, Refusal> {
+        if let Some(target) = self.control.routes().find(room.key()) {
+            // The room is there and nowhere else: a Monolith that cannot be reached is no reason to ask another.
+            return self.send(&target, prepare(request, peer, config)).await.map_err(|error| error.kind.into());
+        }
+        let region = region_of(request.headers());
+        let mut request = prepare(request, peer, config);
+        for _ in 0..TRIES {
+            let Placement { target, sent } = self.place(Some(room.clone()), Cause::Http, region.clone()).await?;
+            match (self.send(&target, request).await, sent) {
+                (Ok(response), sent) => {
+                    if let Some(sent) = sent {
+                        sent.done(RequestOutcome::Status(response.status().as_u16()));
+                    }
+                    return Ok(response);
+                }
+                (Err(SendError { request: Some(unsent), .. }), Some(sent)) => {
+                    sent.done(RequestOutcome::NotSent);
+                    request = *unsent;
+                }
+                // Dropping what is owed reports the failure.
+                (Err(error), _) => return Err(error.kind.into()),
+            }
+        }
+        Err(Refusal::Unavailable(RETRY))
+    }
+
+    /// The creation of a room. It counts as pending on its Monolith until the answer, and a 201 pins the room there
+    /// before the client can know of it.
+    pub(super) async fn create(
+        &self,
+        request: Request<Incoming>,
+        generate: bool,
+        peer: &Peer,
+        config: &Config,
+    ) -> Result<Response<Body>, Refusal> {
+        let region = region_of(request.headers());
+        let (mut request, name) = if generate {
+            (prepare(request, peer, config), None)
+        } else {
+            let (request, name) = read_name(request, peer, config).await?;
+            (request, name)
+        };
+        for _ in 0..TRIES {
+            let Placement { target, sent } = self.place(name.clone(), Cause::Create, region.clone()).await?;
+            match (self.send(&target, request).await, sent) {
+                (Ok(response), Some(sent)) if response.status() == StatusCode::CREATED => {
+                    let (response, created) = read_created(response, name).await?;
+                    sent.done(created.map_or(RequestOutcome::Status(201), RequestOutcome::Created));
+                    return Ok(response);
+                }
+                (Ok(response), sent) => {
+                    if let Some(sent) = sent {
+                        sent.done(RequestOutcome::Status(response.status().as_u16()));
+                    }
+                    return Ok(response);
+                }
+                (Err(SendError { request: Some(unsent), .. }), Some(sent)) => {
+                    sent.done(RequestOutcome::NotSent);
+                    request = *unsent;
+                }
+                (Err(error), _) => return Err(error.kind.into()),
+            }
+        }
+        Err(Refusal::Unavailable(RETRY))
+    }
+
+    /// A request that names no room: the policy ranks the Monoliths, and one that cannot be reached is passed over.
+    pub(super) async fn other(
+        &self,
+        request: Request<Incoming>,
+        peer: &Peer,
+        config: &Config,
+    ) -> Result<Response<Body>, Refusal> {
+        let published = self.control.routes().published();
+        let choices = self.decide(&request, config, &published)?;
+        let mut request = prepare(request, peer, config);
+        let mut last = Refusal::Unavailable(RETRY);
+        for target in choices.iter().filter_map(|id| published.targets.get(id)).take(TRIES) {
+            match self.send(target, request).await {
+                Ok(response) => return Ok(response),
+                Err(SendError { request: Some(unsent), kind }) => {
+                    last = kind.into();
+                    request = *unsent;
+                }
+                Err(error) => return Err(error.kind.into()),
+            }
+        }
+        Err(last)
+    }
+
+    /// The Monolith of a room, for a request that is tunnelled.
+    pub(super) async fn room_target<B>(&self, room: RoomName, request: &Request<B>) -> Result<Arc<Target>, Refusal> {
+        if let Some(target) = self.control.routes().find(room.key()) {
+            return Ok(target);
+        }
+        // What becomes of a tunnel says nothing about the room: its placement is given back at once.
+        Ok(self.place(Some(room), Cause::Http, region_of(request.headers())).await?.target)
+    }
+
+    /// The first choice for a request that names no room.
+    pub(super) fn first_route<B>(&self, request: &Request<B>, config: &Config) -> Result<Arc<Target>, Refusal> {
+        let published = self.control.routes().published();
+        let choices = self.decide(request, config, &published)?;
+        let target = choices.iter().find_map(|id| published.targets.get(id));
+        target.cloned().ok_or(Refusal::Unavailable(RETRY))
+    }
+
+    async fn place(
+        &self,
+        room: Option<RoomName>,
+        cause: Cause,
+        region: Option<crate::model::Region>,
+    ) -> Result<Placement, Refusal> {
+        if !self.control.routes().available() {
+            return Err(Refusal::Unavailable(RETRY));
+        }
+        self.control.place(room, cause, region).await.map_err(|Refused { status }| match status {
+            503 => Refusal::Unavailable(RETRY),
+            status => Refusal::Policy { status, reason: "refused by policy".into() },
+        })
+    }
+
+    fn decide<B>(
+        &self,
+        request: &Request<B>,
+        config: &Config,
+        published: &Published,
+    ) -> Result<Vec<crate::model::MonolithId>, Refusal> {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let number = self.calls.fetch_add(1, Relaxed);
+        let now_us = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+        let call = Call {
+            hook: Hook::Route,
+            now_us,
+            seed: now_us.rotate_left(32) ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            region: config.region.clone(),
+            room: None,
+            client: None,
+            cause: None,
+            request: Some(visible(request, config)),
+            excluded: Vec::new(),
+        };
+        let decision = self.decider.route(&call, &published.view);
+        if decision.fault.is_some() {
+            self.counters.route_fallbacks.fetch_add(1, Relaxed);
+        }
+        match decision.answer {
+            Answer::Reject { code, reason } => Err(Refusal::Policy { status: code, reason }),
+            _ if decision.choices.is_empty() => Err(Refusal::Unavailable(RETRY)),
+            _ => Ok(decision.choices),
+        }
+    }
+
+    /// One request to one Monolith, with what is measured about it.
+    async fn send(&self, target: &Arc<Target>, request: Request<RequestBody>) -> Result<Response<Body>, SendError> {
+        self.counters.proxied.fetch_add(1, Relaxed);
+        self.tap.emit(TapKind::Proxy, &target.id, Direction::Tx);
+        let started = Instant::now();
+        let sent = self.pool.send(target.http, request, Some(InFlight::enter(&target.inflight()))).await;
+        match sent {
+            Ok(mut response) => {
+                target.sample(Some(started.elapsed()));
+                forward::to_client(response.headers_mut());
+                Ok(response.map(Body::Upstream))
+            }
+            Err(error) => {
+                self.counters.proxy_errors.fetch_add(1, Relaxed);
+                target.sample(None);
+                Err(error)
+            }
+        }
+    }
+}
+
+fn prepare(mut request: Request<Incoming>, peer: &Peer, config: &Config) -> Request<RequestBody> {
+    forward::to_upstream(&mut request, peer, &config.trusted);
+    request.map(RequestBody::from)
+}
+
+/// What a policy may see of a request.
+fn visible<B>(request: &Request<B>, config: &Config) -> CallRequest {
+    let headers = request.headers();
+    let header = |name: &String| {
+        let value = headers.get(name.as_str())?.to_str().ok()?;
+        Some((name.clone(), value.to_string()))
+    };
+    let mut query = BTreeMap::new();
+    if !config.policy.query.is_empty() {
+        for (name, value) in router::parameters(request.uri().query()) {
+            if config.policy.query.iter().any(|wanted| wanted == name) {
+                query.insert(name.to_string(), value.to_string());
+            }
+        }
+    }
+    CallRequest {
+        method: request.method().as_str().into(),
+        path: request.uri().path().into(),
+        host: headers.get(HOST).and_then(|host| host.to_str().ok()).map(Into::into),
+        region: region_of(headers),
+        headers: config.policy.headers.iter().filter_map(header).collect(),
+        query,
+    }
+}
+
+/// Reads the body of a creation for its name, as far as it is not too long; it is passed on in any case.
+async fn read_name(
+    mut request: Request<Incoming>,
+    peer: &Peer,
+    config: &Config,
+) -> Result<(Request<RequestBody>, Option<RoomName>), Refusal> {
+    #[derive(serde::Deserialize)]
+    struct Named {
+        name: String,
+    }
+    forward::to_upstream(&mut request, peer, &config.trusted);
+    let (parts, mut body) = request.into_parts();
+    let mut pieces: Vec<Bytes> = Vec::new();
+    let mut length = 0;
+    let read = async {
+        while length <= CREATE_BODY {
+            match body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        length += data.len();
+                        pieces.push(data);
+                    }
+                }
+                Some(Err(_)) => return Err(Refusal::BadRequest),
+                None => return Ok(true),
+            }
+        }
+        Ok(false)
+    };
+    let patience: Duration = config.timeouts.http_response;
+    let whole = tokio::time::timeout(patience, read).await.map_err(|_| Refusal::BadRequest)??;
+    let name = if whole {
+        let text = pieces.concat();
+        serde_json::from_slice::<Named>(&text).ok().and_then(|named| RoomName::parse(&named.name).ok())
+    } else {
+        None
+    };
+    let rest = (!whole).then_some(body);
+    Ok((Request::from_parts(parts, RequestBody::resumed(pieces, rest)), name))
+}
+
+/// Reads the name of a created room: the one that was asked for, else the one in the answer. An answer that is too long
+/// or not to be read names none, and is passed on.
+async fn read_created(
+    response: Response<Body>,
+    asked: Option<RoomName>,
+) -> Result<(Response<Body>, Option<RoomName>), Refusal> {
+    #[derive(serde::Deserialize)]
+    struct Created {
+        room: String,
+    }
+    let readable = !response.headers().contains_key(CONTENT_ENCODING)
+        && response
+            .headers()
+            .get(CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok()?.parse::<u64>().ok())
+            .is_some_and(|length| length <= CREATED_BODY);
+    if asked.is_some() || !readable {
+        return Ok((response, asked));
+    }
+    let (parts, body) = response.into_parts();
+    let body: Body = body;
+    let bytes = body.collect().await.map_err(|_| Refusal::BadGateway)?.to_bytes();
+    let name = serde_json::from_slice::<Created>(&bytes).ok();
+    let name = name.and_then(|created| RoomName::parse(&created.room).ok());
+    Ok((Response::from_parts(parts, Body::Full(bytes)), name))
+}
