@@ -49,7 +49,7 @@ const FLY: [(&str, f64, f64); 35] = [
 /// How far regions are from each other, in milliseconds of round trip. Without any configuration it knows Fly's regions.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Distances {
-    matrix: BTreeMap<(Region, Region), f64>,
+    matrix: BTreeMap<Region, BTreeMap<Region, f64>>,
     at: BTreeMap<Region, (f64, f64)>,
 }
 
@@ -58,8 +58,9 @@ impl Distances {
     ///
     /// A measured value of `[regions.ms]` counts first, in either direction unless both are given; then 0 for a region
     /// and itself; then [`estimate_ms`] from `[regions.at]` or, for a region that it does not name, Fly's places.
+    /// An estimate costs a few trigonometric functions: callers on a hot path keep it.
     pub fn ms(&self, from: &Region, to: &Region) -> Option<f64> {
-        let measured = |from: &Region, to: &Region| self.matrix.get(&(from.clone(), to.clone())).copied();
+        let measured = |from: &Region, to: &Region| self.matrix.get(from)?.get(to).copied();
         if let Some(ms) = measured(from, to).or_else(|| measured(to, from)) {
             return Some(ms);
         }
@@ -71,7 +72,7 @@ impl Distances {
 
     /// Sets a measured round trip in milliseconds.
     pub fn set_ms(&mut self, from: Region, to: Region, ms: f64) {
-        self.matrix.insert((from, to), ms);
+        self.matrix.entry(from).or_default().insert(to, ms);
     }
 
     /// Sets where a region is: latitude and longitude in degrees.

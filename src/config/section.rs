@@ -57,7 +57,8 @@ impl Walk {
     }
 }
 
-/// The nearest known key: in the same section first, then the same name in any section, then the nearest anywhere.
+/// The nearest known key of the same section; else the same name in another one (a key that lacks its section may be
+/// misspelled as well); else all that is known there.
 fn suggestion(unknown: &str, known: &BTreeSet<String>) -> String {
     let (section, name) = split(unknown);
     let allowed = (name.chars().count() / 3).max(1);
@@ -72,7 +73,8 @@ fn suggestion(unknown: &str, known: &BTreeSet<String>) -> String {
     if let Some(key) = siblings().filter(close).min_by_key(distance) {
         return format!("did you mean {}?", split(key).1);
     }
-    if let Some(key) = known.iter().filter(close).min_by_key(distance) {
+    let elsewhere = |key: &&String| !key.contains('[') && (split(key).1 == name || (section.is_empty() && close(key)));
+    if let Some(key) = known.iter().filter(elsewhere).min_by_key(distance) {
         return format!("did you mean {key}?");
     }
     let names: Vec<&str> = siblings().map(|key| split(key).1).collect();

@@ -191,7 +191,9 @@ fn unknown_keys_suggest_the_nearest() {
     usher("[heartbeat]\nwhatsoever = 1")
         .fails(&["usher.toml:2: heartbeat.whatsoever: unknown key; known here: interval, missed"]);
     file("conf/my.toml", "[[discovery.monoliths]]\nhost = 'a'\nport = 1\nwieght = 2\n[discovery]\nmethod = 'manual'")
-        .fails_with("not valid TOML");
+        .fails(&["conf/my.toml:4: discovery.monoliths[0].wieght: unknown key; known here: host, port"]);
+    usher("[policy]\nauth = '20s'").fails(&["usher.toml:2: policy.auth: unknown key; did you mean timeouts.auth?"]);
+    usher("auht = '20s'").fails(&["usher.toml:1: auht: unknown key; did you mean timeouts.auth?"]);
     usher("[discovery]\nmethod = 'manual'\n[[discovery.monoliths]]\nhost = 'a'\nport = 1\nprot = 2")
         .fails(&["usher.toml:6: discovery.monoliths[0].prot: unknown key; did you mean port?"]);
     let peer = file("/srv/balancer.toml", "prot = 1\nport = 2");
@@ -240,7 +242,7 @@ fn wrong_types_and_ranges_say_what_would_be_right() {
 fn all_errors_come_at_once_in_the_order_of_the_file() {
     let text = "port = 0\nregion = ''\n[policy]\nfuel = true\nnonsense = 1\n[timeouts]\nauth = 5\n";
     let errors = usher(text).env("USHER_POLICY__HISTORY", "many").parse().expect_err("no error").to_string();
-    let starts: Vec<&str> = errors.lines().filter_map(|line| line.splitn(4, ' ').next()).collect();
+    let starts: Vec<&str> = errors.lines().filter_map(|line| line.split(' ').next()).collect();
     assert_eq!(
         starts,
         ["usher.toml:1:", "usher.toml:2:", "usher.toml:4:", "usher.toml:5:", "usher.toml:7:", "environment:"],
@@ -256,6 +258,12 @@ fn syntax_errors_have_lines_and_quote_nothing() {
     assert!(errors.contains("\nusher.toml:3: ") && errors.contains("\nusher.toml:4: "), "{errors}");
     assert!(!errors.contains("hunter2"), "{errors}");
     usher("a = 1\na = 2").fails(&["usher.toml:2: not valid TOML: duplicate key"]);
+}
+
+#[test]
+fn windows_files_are_read() {
+    assert_eq!(usher("\u{feff}port = 1\r\nregion = 'x'\r\n").config().port, 1);
+    usher("port = 1\r\n\r\nprot = 2\r\n").fails(&["usher.toml:3: prot: unknown key; did you mean port?"]);
 }
 
 #[test]
