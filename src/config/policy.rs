@@ -1,0 +1,198 @@
+//! `[policy]`, and `[selection_strategy]`, which names a policy in another way.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Map, Number, Value as Json};
+
+use super::read;
+use super::resolve::Input;
+use super::section::Section;
+use super::tree::{Node, Value};
+use super::types::{Gate, PolicyConfig, PolicySource};
+use super::units::write_size;
+
+/// The policies that every binary holds.
+pub const SHIPPED_POLICIES: [&str; 5] = ["default", "least-loaded", "region-affinity", "hash-ring", "random"];
+
+/// Headers that a policy never sees: credentials, addresses, and where the user came from.
+const HIDDEN_HEADERS: [&str; 7] =
+    ["apikey", "authorization", "cookie", "forwarded", "proxy-authorization", "referer", "set-cookie"];
+
+/// How many policy VMs can exist at once with so many worker threads: one a worker, one on the control thread, and
+/// one to spare while a version is swapped.
+pub fn policy_vms(workers: usize) -> usize {
+    workers.saturating_add(2)
+}
+
+/// What `[selection_strategy]` says.
+pub(super) struct Strategy {
+    policy: &'static str,
+    /// What the policy is told: `own_region_only = true`, and `weight` for the hash ring.
+    settings: Map<String, Json>,
+}
+
+/// Reads `[selection_strategy]`, or the strategy's name alone in its place.
+pub(super) fn strategy(root: &mut Section<'_>) -> Option<Strategy> {
+    if let Some(Node { value: Value::Text(_), .. }) = root.get("selection_strategy") {
+        let policy = root.optional("selection_strategy", policy_of)?;
+        return Some(Strategy::new(policy, 1));
+    }
+    let mut section = root.section("selection_strategy");
+    let policy = section.optional("strategy", policy_of);
+    let weight = section.optional("weight", read::integer(1..=10_000u32));
+    if section.is_set() && !section.has("strategy") {
+        section.error("strategy", format!("missing; write {STRATEGIES}"));
+    }
+    if weight.is_some() && policy.is_some_and(|policy| policy != "hash-ring") {
+        section.warn("weight", "belongs to the strategy HashRing: ignored; remove it");
+    }
+    section.finish();
+    Some(Strategy::new(policy?, weight.unwrap_or(1)))
+}
+
+const STRATEGIES: &str = "\"MinRooms\", \"HashRing\" or \"Random\"";
+
+fn policy_of(node: &Node) -> Result<&'static str, String> {
+    match read::text(node)?.as_str() {
+        "MinRooms" => Ok("default"),
+        "HashRing" => Ok("hash-ring"),
+        "Random" => Ok("random"),
+        other => Err(format!("{:?} is no strategy; write {STRATEGIES}", read::cut(other))),
+    }
+}
+
+impl Strategy {
+    fn new(policy: &'static str, weight: u32) -> Self {
+        let mut settings = Map::new();
+        settings.insert("own_region_only".into(), true.into());
+        if policy == "hash-ring" {
+            settings.insert("weight".into(), weight.into());
+        }
+        Self { policy, settings }
+    }
+}
+
+/// Reads `[policy]`.
+pub(super) fn read(root: &mut Section<'_>, strategy: Option<Strategy>, input: &Input<'_>) -> PolicyConfig {
+    let mut section = root.section("policy");
+    let mut policy = PolicyConfig::default();
+    let source = section.optional("file", |node| source(&read::text(node)?, input));
+    let named = section.has("file");
+    if named && strategy.is_some() {
+        root.warn("selection_strategy", "policy.file is set and wins: ignored; remove one of the two");
+    }
+    let strategy = strategy.filter(|_| !named);
+    match (source, &strategy) {
+        (Some(source), _) => policy.source = source,
+        (None, Some(strategy)) => policy.source = PolicySource::Shipped(strategy.policy.into()),
+        (None, None) => {}
+    }
+    section.read(&mut policy.watch, "watch", read::flag);
+    section.read(&mut policy.fuel, "fuel", read::integer(100..=1_000_000_000u64));
+    section.read(&mut policy.budget, "budget", read::duration(Duration::from_millis(1)..=Duration::from_secs(1)));
+    section.read(&mut policy.memory, "memory", read::size(1 << 20..=1 << 30));
+    total_memory(&mut section, &mut policy, input.workers);
+    section.read(&mut policy.gate, "gate", |node| match read::text(node)?.as_str() {
+        "compile" => Ok(Gate::Compile),
+        "tests" => Ok(Gate::Tests),
+        "replay" => Err("\"replay\" comes with a later version; remove it, or write \"tests\"".into()),
+        other => Err(format!("{:?} is no gate; write \"compile\" or \"tests\"", read::cut(other))),
+    });
+    section.read(&mut policy.history, "history", read::integer(1..=1000usize));
+    section.read(&mut policy.headers, "headers", read::list("header names", header));
+    section.read(&mut policy.query, "query", read::list("parameter names", read::word));
+    let every = Duration::from_secs(1)..=Duration::from_secs(86_400);
+    policy.rebalance_every = section.optional("rebalance_every", read::duration(every));
+    if let Some(strategy) = strategy {
+        policy.settings = strategy.settings;
+    }
+    let settings = section.section("settings");
+    for (key, (_, node)) in settings.table().into_iter().flatten() {
+        match json(node) {
+            Ok(value) => {
+                policy.settings.insert(key.clone(), value);
+            }
+            Err(message) => settings.error(key, message),
+        }
+    }
+    let require = section.section("require");
+    if require.is_set() {
+        require.error("", "[policy.require] comes with a later version; remove it");
+    }
+    section.finish();
+    policy
+}
+
+/// The memory of all VMs: what is set has to suffice for as many as there can be; what is not set does.
+fn total_memory(section: &mut Section<'_>, policy: &mut PolicyConfig, workers: usize) {
+    let vms = policy_vms(workers);
+    let need = policy.memory.saturating_mul(vms);
+    policy.total_memory = policy.total_memory.max(need);
+    let Some(total) = section.optional("total_memory", read::size(1 << 20..=1 << 40)) else { return };
+    policy.total_memory = total;
+    if total < need {
+        let (total, memory, need) = (write_size(total), write_size(policy.memory), write_size(need));
+        let fits = write_size(policy.total_memory / vms / 1024 * 1024);
+        let message = format!(
+            "{total} is less than {vms} VMs ({workers} workers, 1 for control, 1 spare) of {memory} need; \
+             write \"{need}\" or more, or policy.memory = \"{fits}\" or less"
+        );
+        section.error("total_memory", message);
+    }
+}
+
+/// Finds a policy: a path holds a `/` or ends in `.lua` or `.luau`; anything else names a shipped one.
+fn source(text: &str, input: &Input<'_>) -> Result<PolicySource, String> {
+    let is_path = text.contains('/') || text.ends_with(".lua") || text.ends_with(".luau");
+    let shipped = input.shipped.join(", ");
+    if !is_path && input.shipped.contains(&text) {
+        return Ok(PolicySource::Shipped(text.into()));
+    }
+    let path: PathBuf = input.base_dir.join(text);
+    if is_path && (input.file_exists)(&path) {
+        return Ok(PolicySource::File(path));
+    }
+    let stem = Path::new(text).file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let near = |name: &&&str| strsim::damerau_levenshtein(name, &stem) <= 1 + stem.len() / 4;
+    let nearest = input.shipped.iter().filter(near).min_by_key(|name| strsim::damerau_levenshtein(name, &stem));
+    let hint = nearest.map(|name| format!(" (did you mean {name:?}?)")).unwrap_or_default();
+    let (text, shown) = (read::cut(text), path.display());
+    Err(if is_path {
+        format!(
+            "no file {text:?} at {shown}; write a path from the folder of this file, or a shipped name: {shipped}{hint}"
+        )
+    } else {
+        format!(
+            "no policy {text:?} is shipped{hint}; shipped are {shipped}; a path, such as {:?} for {}, holds a \"/\" or \
+             ends in .lua or .luau",
+            format!("./{text}.lua"),
+            input.base_dir.join(format!("{text}.lua")).display()
+        )
+    })
+}
+
+fn header(node: &Node) -> Result<String, String> {
+    let name = read::word(node)?.to_ascii_lowercase();
+    if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)) {
+        return Err(format!("{:?} is no header name; write one such as \"user-agent\"", read::cut(&name)));
+    }
+    if HIDDEN_HEADERS.contains(&name.as_str()) || name.starts_with("x-forwarded-") {
+        return Err(format!("{name:?} holds a credential or an address, which no policy sees; remove it"));
+    }
+    Ok(name)
+}
+
+fn json(node: &Node) -> Result<Json, String> {
+    Ok(match &node.value {
+        Value::Text(text) | Value::Date(text) => Json::String(text.clone()),
+        Value::Integer(Ok(number)) => (*number).into(),
+        Value::Integer(Err(_)) => return Err("the number is out of range; write one of 64 bits, or a text".into()),
+        Value::Float(number) => Number::from_f64(*number).map(Json::Number).ok_or("write a finite number")?,
+        Value::Flag(flag) => (*flag).into(),
+        Value::List(items) => Json::Array(items.iter().map(json).collect::<Result<_, _>>()?),
+        Value::Table(table) => Json::Object(
+            table.iter().map(|(key, (_, node))| Ok((key.clone(), json(node)?))).collect::<Result<_, String>>()?,
+        ),
+    })
+}

@@ -1,0 +1,24 @@
+//! What a changed configuration can change in a running balancer.
+
+use super::types::Config;
+
+impl Config {
+    /// The keys that differ in `new` but take effect only at a restart: the sockets that are listened on (`port`,
+    /// `admin_listen`), who this balancer says it is (`region`), and `limits.clients`, from which queues get their
+    /// bounds when they are made.
+    ///
+    /// Everything else applies live: at once for timeouts, keys, distances, trust, discovery, the policy and its
+    /// limits; for new clients, links and requests where a limit is fixed when one of them begins.
+    pub fn reload_diff(&self, new: &Self) -> Vec<String> {
+        [
+            ("port", self.port != new.port),
+            ("admin_listen", self.admin_listen != new.admin_listen),
+            ("region", self.region != new.region),
+            ("limits.clients", self.limits.clients != new.limits.clients),
+        ]
+        .into_iter()
+        .filter(|(_, changed)| *changed)
+        .map(|(key, _)| key.to_owned())
+        .collect()
+    }
+}
