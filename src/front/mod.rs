@@ -1,5 +1,19 @@
-//! The front door: listener, HTTP proxy, WebSocket clients, room list. The only place that turns an error into a
-//! status or a close code.
+//! The front door: listener, HTTP proxy, WebSocket clients, room list. The only place that turns an error into a status or a close code.
 
+pub mod body;
 pub mod clients;
+mod connection;
+pub mod door;
+pub mod forward;
+mod framing;
+mod guard;
+pub mod listener;
+mod proxy;
+pub mod respond;
+pub mod room_list;
 pub mod room_socket;
+pub mod router;
+pub mod tunnel;
+pub mod upload;
+pub mod upstream;
+mod wire;

@@ -1,0 +1,350 @@
+//! The listening socket and the connections of HTTP clients: accepting, the protocol they speak, their bounds in number
+//! and time, and a stop that lets requests finish.
+
+use std::future::Future;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::{HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+
+use super::body::Body;
+use super::connection;
+use super::guard::Guarded;
+use crate::config::Config;
+
+/// Sockets beyond `limits.clients`, for HTTP: requests are short, so this is far more than are ever in use at once.
+/// Over the bound a connection is accepted and closed at once, which costs little and tells the client so.
+pub const HTTP_CONNECTIONS: usize = 4096;
+
+/// For the whole of a request's head, from its first byte.
+const HEAD: Duration = Duration::from_secs(10);
+
+/// The queue of connections that the kernel has completed and nobody has accepted yet.
+const BACKLOG: i32 = 4096;
+
+/// How long accepting pauses when the process has no file descriptor left; doubled each time, up to the second.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// The address; an IPv4 client on an IPv6 socket has its IPv4 address.
+    pub addr: SocketAddr,
+    /// The address without the port, as a header value, made once for all requests.
+    pub text: HeaderValue,
+}
+
+impl Peer {
+    /// The peer with this address.
+    pub fn new(addr: SocketAddr) -> Self {
+        let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
+        let text = HeaderValue::from_str(&addr.ip().to_string());
+        Self { addr, text: text.unwrap_or_else(|_| HeaderValue::from_static("unknown")) }
+    }
+}
+
+/// What answers requests. An answer 101 has to be one whose request had an upgrade taken with `hyper::upgrade::on`.
+pub trait Handler: Send + Sync + 'static {
+    /// The answer to a request. It is dropped when the client goes away.
+    fn handle(&self, request: Request<Incoming>, peer: &Peer) -> impl Future<Output = Response<Body>> + Send;
+}
+
+/// The bounds of a listener's connections.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Sockets that are open at once, those that were upgraded included.
+    pub connections: usize,
+    /// Bytes of a request's head.
+    pub header: usize,
+    /// For the whole of a request's head.
+    pub head: Duration,
+    /// For the next request.
+    pub keep_alive: Duration,
+    /// For a byte in either direction while a request is under way (HTTP/1).
+    pub stall: Duration,
+}
+
+impl From<&Config> for Settings {
+    fn from(config: &Config) -> Self {
+        Self {
+            connections: config.limits.clients + HTTP_CONNECTIONS,
+            header: config.limits.header,
+            head: HEAD,
+            keep_alive: config.timeouts.keep_alive,
+            // An answer may keep a client waiting for `hold` and for a Monolith. Only then is it the client who does
+            // not read, or does not send.
+            stall: config.timeouts.http_response * 2 + config.timeouts.hold,
+        }
+    }
+}
+
+/// A socket that listens.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    addr: SocketAddr,
+}
+
+impl Listener {
+    /// Listens on every address of the machine: one socket for IPv6 and IPv4, or for IPv4 where there is no IPv6.
+    ///
+    /// # Errors
+    /// If the port cannot be had.
+    pub fn bind_any(port: u16) -> io::Result<Self> {
+        match Self::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))) {
+            Err(error) if no_ipv6(&error) => Self::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
+            bound => bound,
+        }
+    }
+
+    /// Listens on a free port of the loopback interface, for tests and demonstrations.
+    ///
+    /// # Errors
+    /// If no port can be had.
+    pub fn bind_loopback() -> io::Result<Self> {
+        Self::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+    }
+
+    /// Listens on this address; IPv6 any takes IPv4 too.
+    ///
+    /// # Errors
+    /// If the address cannot be had.
+    pub fn bind(addr: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+        if addr.is_ipv6() {
+            socket.set_only_v6(false)?;
+        }
+        // A restarted balancer must get its port although connections of the last one linger.
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&addr.into())?;
+        socket.listen(BACKLOG)?;
+        let socket = TcpListener::from_std(socket.into())?;
+        let addr = socket.local_addr()?;
+        Ok(Self { socket, addr })
+    }
+
+    /// The address that was bound.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Accepts and serves until `stop`; then lets requests finish for `grace` and drops what is left. Returns how many
+    /// connections that were. Upgraded ones are not waited for: they belong to whoever took them.
+    pub async fn serve<H: Handler>(self, handler: Arc<H>, settings: Settings, stop: Stop, grace: Duration) -> usize {
+        let shared = Arc::new(Shared {
+            settings,
+            stop,
+            open: AtomicUsize::new(0),
+            serving: AtomicUsize::new(0),
+            last: Notify::new(),
+        });
+        tokio::select! {
+            biased;
+            () = shared.stop.wait() => {}
+            () = accept(&self.socket, handler, &shared) => {}
+        }
+        drop(self.socket);
+        let drained = tokio::time::timeout(grace, shared.drained()).await.is_ok();
+        if drained {
+            return 0;
+        }
+        let left = shared.serving.load(Ordering::Acquire);
+        shared.stop.abort();
+        shared.drained().await;
+        left
+    }
+}
+
+fn no_ipv6(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let unsupported = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL, Errno::PROTONOSUPPORT, Errno::INVAL, Errno::NOPROTOOPT];
+    error.raw_os_error().is_some_and(|raw| unsupported.iter().any(|errno| errno.raw_os_error() == raw))
+}
+
+async fn accept<H: Handler>(socket: &TcpListener, handler: Arc<H>, shared: &Arc<Shared>) {
+    let mut pause = PAUSE.0;
+    loop {
+        match socket.accept().await {
+            Ok((stream, addr)) => {
+                pause = PAUSE.0;
+                let Some(slot) = Slot::take(shared) else {
+                    tracing::debug!(%addr, "closed at once: as many connections as there may be");
+                    continue;
+                };
+                let serving = Serving::begin(shared);
+                tokio::spawn(connection::serve(stream, Peer::new(addr), Arc::clone(&handler), slot, serving));
+            }
+            // The client gave up before it was its turn.
+            Err(error) if is_of_the_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections, trying again in {pause:?}");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE.1);
+            }
+        }
+    }
+}
+
+fn is_of_the_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+    )
+}
+
+/// What all connections of a listener share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) settings: Settings,
+    pub(super) stop: Stop,
+    /// Sockets, upgraded ones included.
+    open: AtomicUsize,
+    /// Connections that speak HTTP.
+    serving: AtomicUsize,
+    last: Notify,
+}
+
+impl Shared {
+    async fn drained(&self) {
+        loop {
+            let last = self.last.notified();
+            if self.serving.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            last.await;
+        }
+    }
+}
+
+/// A place among the sockets that may be open, given back when it is dropped.
+#[derive(Debug)]
+pub struct Slot(Arc<Shared>);
+
+impl Slot {
+    fn take(shared: &Arc<Shared>) -> Option<Self> {
+        let limit = shared.settings.connections;
+        // Only the accepting task adds, so the count cannot pass the limit in between.
+        if shared.open.load(Ordering::Relaxed) >= limit {
+            return None;
+        }
+        shared.open.fetch_add(1, Ordering::Relaxed);
+        Some(Self(Arc::clone(shared)))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection that speaks HTTP, as long as it lives.
+#[derive(Debug)]
+pub(super) struct Serving(pub(super) Arc<Shared>);
+
+impl Serving {
+    fn begin(shared: &Arc<Shared>) -> Self {
+        shared.serving.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        if self.0.serving.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.last.notify_waiters();
+        }
+    }
+}
+
+/// Tells a listener and its connections to stop. A clone is the same.
+#[derive(Clone, Debug, Default)]
+pub struct Stop(Arc<Stopping>);
+
+#[derive(Debug, Default)]
+struct Stopping {
+    stage: AtomicU8,
+    changed: Notify,
+}
+
+/// How far a stop is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stage {
+    Running,
+    /// Requests may finish, and no new ones begin.
+    Stopping,
+    /// Everything ends now.
+    Aborting,
+}
+
+impl Stop {
+    /// Nothing is to stop yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Stop accepting, finish what is under way.
+    pub fn trigger(&self) {
+        self.advance(Stage::Stopping);
+    }
+
+    /// Returns once `trigger` was called.
+    pub async fn wait(&self) {
+        loop {
+            let changed = self.changed();
+            if self.stage() != Stage::Running {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    pub(super) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.0.changed.notified()
+    }
+
+    pub(super) fn stage(&self) -> Stage {
+        match self.0.stage.load(Ordering::Acquire) {
+            0 => Stage::Running,
+            1 => Stage::Stopping,
+            _ => Stage::Aborting,
+        }
+    }
+
+    fn abort(&self) {
+        self.advance(Stage::Aborting);
+    }
+
+    fn advance(&self, to: Stage) {
+        self.0.stage.fetch_max(to as u8, Ordering::AcqRel);
+        self.0.changed.notify_waiters();
+    }
+}
+
+/// The plain TCP stream of a connection that was upgraded, with what the client sent already, and its place in the
+/// count of sockets, to be kept as long as the stream.
+///
+/// # Errors
+/// Gives the connection back if it is not one of ours.
+pub fn into_tcp(upgraded: Upgraded) -> Result<(TcpStream, bytes::Bytes, Slot), Upgraded> {
+    let parts = upgraded.downcast::<TokioIo<Guarded<TcpStream, Slot>>>()?;
+    match parts.io.into_inner().into_parts() {
+        Some((stream, slot)) => Ok((stream, parts.read_buf, slot)),
+        // Only this function takes a stream out of its guard, and it consumes the guard.
+        None => unreachable!("a guard without its stream"),
+    }
+}
+
+#[cfg(test)]
+#[path = "listener_test.rs"]
+mod tests;
