@@ -88,11 +88,14 @@ impl Admin {
             match pair.split_once('=').unwrap_or((pair, "")) {
                 ("cursor", value) => cursor = (!value.is_empty()).then(|| RoomKey::of(value)),
                 ("limit", value) => {
-                    limit = value.parse().ok().filter(|limit| (1..=PAGE.1).contains(limit)).ok_or_else(|| {
-                        bad_request(format!("limit is a number from 1 to {}, not {value:?}", PAGE.1))
-                    })?;
+                    limit =
+                        value.parse().ok().filter(|limit| (1..=PAGE.1).contains(limit)).ok_or_else(|| {
+                            bad_request(format!("limit is a number from 1 to {}, not {value:?}", PAGE.1))
+                        })?;
                 }
-                (other, _) => return Err(bad_request(format!("unknown parameter {other:?}; there are cursor and limit"))),
+                (other, _) => {
+                    return Err(bad_request(format!("unknown parameter {other:?}; there are cursor and limit")));
+                }
             }
         }
         let read = self.control.query(move |cluster| cluster.rooms(cursor.as_ref(), limit));

@@ -9,9 +9,8 @@ use crate::model::metrics::MetricsText;
 
 impl Admin {
     pub(super) async fn metrics_text(&self) -> Result<Response<Bytes>, AdminError> {
-        let read = self.control.query(|cluster| {
-            (cluster.counters(), cluster.size(), cluster.waiting(), cluster.monoliths())
-        });
+        let read =
+            self.control.query(|cluster| (cluster.counters(), cluster.size(), cluster.waiting(), cluster.monoliths()));
         let (counters, (rooms, members), waiting, monoliths) = read.await.map_err(|_| AdminError::stopping())?;
         let mut out = MetricsText::default();
         out.gauge("usher_rooms", "Rooms that are bound, being placed or waited for.", rooms);
@@ -21,8 +20,16 @@ impl Admin {
             ("usher_joins_total", "Joins sent to Monoliths.", counters.joins),
             ("usher_leaves_total", "Leaves sent to Monoliths.", counters.leaves),
             ("usher_placements_total", "Decisions of place.", counters.placements),
-            ("usher_placement_fallbacks_total", "Of these, taken by the built-in default after a fault.", counters.fallbacks),
-            ("usher_load_timeouts_total", "Placements that a Monolith did not confirm in time.", counters.load_timeouts),
+            (
+                "usher_placement_fallbacks_total",
+                "Of these, taken by the built-in default after a fault.",
+                counters.fallbacks,
+            ),
+            (
+                "usher_load_timeouts_total",
+                "Placements that a Monolith did not confirm in time.",
+                counters.load_timeouts,
+            ),
             ("usher_duplicates_total", "Rooms found on two Monoliths.", counters.duplicates),
             ("usher_unloads_total", "Unloads sent to the loser of a duplicate.", counters.unloads),
             ("usher_refused_full_total", "Joins and requests refused because too many waited.", counters.refused_full),

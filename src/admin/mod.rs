@@ -23,6 +23,9 @@ use crate::model::metrics::MetricsText;
 
 pub use self::ready::Readiness;
 
+/// Somebody who has numbers for `/api/status/metrics`.
+pub type MetricsSource = Box<dyn Fn(&mut MetricsText) + Send + Sync>;
+
 /// What the admin API reads and steers.
 pub struct Admin {
     /// The configuration in force.
@@ -36,7 +39,7 @@ pub struct Admin {
     /// Whether usher is stopping.
     pub stopping: Arc<AtomicBool>,
     /// Whoever else has numbers.
-    pub metrics: Vec<Box<dyn Fn(&mut MetricsText) + Send + Sync>>,
+    pub metrics: Vec<MetricsSource>,
 }
 
 /// A request as the admin API needs it.

@@ -7,7 +7,7 @@ use super::{Cluster, Turn};
 use crate::model::event::Micros;
 use crate::model::policy::{Answer, Call, CallClient, CallRoom, Cause, Decision, Hook, Previous};
 use crate::model::{CloseCode, MonolithId, RoomKey, RoomName};
-use crate::policy::decide::decide;
+use crate::policy::decide;
 
 /// Why nobody takes a room: a close code for clients, a status for requests.
 #[derive(Clone, Copy, Debug)]

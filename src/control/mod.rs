@@ -4,9 +4,12 @@
 //! construction, so nothing in the wait graph leads back here.
 
 mod health;
+pub mod policies;
+pub mod reload;
 mod request;
 pub mod routes;
 mod shell;
+mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

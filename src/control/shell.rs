@@ -260,7 +260,7 @@ impl Shell {
                 }
             }
         });
-        if self.cluster.view().revision() != self.published {
+        if revision(self.cluster.view()) != self.published {
             self.publish();
         }
         let joins = self.cluster.counters().joins;
@@ -269,7 +269,7 @@ impl Shell {
     }
 
     fn publish(&mut self) {
-        self.published = self.cluster.view().revision();
+        self.published = revision(self.cluster.view());
         self.routes.publish(Published { view: self.cluster.view().clone(), targets: self.targets.clone() });
     }
 
@@ -297,12 +297,18 @@ impl Shell {
     }
 }
 
+/// Versions only rise, so the highest one changes with every change.
+fn revision(view: &View) -> u64 {
+    view.versions().iter().copied().fold(view.membership(), u64::max)
+}
+
 fn measure(view: &mut View, target: &Target, age_s: f64) {
     let Some(row) = view.get(&target.id) else { return };
     let round = |value: f64| (value * 10.0).round() / 10.0;
     let rtt_ms = round(target.stats.rtt().as_secs_f64() * 1e3);
     let queue = u32::try_from(target.stats.queued()).unwrap_or(u32::MAX);
-    let (inflight, latency_ms) = (target.inflight().load(std::sync::atomic::Ordering::Relaxed), round(target.latency_ms()));
+    let (inflight, latency_ms) =
+        (target.inflight().load(std::sync::atomic::Ordering::Relaxed), round(target.latency_ms()));
     let errors = (target.errors() * 1e3).round() / 1e3;
     let old = (row.rtt_ms, row.queue, row.inflight, row.latency_ms, row.errors, row.age_s);
     if old != (rtt_ms, queue, inflight, latency_ms, errors, age_s) {

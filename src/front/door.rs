@@ -26,6 +26,7 @@ use crate::config::Config;
 use crate::control::Control;
 use crate::link::inbox::Inbox;
 use crate::link::tap::Tap;
+use crate::model::metrics::MetricsText;
 use crate::model::{ClientId, CloseCode, InvalidRoomName, Region, RoomName};
 
 pub use super::proxy::RouteDecider;
@@ -152,7 +153,7 @@ impl FrontDoor {
             response.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
             return Ok(response);
         };
-        let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| Refusal::BadRequest)?;
+        let accept = derive_accept_key(key.as_bytes());
         let region = region_of(request.headers());
         let reconnect = router::query_is(request.uri().query(), "reconnect", "true");
         let settings = SocketSettings {
@@ -191,14 +192,43 @@ impl FrontDoor {
             }
             drop(slot);
         });
-        let mut response = Response::new(Body::Empty);
-        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        let headers = response.headers_mut();
-        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
-        Ok(response)
+        switching_protocols(&accept)
     }
+
+    /// Writes what the front door counts.
+    pub fn write_metrics(&self, out: &mut MetricsText) {
+        let (front, clients) = (&self.counters, &self.clients.counters);
+        out.gauge("balancer_clients", "Client sockets that are open.", self.clients.len());
+        for (name, help, value) in [
+            ("balancer_http_requests", "HTTP requests, upgrades included.", &front.requests),
+            ("usher_http_proxied_total", "Requests passed on to Monoliths.", &front.proxied),
+            ("usher_http_proxy_errors_total", "Of these, without an answer.", &front.proxy_errors),
+            ("usher_route_fallbacks_total", "Calls of route that failed.", &front.route_fallbacks),
+            ("usher_refused_no_monolith_total", "Upgrades refused without a Monolith.", &front.no_monolith),
+            ("usher_refused_clients_total", "Upgrades refused at limits.clients.", &front.too_many_clients),
+            ("usher_clients_total", "Client sockets ever opened.", &clients.upgraded),
+            ("usher_client_messages_total", "Messages from clients.", &clients.messages),
+            ("usher_client_dropped_frames_total", "Frames that were no JSON object.", &clients.dropped_frames),
+            ("usher_client_stale_frames_total", "Frames of an attachment that was over.", &clients.stale_frames),
+            ("usher_client_vanished_total", "Clients that stopped answering.", &clients.vanished),
+            ("usher_client_unauthenticated_total", "Clients without a token.", &clients.unauthenticated),
+            ("usher_client_held_too_much_total", "Clients that sent too much too early.", &clients.held_too_much),
+        ] {
+            out.counter(name, help, value.load(Relaxed));
+        }
+    }
+}
+
+/// The answer 101 to a WebSocket handshake.
+pub fn switching_protocols(accept: &str) -> Result<Response<Body>, Refusal> {
+    let accept = HeaderValue::from_str(accept).map_err(|_| Refusal::BadRequest)?;
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    Ok(response)
 }
 
 /// The region at whose edge a user arrived, as Fly's proxy says.

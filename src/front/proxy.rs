@@ -24,9 +24,9 @@ use crate::config::Config;
 use crate::control::routes::{Published, Target};
 use crate::control::{Control, Placement, Refused};
 use crate::link::tap::{Direction, Tap, TapKind};
+use crate::model::RoomName;
 use crate::model::event::RequestOutcome;
 use crate::model::policy::{Answer, Call, CallRequest, Cause, Decision, Hook, View};
-use crate::model::RoomName;
 
 /// The header in which Fly's proxy names the region at whose edge a user arrived.
 pub(super) const FLY_REGION: HeaderName = HeaderName::from_static("fly-region");

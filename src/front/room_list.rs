@@ -17,8 +17,8 @@ use super::body::Body;
 use super::respond::{RETRY, Refusal};
 use super::upload::RequestBody;
 use super::upstream::Pool;
-use crate::control::{Control, Stopped};
 use crate::control::routes::Target;
+use crate::control::{Control, Stopped};
 use crate::model::RoomKey;
 
 /// How long a Monolith may take to list its rooms before it is left out.

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::outbox::Outbox;
+use crate::model::metrics::MetricsText;
 
 /// Measurements of one link.
 #[derive(Debug, Default)]
@@ -35,11 +36,18 @@ impl LinkStats {
 }
 
 macro_rules! counters {
-    ($(#[$outer:meta])* $name:ident { $($(#[$doc:meta])* $field:ident,)* }) => {
+    ($(#[$outer:meta])* $name:ident { $($(#[doc = $help:literal])* $field:ident $metric:literal,)* }) => {
         $(#[$outer])*
         #[derive(Debug, Default)]
         pub struct $name {
-            $($(#[$doc])* pub $field: AtomicU64,)*
+            $($(#[doc = $help])* pub $field: AtomicU64,)*
+        }
+
+        impl $name {
+            /// Writes every counter.
+            pub fn write_metrics(&self, out: &mut MetricsText) {
+                $(out.counter($metric, concat!($($help),*).trim(), self.$field.load(Relaxed));)*
+            }
         }
     };
 }
@@ -48,27 +56,27 @@ counters! {
     /// Counters over all links of a balancer.
     LinkCounters {
         /// Frames that came from Monoliths.
-        frames_in,
+        frames_in "usher_link_frames_in_total",
         /// Frames that went to Monoliths.
-        frames_out,
+        frames_out "usher_link_frames_out_total",
         /// Messages queued for clients.
-        deliveries,
+        deliveries "usher_deliveries_total",
         /// Frames that were not understood.
-        bad_frames,
+        bad_frames "usher_link_bad_frames_total",
         /// Frames of a type that this version does not know.
-        unknown_types,
+        unknown_types "usher_link_unknown_types_total",
         /// Fields that this version does not know.
-        unknown_fields,
+        unknown_fields "usher_link_unknown_fields_total",
         /// Messages and kicks for members that are not here.
-        unknown_members,
+        unknown_members "usher_link_unknown_members_total",
         /// Broadcasts that came before a member's join was answered.
-        before_answer,
+        before_answer "usher_before_answer_total",
         /// Clients closed because their inbox was full.
-        overflows,
+        overflows "usher_client_overflows_total",
         /// Failed attempts at linking.
-        dial_failures,
+        dial_failures "usher_link_dial_failures_total",
         /// Links that were lost.
-        lost,
+        lost "usher_links_lost_total",
     }
 }
 

@@ -1,0 +1,280 @@
+//! A whole balancer in one process: every part made, connected and, at the end, taken down in order.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
+use tracing::info;
+use uuid::Uuid;
+
+use crate::admin::{self, Admin, AdminRequest, Owner};
+use crate::config::{self, Config, Loaded};
+use crate::control::policies::{FirstPolicy, Policies};
+use crate::control::reload::{Reloader, cluster_settings, link_settings, start_discovery};
+use crate::control::{Control, ControlSettings};
+use crate::discovery::EndpointSet;
+use crate::front::body::Body;
+use crate::front::door::{FrontDoor, RouteDecider};
+use crate::front::listener::{Handler, Listener, Peer, Settings, Stop, into_tcp};
+use crate::front::respond::Refusal;
+use crate::front::router;
+use crate::link::stats::LinkCounters;
+use crate::link::tap::Tap;
+use crate::link::{self, LinkContext};
+use crate::model::CloseCode;
+use crate::model::metrics::MetricsText;
+use crate::model::policy::{Call, Decision, View};
+use crate::policy::lua::LoadError;
+
+/// Reports that links may be ahead of the control thread; beyond it they read no further.
+const REPORTS: usize = 4096;
+/// How long requests in flight may go on when usher stops, beyond `timeouts.shutdown`.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Why a balancer does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configured policy is broken.
+    #[error("{0}")]
+    Policy(#[from] LoadError),
+    /// The machine does not give what is needed.
+    #[error("cannot start: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// What a balancer is started with.
+pub struct Start {
+    /// The configuration.
+    pub loaded: Loaded,
+    /// How it was found, so that it can be found again when it changes.
+    pub request: config::Request,
+    /// The main socket.
+    pub listener: Listener,
+    /// The socket of the admin API, if it has one of its own.
+    pub admin_listener: Option<Listener>,
+}
+
+/// A running balancer.
+pub struct App {
+    addr: SocketAddr,
+    admin_addr: Option<SocketAddr>,
+    config: Arc<ArcSwap<Config>>,
+    control: Control,
+    policies: Arc<Policies>,
+    front: Arc<FrontDoor>,
+    links: Arc<LinkCounters>,
+    stop: Stop,
+    stopping: Arc<AtomicBool>,
+    serving: Vec<JoinHandle<usize>>,
+    background: Vec<JoinHandle<()>>,
+}
+
+impl App {
+    /// Starts everything on the current tokio runtime. It accepts at once; clients get 503 until a Monolith is linked.
+    pub async fn start(start: Start) -> Result<Self, StartError> {
+        let Start { loaded, request, listener, admin_listener } = start;
+        let workers = request.workers;
+        let first = FirstPolicy::prepare(&loaded.config, workers)?;
+        let config = Arc::new(ArcSwap::from_pointee(loaded.config));
+        let now = config.load_full();
+        let (reports, received) = mpsc::channel(REPORTS);
+        let control = crate::control::spawn(ControlSettings {
+            cluster: cluster_settings(&now),
+            policy: Box::new(first.deciding()?),
+            reports: received,
+        })?;
+        let policies = Arc::new(Policies::new(first, control.clone(), config.clone(), workers));
+        let tap = Tap::new(Uuid::new_v4().to_string().into());
+        let links = Arc::new(LinkCounters::default());
+        let (settings, settings_now) = watch::channel(Arc::new(link_settings(&now)));
+        let (endpoints, listed) = watch::channel(EndpointSet::new());
+        let supervisor = link::spawn(
+            listed,
+            LinkContext {
+                reports,
+                settings: settings_now,
+                tap: tap.clone(),
+                numbers: Arc::new(AtomicU64::new(1)),
+                counters: links.clone(),
+            },
+        );
+        let stop = Stop::new();
+        let stopping = Arc::new(AtomicBool::new(false));
+        let decider = Arc::new(Deciding(policies.clone()));
+        let front = Arc::new(FrontDoor::new(config.clone(), control.clone(), tap.clone(), decider, stop.clone()));
+        let admin = Arc::new(Admin {
+            config: config.clone(),
+            control: control.clone(),
+            policies: policies.clone(),
+            tap,
+            stopping: stopping.clone(),
+            metrics: metrics_sources(&front, &links),
+        });
+        let reloader = Reloader {
+            request,
+            config: config.clone(),
+            control: control.clone(),
+            policies: policies.clone(),
+            link_settings: settings,
+            endpoints: endpoints.clone(),
+            discovery: start_discovery(now.discovery.clone(), endpoints),
+        };
+        let (addr, admin_addr) = (listener.addr(), admin_listener.as_ref().map(Listener::addr));
+        let grace = now.timeouts.shutdown + GRACE;
+        let serve = |listener: Listener, scope: Scope| {
+            let handler = Arc::new(Dispatch { front: front.clone(), admin: admin.clone(), scope });
+            tokio::spawn(listener.serve(handler, Settings::from(&*now), stop.clone(), grace))
+        };
+        let main_scope = if admin_listener.is_some() { Scope::Front } else { Scope::Both };
+        let mut serving = vec![serve(listener, main_scope)];
+        serving.extend(admin_listener.map(|listener| serve(listener, Scope::Admin)));
+        let background = vec![supervisor, tokio::spawn(reloader.run())];
+        info!(%addr, region = %now.region, "usher accepts");
+        Ok(Self { addr, admin_addr, config, control, policies, front, links, stop, stopping, serving, background })
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Where the admin API listens.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin_addr.unwrap_or(self.addr)
+    }
+
+    /// The way to the control thread.
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// The policy and its versions.
+    pub fn policies(&self) -> &Arc<Policies> {
+        &self.policies
+    }
+
+    /// The front door.
+    pub fn front(&self) -> &Arc<FrontDoor> {
+        &self.front
+    }
+
+    /// What links count.
+    pub fn links(&self) -> &Arc<LinkCounters> {
+        &self.links
+    }
+
+    /// Stops: no new connections, readiness 503, clients closed with 1001 over `timeouts.shutdown`, links closed.
+    pub async fn stop(self) {
+        info!(clients = self.front.clients().len(), "stopping");
+        self.stopping.store(true, Relaxed);
+        self.stop.trigger();
+        let over = self.config.load().timeouts.shutdown;
+        self.front.clients().close_all(CloseCode::AWAY, over).await;
+        for serving in self.serving {
+            // A listener that broke has nothing left to finish.
+            let _ = serving.await;
+        }
+        self.control.stop().await;
+        for task in self.background {
+            task.abort();
+        }
+        info!("stopped");
+    }
+}
+
+/// `route` decisions in the VM of the calling worker.
+struct Deciding(Arc<Policies>);
+
+impl RouteDecider for Deciding {
+    fn route(&self, call: &Call, view: &View) -> Decision {
+        self.0.decide(call, view)
+    }
+}
+
+/// What a listener answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    /// Everything.
+    Both,
+    /// Clients; of the balancer's own only `/api/status`.
+    Front,
+    /// The balancer's own only.
+    Admin,
+}
+
+struct Dispatch {
+    front: Arc<FrontDoor>,
+    admin: Arc<Admin>,
+    scope: Scope,
+}
+
+impl Handler for Dispatch {
+    async fn handle(&self, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
+        let owner = admin::owner(request.uri().path());
+        let open = request.uri().path().trim_end_matches('/') == "/api/status";
+        match (owner, self.scope) {
+            (Owner::Front, Scope::Both | Scope::Front) => self.front.handle(request, peer).await,
+            (Owner::Front, Scope::Admin) => Refusal::NotFound.response(),
+            (Owner::Admin | Owner::Stream, Scope::Front) if !open => Refusal::NotFound.response(),
+            (Owner::Admin, _) => self.own(request).await,
+            (Owner::Stream, _) => self.stream(request),
+        }
+    }
+}
+
+impl Dispatch {
+    async fn own(&self, request: Request<Incoming>) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let Ok(body) = Limited::new(body, admin::BODY_LIMIT).collect().await else {
+            return Refusal::TooLarge.response();
+        };
+        let body = body.to_bytes();
+        let request = AdminRequest {
+            method: &parts.method,
+            path: parts.uri.path(),
+            query: parts.uri.query(),
+            headers: &parts.headers,
+            body: &body,
+        };
+        self.admin.answer(&request).await.map(Body::Full)
+    }
+
+    fn stream(&self, mut request: Request<Incoming>) -> Response<Body> {
+        if let Err(error) = self.admin.authorize(request.headers()) {
+            return error.response().map(Body::Full);
+        }
+        if !router::wants_websocket(request.version(), request.method(), request.headers()) {
+            return Refusal::BadRequest.response();
+        }
+        let Some(accept) = router::websocket_key(request.headers()).map(|key| derive_accept_key(key.as_bytes())) else {
+            return Refusal::BadRequest.response();
+        };
+        let upgrade = hyper::upgrade::on(&mut request);
+        let tap = self.admin.tap.clone();
+        tokio::spawn(async move {
+            let Ok(upgraded) = upgrade.await else { return };
+            let Ok((stream, read, slot)) = into_tcp(upgraded) else { return };
+            let socket = WebSocketStream::from_partially_read(stream, read.to_vec(), Role::Server, None).await;
+            admin::stream::serve(socket, &tap).await;
+            drop(slot);
+        });
+        crate::front::door::switching_protocols(&accept).unwrap_or_else(|refusal| refusal.response())
+    }
+}
+
+fn metrics_sources(front: &Arc<FrontDoor>, links: &Arc<LinkCounters>) -> Vec<admin::MetricsSource> {
+    let (front, links) = (front.clone(), links.clone());
+    let of_front: admin::MetricsSource = Box::new(move |out: &mut MetricsText| front.write_metrics(out));
+    let of_links: admin::MetricsSource = Box::new(move |out: &mut MetricsText| links.write_metrics(out));
+    vec![of_front, of_links]
+}

@@ -1,0 +1,66 @@
+//! `usher check`: a configuration and policies, without starting anything.
+
+use clap::Args;
+
+use super::{BAD, ConfigArgs, GOOD};
+use crate::config::{self, PolicySource};
+use crate::lab;
+use crate::policy::lua::Source;
+use crate::policy::shipped;
+
+/// The command line of `usher check`.
+#[derive(Args, Debug)]
+pub(super) struct CheckArgs {
+    #[command(flatten)]
+    pub(super) config: ConfigArgs,
+    /// A policy to check: a path or a shipped name; may be given more than once
+    #[arg(long, value_name = "P")]
+    pub(super) policy: Vec<String>,
+}
+
+pub(super) fn main(args: &CheckArgs) -> u8 {
+    let mut problems: Vec<String> = Vec::new();
+    let mut sources: Vec<Source> = Vec::new();
+    let mut take = |source: Result<Source, crate::policy::lua::LoadError>| match source {
+        Ok(source) => {
+            sources.push(source);
+            None
+        }
+        Err(error) => Some(error.to_string()),
+    };
+    let request = config::Request::of_process(args.config.config.clone());
+    match config::load(&request) {
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                eprintln!("warning: {warning}");
+            }
+            let source = match &loaded.config.policy.source {
+                PolicySource::Shipped(name) => shipped::resolve(name),
+                PolicySource::File(path) => Source::read(path),
+            };
+            problems.extend(take(source));
+        }
+        Err(errors) => problems.push(errors.to_string()),
+    }
+    for policy in &args.policy {
+        problems.extend(take(shipped::resolve(policy)));
+    }
+    for source in &sources {
+        for problem in lab::check_policy(source) {
+            if problem.warning {
+                eprintln!("warning: {problem}");
+            } else {
+                problems.push(problem.to_string());
+            }
+        }
+    }
+    for problem in &problems {
+        println!("{problem}");
+    }
+    if problems.is_empty() {
+        println!("good");
+        GOOD
+    } else {
+        BAD
+    }
+}

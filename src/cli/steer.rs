@@ -1,0 +1,217 @@
+//! Commands that ask a running usher through its admin API.
+
+use bytes::Bytes;
+use clap::{Args, Subcommand};
+use http::{Method, Request, Uri};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+use super::{BAD, GOOD, UNABLE};
+
+/// Which usher to ask.
+#[derive(Args, Debug)]
+pub(super) struct AdminArgs {
+    /// Where its admin API is
+    #[arg(long, default_value = "http://127.0.0.1:8081", value_name = "URL", global = true)]
+    admin: String,
+    /// Its `api_key`
+    #[arg(long, env = "USHER_API_KEY", hide_env_values = true, default_value = "", global = true)]
+    api_key: String,
+}
+
+/// `usher policy`.
+#[derive(Args, Debug)]
+pub(super) struct PolicyArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+    #[command(subcommand)]
+    command: PolicyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum PolicyCommand {
+    /// List the versions that were active, newest first
+    List,
+    /// Show the policy in force, its history and the last failure
+    Show,
+    /// Let another policy decide: a shipped name, or a file in the folder of `policy.file`
+    Use {
+        /// The policy
+        policy: String,
+    },
+    /// Return to the version before this one
+    Rollback,
+}
+
+/// `usher monolith`.
+#[derive(Args, Debug)]
+pub(super) struct MonolithArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+    #[command(subcommand)]
+    command: MonolithCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum MonolithCommand {
+    /// List the Monoliths
+    List,
+}
+
+/// `usher room`.
+#[derive(Args, Debug)]
+pub(super) struct RoomArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+    #[command(subcommand)]
+    command: RoomCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum RoomCommand {
+    /// List the rooms
+    List,
+    /// Say where a room is
+    Where {
+        /// Its name
+        name: String,
+    },
+}
+
+pub(super) fn status(args: &AdminArgs) -> u8 {
+    let ready = ask(args, Method::GET, "/_usher/ready", None);
+    match ready {
+        Ok((status, body)) => {
+            print_json(&body);
+            if status == 200 { GOOD } else { BAD }
+        }
+        Err(error) => unable(args, &error),
+    }
+}
+
+pub(super) fn policy(args: &PolicyArgs) -> u8 {
+    let (method, path, body) = match &args.command {
+        PolicyCommand::List | PolicyCommand::Show => (Method::GET, "/_usher/v1/policy", None),
+        PolicyCommand::Use { policy } => {
+            (Method::POST, "/_usher/v1/policy/use", Some(serde_json::json!({"policy": policy})))
+        }
+        PolicyCommand::Rollback => (Method::POST, "/_usher/v1/policy/rollback", None),
+    };
+    report(&args.admin, ask(&args.admin, method, path, body), |document| match args.command {
+        PolicyCommand::List => {
+            let active = std::iter::once(&document["active"]);
+            for version in active.chain(document["history"].as_array().into_iter().flatten()) {
+                let text = |key: &str| version[key].as_str().unwrap_or("-").to_string();
+                let (name, source) = (text("name"), text("source"));
+                println!("{}  {}  {name}  {source}  by {}", text("activated_at"), text("version"), text("by"));
+            }
+        }
+        PolicyCommand::Show | PolicyCommand::Use { .. } | PolicyCommand::Rollback => print_json(document),
+    })
+}
+
+pub(super) fn monolith(args: &MonolithArgs) -> u8 {
+    let MonolithCommand::List = args.command;
+    report(&args.admin, ask(&args.admin, Method::GET, "/_usher/v1/monoliths", None), print_json)
+}
+
+pub(super) fn room(args: &RoomArgs) -> u8 {
+    match &args.command {
+        RoomCommand::List => {
+            let mut cursor = String::new();
+            loop {
+                let path = format!("/_usher/v1/rooms?limit=1000&cursor={cursor}");
+                let mut next = None;
+                let code = report(&args.admin, ask(&args.admin, Method::GET, &path, None), |page| {
+                    for room in page["rooms"].as_array().into_iter().flatten() {
+                        let text = |key: &str| room[key].as_str().unwrap_or("-").to_string();
+                        println!(
+                            "{}  {}  {}  {} clients",
+                            text("name"),
+                            text("state"),
+                            text("monolith"),
+                            room["clients"]
+                        );
+                    }
+                    next = page["next"].as_str().map(str::to_string);
+                });
+                match next {
+                    Some(next) if code == GOOD => cursor = next,
+                    _ => return code,
+                }
+            }
+        }
+        RoomCommand::Where { name } => {
+            let path = format!("/_usher/v1/rooms/{name}");
+            report(&args.admin, ask(&args.admin, Method::GET, &path, None), print_json)
+        }
+    }
+}
+
+fn print_json(document: &Value) {
+    println!("{document:#}");
+}
+
+fn report(args: &AdminArgs, answer: Result<(u16, Value), String>, show: impl FnOnce(&Value)) -> u8 {
+    match answer {
+        Ok((200, document)) => {
+            show(&document);
+            GOOD
+        }
+        Ok((status, document)) => {
+            let message = document["error"]["message"].as_str().unwrap_or("no reason given");
+            eprintln!("usher: {status}: {message}");
+            BAD
+        }
+        Err(error) => unable(args, &error),
+    }
+}
+
+fn unable(args: &AdminArgs, error: &str) -> u8 {
+    eprintln!("usher: cannot ask {}: {error}; name the right address with --admin", args.admin);
+    UNABLE
+}
+
+fn ask(args: &AdminArgs, method: Method, path: &str, body: Option<Value>) -> Result<(u16, Value), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    runtime.block_on(async {
+        let limit = std::time::Duration::from_secs(30);
+        let asked = tokio::time::timeout(limit, ask_unbounded(args, method, path, body)).await;
+        asked.unwrap_or_else(|_| Err(format!("no answer within {} s", limit.as_secs())))
+    })
+}
+
+async fn ask_unbounded(
+    args: &AdminArgs,
+    method: Method,
+    path: &str,
+    body: Option<Value>,
+) -> Result<(u16, Value), String> {
+    let uri: Uri = args.admin.parse().map_err(|error| format!("not a URL: {error}"))?;
+    if uri.scheme_str().is_some_and(|scheme| scheme != "http") {
+        return Err("only http:// is spoken here; TLS ends in front of usher".into());
+    }
+    let host = uri.host().ok_or("the URL names no host")?;
+    let port = uri.port_u16().unwrap_or(80);
+    let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await.map_err(|error| error.to_string())?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+    let driver = tokio::spawn(connection);
+    let body = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", format!("{host}:{port}"))
+        .header("authorization", format!("Bearer {}", args.api_key))
+        .header("content-type", "application/json")
+        .body(Full::new(body))
+        .map_err(|error| error.to_string())?;
+    let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+    let status = response.status().as_u16();
+    let bytes = response.into_body().collect().await.map_err(|error| error.to_string())?.to_bytes();
+    driver.abort();
+    let document = serde_json::from_slice(&bytes).map_err(|_| format!("status {status} without JSON"))?;
+    Ok((status, document))
+}

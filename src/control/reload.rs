@@ -1,0 +1,160 @@
+//! Configuration and policy files that change while clients are connected. What is broken is reported and changes
+//! nothing; what is good is taken up, and no connection is touched.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tracing::{error, info, warn};
+
+use super::Control;
+use super::policies::Policies;
+use super::watch::FileWatch;
+use crate::cluster::Settings;
+use crate::config::{self, Config, Discovery};
+use crate::discovery::{self, EndpointSet};
+use crate::link::LinkSettings;
+
+/// Whatever takes up a changed configuration.
+pub struct Reloader {
+    /// How the configuration was found, to find it again.
+    pub request: config::Request,
+    /// The configuration in force.
+    pub config: Arc<ArcSwap<Config>>,
+    /// The way to the control thread.
+    pub control: Control,
+    /// The policy and its versions.
+    pub policies: Arc<Policies>,
+    /// What links take from the configuration.
+    pub link_settings: watch::Sender<Arc<LinkSettings>>,
+    /// What discovery lists.
+    pub endpoints: watch::Sender<EndpointSet>,
+    /// The discovery that runs.
+    pub discovery: JoinHandle<()>,
+}
+
+/// What the cluster takes from a configuration.
+pub fn cluster_settings(config: &Config) -> Settings {
+    Settings {
+        region: config.region.clone(),
+        load_timeout: u64::try_from(config.timeouts.load.as_micros()).unwrap_or(u64::MAX),
+        place_attempts: config.limits.place_attempts,
+        pending_joins: config.limits.pending_joins,
+        pending_rooms: config.limits.pending_rooms,
+    }
+}
+
+/// What links take from a configuration.
+pub fn link_settings(config: &Config) -> LinkSettings {
+    LinkSettings {
+        link_token: config.link_token.clone(),
+        link_message: config.limits.link_message,
+        link_queue: config.limits.link_queue,
+        timeouts: config.timeouts.clone(),
+        heartbeat: config.heartbeat,
+    }
+}
+
+impl Reloader {
+    /// Watches for as long as usher runs.
+    pub async fn run(mut self) {
+        let mut files = FileWatch::new();
+        let mut config_text = self.config_text();
+        let mut policy_text = self.policy_text();
+        loop {
+            files.watch(&self.watched());
+            files.changed().await;
+            let text = self.config_text();
+            if text.is_some() && text != config_text {
+                config_text = text;
+                self.reload_config().await;
+            }
+            let text = self.policy_text();
+            if text != policy_text {
+                policy_text = text;
+                self.reload_policy("watch").await;
+            }
+        }
+    }
+
+    fn watched(&self) -> Vec<PathBuf> {
+        let config = self.config.load();
+        let test = Policies::watched_file(&config).map(|file| {
+            let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+            file.with_file_name(format!("{stem}_test.lua"))
+        });
+        config.source.iter().cloned().chain(Policies::watched_file(&config)).chain(test).collect()
+    }
+
+    fn config_text(&self) -> Option<Vec<u8>> {
+        std::fs::read(self.config.load().source.as_ref()?).ok()
+    }
+
+    /// The texts of the policy's file and its test: either may turn a refused version into a good one. A file that is
+    /// missing for a moment, as while an editor replaces it, is looked at again.
+    fn policy_text(&self) -> Option<Vec<Option<Vec<u8>>>> {
+        let config = self.config.load();
+        Policies::watched_file(&config)?;
+        let files = self.watched();
+        let files = if config.source.is_some() { &files[1..] } else { &files[..] };
+        Some(files.iter().map(|file| std::fs::read(file).ok()).collect())
+    }
+
+    async fn reload_config(&mut self) {
+        let loaded = match config::load(&self.request) {
+            Ok(loaded) => loaded,
+            Err(errors) => {
+                error!(%errors, "the changed configuration is refused; the one before it stays in force");
+                return;
+            }
+        };
+        for warning in &loaded.warnings {
+            warn!(%warning, "configuration");
+        }
+        let old = self.config.load_full();
+        let mut new = loaded.config;
+        let needs_restart = old.reload_diff(&new);
+        if !needs_restart.is_empty() {
+            warn!(keys = needs_restart.join(", "), "changed keys that take effect at the next start only");
+            (new.port, new.admin_listen, new.region) = (old.port, old.admin_listen, old.region.clone());
+            new.limits.clients = old.limits.clients;
+        }
+        if new == *old {
+            return;
+        }
+        let new = Arc::new(new);
+        if new.policy != old.policy || new.regions != old.regions {
+            // The policy first: if it is refused, the rest of the file still counts, but the old policy stays.
+            if self.policies.swap(&new.policy.source, &new, "config").await.is_err() {
+                let kept = Config { policy: old.policy.clone(), ..(*new).clone() };
+                return self.take_up(&old, Arc::new(kept));
+            }
+        }
+        self.take_up(&old, new);
+    }
+
+    fn take_up(&mut self, old: &Config, new: Arc<Config>) {
+        self.config.store(new.clone());
+        // An error means that the control thread has ended, and usher with it.
+        let _ = self.control.configure(cluster_settings(&new));
+        self.link_settings.send_replace(Arc::new(link_settings(&new)));
+        if new.discovery != old.discovery {
+            self.discovery.abort();
+            self.discovery = start_discovery(new.discovery.clone(), self.endpoints.clone());
+        }
+        info!("configuration reloaded");
+    }
+
+    async fn reload_policy(&self, by: &str) {
+        let config = self.config.load_full();
+        // A refusal is logged and remembered where it is found.
+        let _ = self.policies.swap(&config.policy.source, &config, by).await;
+    }
+}
+
+/// Starts looking for Monoliths.
+pub fn start_discovery(discovery: Discovery, endpoints: watch::Sender<EndpointSet>) -> JoinHandle<()> {
+    discovery::spawn(discovery, endpoints)
+}
