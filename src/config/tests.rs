@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+
+mod fuzz;
+mod sections;
 
 const EXAMPLE: &str = include_str!("../../examples/usher.toml");
 
@@ -337,136 +339,6 @@ fn mistakes_in_the_environment_name_the_variable() {
 }
 
 #[test]
-fn a_policy_is_a_path_or_a_shipped_name() {
-    let source = |text: &str| usher(&format!("policy.file = '{text}'")).config().policy.source;
-    assert_eq!(source("least-loaded"), PolicySource::Shipped("least-loaded".into()));
-    assert_eq!(source("/etc/usher/mine.lua"), PolicySource::File("/etc/usher/mine.lua".into()));
-    let shipped = "default, least-loaded, region-affinity, hash-ring, random";
-    usher("[policy]\nfile = 'policies/x.luau'").fails(&[&format!(
-        "usher.toml:2: policy.file: no file \"policies/x.luau\" at /etc/usher/policies/x.luau; write a path from the \
-         folder of this file, or a shipped name: {shipped}"
-    )]);
-    usher("policy.file = 'defualt'").fails(&[&format!(
-        "usher.toml:1: policy.file: no policy \"defualt\" is shipped (did you mean \"default\"?); shipped are {shipped}; \
-         a path, such as \"./defualt.lua\" for /etc/usher/defualt.lua, holds a \"/\" or ends in .lua or .luau"
-    )]);
-}
-
-#[test]
-fn strategies_name_shipped_policies() {
-    let check = |text: &str, name: &str, settings: serde_json::Value| {
-        let policy = file("balancer.toml", text).config().policy;
-        assert_eq!(policy.source, PolicySource::Shipped(name.into()));
-        assert_eq!(json!(policy.settings), settings, "{text}");
-    };
-    check("selection_strategy.strategy = 'MinRooms'", "default", json!({ "own_region_only": true }));
-    check("selection_strategy.strategy = 'Random'", "random", json!({ "own_region_only": true }));
-    let ring = |weight| json!({ "own_region_only": true, "weight": weight });
-    check("[selection_strategy]\nstrategy = 'HashRing'", "hash-ring", ring(1));
-    check("[selection_strategy]\nstrategy = 'HashRing'\nweight = 5", "hash-ring", ring(5));
-    check("selection_strategy = 'HashRing'", "hash-ring", ring(1));
-    check("selection_strategy = 'HashRing'\n[policy.settings]\nweight = 9", "hash-ring", ring(9));
-    check("", "default", json!({}));
-    let both = usher("selection_strategy.strategy = 'HashRing'\npolicy.file = 'random'");
-    assert_eq!(both.config().policy.source, PolicySource::Shipped("random".into()));
-    assert!(both.config().policy.settings.is_empty());
-    assert!(both.warnings().contains("usher.toml:1: selection_strategy: policy.file is set and wins"));
-    usher("selection_strategy.strategy = 'minrooms'").fails_with("write \"MinRooms\", \"HashRing\" or \"Random\"");
-    usher("selection_strategy.weight = 5").fails_with("selection_strategy.strategy: missing; write \"MinRooms\"");
-}
-
-#[test]
-fn each_discovery_method_is_read() {
-    let check = |text: &str, expected| assert_eq!(usher(text).config().discovery, expected, "{text}");
-    let two = Discovery::Manual(vec![("10.0.0.2".into(), 3002), ("::1".into(), 3003)]);
-    check(
-        "[discovery]\nmethod = 'manual'\n[[discovery.monoliths]]\nhost = '10.0.0.2'\nport = 3002\n\
-         [[discovery.monoliths]]\nhost = '[::1]'\nport = 3003",
-        two.clone(),
-    );
-    check(
-        "[discovery]\nmethod = 'manual'\nmonoliths = [{ host = '10.0.0.2', port = 3002 }, { host = '::1', port = 3003 }]",
-        two,
-    );
-    let dns = |dns_server: Option<&str>, ms| Discovery::Dns {
-        query: "ott.local".into(),
-        service_port: 3002,
-        dns_server: dns_server.map(|address| address.parse().unwrap()),
-        polling_interval: Duration::from_millis(ms),
-    };
-    let base = "[discovery]\nmethod = 'dns'\nquery = 'ott.local'\nservice_port = 3002\n";
-    check(base, dns(None, 5000));
-    check(&format!("{base}polling_interval = '250ms'"), dns(None, 250));
-    check(&format!("{base}dns_server = '10.0.0.2'"), dns(Some("10.0.0.2:53"), 5000));
-    check(&format!("{base}dns_server = '::1'"), dns(Some("[::1]:53"), 5000));
-    check(&format!("{base}dns_server = '127.0.0.1:5353'"), dns(Some("127.0.0.1:5353"), 5000));
-    check(
-        "[discovery]\nmethod = 'fly'\nfly_app = 'ott-prod'\nservice_port = 3002",
-        Discovery::Fly { fly_app: "ott-prod".into(), service_port: 3002, polling_interval: Duration::from_secs(5) },
-    );
-    check("discovery = { method = 'harness', port = 9000 }", Discovery::Harness { port: 9000 });
-    let overlaid = usher("[discovery]\nmethod = 'fly'\nfly_app = 'a'\nservice_port = 1")
-        .env("BALANCER_DISCOVERY", "{method=\"harness\", port=9000}");
-    assert_eq!(overlaid.config().discovery, Discovery::Harness { port: 9000 });
-    let merged = usher("[discovery]\nmethod = 'harness'\nport = 1").env("USHER_DISCOVERY__PORT", "2");
-    assert_eq!(merged.config().discovery, Discovery::Harness { port: 2 });
-}
-
-#[test]
-fn mixed_and_incomplete_discovery_is_an_error() {
-    let monoliths = "monoliths = [{ host = 'a', port = 1 }]";
-    usher(&format!("[discovery]\nmethod = 'manual'\n{monoliths}\nquery = 'x'\nfly_app = 'y'")).fails(&[
-        "usher.toml:4: discovery.query: belongs to method \"dns\", and the method is \"manual\"; remove one of the two",
-        "usher.toml:5: discovery.fly_app: belongs to method \"fly\", and the method is \"manual\"; remove one of the two",
-    ]);
-    let peer = format!("[discovery]\nmethod = 'manual'\n{monoliths}\nquery = 'x'");
-    assert!(file("balancer.toml", &peer).warnings().contains("discovery.query: belongs to method \"dns\""));
-    usher("[discovery]\nmethod = 'dns'").fails(&[
-        "usher.toml:1: discovery.query: missing: the method needs it",
-        "usher.toml:1: discovery.service_port: missing: the method needs it",
-    ]);
-    usher("[discovery]\nmethod = 'harness'\nport = 0").fails_with("discovery.port: 0 is out of range");
-    usher("[discovery]\nport = 5").fails_with("discovery.method: missing; write \"manual\", \"dns\", \"fly\" or");
-    usher("discovery.method = 'zookeeper'").fails_with("\"zookeeper\" is no method; write \"manual\"");
-    usher("[discovery]\nmethod = 'manual'\nmonoliths = [{ host = 'a:1', port = 1 }]")
-        .fails_with("discovery.monoliths[0].host: \"a:1\" is no address or DNS name");
-    usher("[discovery]\nmethod = 'manual'\nmonoliths = [{ host = 'a' }, 5]").fails(&[
-        "usher.toml:3: discovery.monoliths: item 1: expected { host = \"10.0.0.2\", port = 3002 }, found a whole number",
-        "usher.toml:3: discovery.monoliths[0].port: missing: the method needs it",
-    ]);
-    for empty in ["", "[discovery]\nmethod = 'manual'", "[discovery]\nmethod = 'manual'\nmonoliths = []"] {
-        let warnings = usher(empty).warnings();
-        assert!(warnings.contains("no Monolith is listed: usher starts and waits"), "{warnings}");
-        assert_eq!(warnings.lines().count(), 1, "{warnings}");
-    }
-}
-
-#[test]
-fn what_comes_later_is_refused_by_name() {
-    usher("policy.gate = 'replay'").fails_with("policy.gate: \"replay\" comes with a later version; remove it");
-    usher("policy.require.faults = '== 0'").fails_with("[policy.require] comes with a later version; remove it");
-    usher("handover.mode = 'seamless'").fails_with("handover.mode: \"seamless\" comes with a later version; remove it");
-    for section in ["claims", "record", "load"] {
-        usher(&format!("[{section}]\nx = 1"))
-            .fails(&[&format!("usher.toml:1: {section}: [{section}] comes with a later version; remove it")]);
-    }
-}
-
-#[test]
-fn total_memory_has_to_suffice() {
-    let total = |text: &'static str, workers| Try { workers, ..usher(text) };
-    assert_eq!(policy_vms(6), 8);
-    assert_eq!(total("", 6).config().policy.total_memory, 64 << 20);
-    assert_eq!(total("", 64).config().policy.total_memory, 66 * (8 << 20));
-    assert_eq!(total("policy.total_memory = '64MiB'", 6).config().policy.total_memory, 64 << 20);
-    total("policy.total_memory = '64MiB'", 7).fails(&[
-        "usher.toml:1: policy.total_memory: 64MiB is less than 9 VMs (7 workers, 1 for control, 1 spare) of 8MiB need; \
-         write \"72MiB\" or more, or policy.memory = \"7281KiB\" or less",
-    ]);
-    total("policy.memory = '7281KiB'\npolicy.total_memory = '64MiB'", 7).config();
-}
-
-#[test]
 fn load_looks_in_the_documented_places() {
     let dir = tempfile::tempdir().unwrap();
     let request = |path: Option<&str>| Request {
@@ -500,58 +372,4 @@ fn a_reload_names_what_needs_a_restart() {
     assert!(old.reload_diff(&usher("timeouts.auth = '1s'\napi_key = 'x'\npolicy.file = 'random'").config()).is_empty());
     let new = usher("port = 1\nregion = 'x'\nadmin_listen = '[::]:9'\nlimits.clients = 1").config();
     assert_eq!(old.reload_diff(&new), ["port", "admin_listen", "region", "limits.clients"]);
-}
-
-fn survives(text: &str) -> Result<(), TestCaseError> {
-    for name in ["usher.toml", "balancer.toml"] {
-        if let Err(errors) = file(name, text).parse() {
-            prop_assert!(!errors.errors.is_empty());
-            let lines = text.split('\n').count();
-            for error in &errors.errors {
-                if let Place::File { line, .. } = error.place {
-                    prop_assert!(line <= lines, "line {line} of {lines}");
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
-
-    #[test]
-    fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-        survives(&String::from_utf8_lossy(&bytes))?;
-    }
-
-    #[test]
-    fn mutated_examples_never_panic(
-        cuts in prop::collection::vec((any::<prop::sample::Index>(), 0usize..40, "[\\PC\n]{0,6}|[-0-9\"'\\[\\]{}=.]{0,4}"), 1..6)
-    ) {
-        let mut text: Vec<char> = EXAMPLE.chars().collect();
-        for (at, length, replacement) in cuts {
-            let from = at.index(text.len());
-            let to = (from + length).min(text.len());
-            text.splice(from..to, replacement.chars());
-        }
-        survives(&text.iter().collect::<String>())?;
-    }
-
-    #[test]
-    fn any_environment_never_panics(name in "(USHER|BALANCER)_[A-Z_]{0,20}", value in ".{0,40}") {
-        let _ = usher("").env(&name, &value).parse();
-    }
-
-    #[test]
-    fn any_value_in_any_place_never_panics(
-        key in prop::sample::select(known_keys()),
-        value in prop::sample::select(vec![
-            "1", "-1", "0", "1.5", "nan", "inf", "true", "''", "'x'", "'5s'", "'1MiB'", "[]", "[1]", "['x']", "{}",
-            "{ a = 1 }", "[[]]", "[{}]", "1979-05-27", "9223372036854775807", "99999999999999999999",
-        ]),
-    ) {
-        survives(&format!("{key} = {value}"))?;
-        let _ = usher("").env(&format!("USHER_{}", key.to_uppercase().replace('.', "__")), value).parse();
-    }
 }

@@ -107,6 +107,7 @@ mod tests {
         assert_eq!(size("64KiB"), Some(64 << 10));
         assert_eq!(size("512B"), Some(512));
         assert_eq!(size("1MB"), Some(1_000_000));
+        assert_eq!(size("3KB"), Some(3_000));
         assert_eq!(size("1.5 GiB"), Some(3 << 29));
         for bad in ["", "1", "1mib", "-1B", "1MiB 1B", "9e9GiB", "99999999999GiB"] {
             assert_eq!(size(bad), None, "{bad:?}");

@@ -121,10 +121,13 @@ async fn becomes(endpoints: &mut watch::Receiver<EndpointSet>, expected: &str) {
 
 #[tokio::test]
 async fn changes_in_dns_arrive() {
-    let server = Server::start().await;
+    let mut server = Server::start().await;
     server.says(0, &["10.0.0.1"]);
     let (mut endpoints, _task) = dns(&server);
     becomes(&mut endpoints, "10.0.0.1:3002").await;
+    endpoints.mark_unchanged();
+    server.answers(3).await;
+    assert!(!endpoints.has_changed().unwrap(), "the same set is no news");
     server.says(0, &["10.0.0.2", "10.0.0.1", "10.0.0.3"]);
     becomes(&mut endpoints, "10.0.0.1:3002, 10.0.0.2:3002, 10.0.0.3:3002").await;
     server.says(0, &["10.0.0.3"]);
