@@ -19,10 +19,10 @@ pub const SHIPPED_POLICIES: [&str; 5] = ["default", "least-loaded", "region-affi
 const HIDDEN_HEADERS: [&str; 7] =
     ["apikey", "authorization", "cookie", "forwarded", "proxy-authorization", "referer", "set-cookie"];
 
-/// How many policy VMs can exist at once with so many worker threads: one a worker, one on the control thread, and
-/// one to spare while a version is swapped.
+/// How many policy VMs can exist at once with so many worker threads: one a worker and one on the control thread, and
+/// all of them twice while a version is swapped, since the new set is built aside.
 pub fn policy_vms(workers: usize) -> usize {
-    workers.saturating_add(2)
+    workers.saturating_add(1).saturating_mul(2)
 }
 
 /// What `[selection_strategy]` says.

@@ -121,7 +121,7 @@ fn what_comes_later_is_refused_by_name() {
 #[test]
 fn total_memory_has_to_suffice() {
     let total = |text: &'static str, workers| Try { workers, ..usher(text) };
-    assert_eq!(policy_vms(6), 8);
+    assert_eq!(policy_vms(6), 14);
     assert_eq!(total("", 6).config().policy.total_memory, 64 << 20);
     assert_eq!(total("", 64).config().policy.total_memory, 66 * (8 << 20));
     assert_eq!(total("policy.total_memory = '64MiB'", 6).config().policy.total_memory, 64 << 20);
