@@ -3,13 +3,22 @@
 //! Everything listens on loopback, on ports that the system chooses, and everything that piles up has a bound. What
 //! the Monolith does, the real one was seen doing: the recordings in `tests/fixtures` are the reference.
 
+pub mod balancer;
+pub mod client;
+pub mod http;
 pub mod monolith;
+pub mod raw;
+pub mod reconnect;
 mod world;
 
 use std::fmt;
 use std::time::Duration;
 
+pub use balancer::{RawLink, Received};
+pub use client::{Client, Connect};
 pub use monolith::Monolith;
+pub use raw::{RawFrame, RawSocket};
+pub use reconnect::ReconnectingClient;
 pub use world::{RoomInfo, World};
 
 /// Something that a test waited for did not happen in time.

@@ -106,14 +106,21 @@ async fn run(
                 for _ in 0..READ_BATCH {
                     let Some(read) = message else { return Ok(()) };
                     receive(shared, number, read?);
+                    // What a frame caused goes out before the next one is read, so that a pong never overtakes it.
+                    if feed_all(&mut socket, queue.try_recv().ok(), &mut queue).await? {
+                        return drain(socket).await;
+                    }
                     match socket.next().now_or_never() {
-                        Some(next) => message = next,
+                        Some(next) if *flow.borrow() == Flow::Running => message = next,
+                        Some(Some(read)) => {
+                            receive(shared, number, read?);
+                            break;
+                        }
+                        Some(None) => return Ok(()),
                         None => break,
                     }
-                    if *flow.borrow() != Flow::Running {
-                        break;
-                    }
                 }
+                socket.flush().await?;
                 if !introduced {
                     let balancer = |link: &super::state::Link| link.number == number && link.balancer.is_some();
                     introduced = shared.look(|state| state.links.iter().any(balancer));
@@ -151,7 +158,13 @@ async fn send_init(shared: &Shared, socket: &mut Socket) -> Result<(), Error> {
 
 /// Writes a frame and all that wait behind it with one flush; `true` once a close frame was written.
 async fn write_all(socket: &mut Socket, first: Out, queue: &mut mpsc::Receiver<Out>) -> Result<bool, Error> {
-    let mut next = Some(first);
+    let closed = feed_all(socket, Some(first), queue).await?;
+    socket.flush().await?;
+    Ok(closed)
+}
+
+async fn feed_all(socket: &mut Socket, first: Option<Out>, queue: &mut mpsc::Receiver<Out>) -> Result<bool, Error> {
+    let mut next = first;
     while let Some(out) = next {
         match out {
             Out::Text(text) => socket.feed(Message::Text(text)).await?,
@@ -169,7 +182,6 @@ async fn write_all(socket: &mut Socket, first: Out, queue: &mut mpsc::Receiver<O
         }
         next = queue.try_recv().ok();
     }
-    socket.flush().await?;
     Ok(false)
 }
 
