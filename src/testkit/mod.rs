@@ -7,8 +7,10 @@ pub mod balancer;
 pub mod client;
 pub mod http;
 pub mod monolith;
+pub mod playback;
 pub mod raw;
 pub mod reconnect;
+pub mod recording;
 mod world;
 
 use std::fmt;
