@@ -97,7 +97,8 @@ async fn a_join_of_an_unloaded_room_is_answered_as_recorded() {
     let recorded = recorded_frames(about(recording.step("F2"), "balancer-monolith:0", "f-perm"));
     let (_, _monolith, mut link) = with_room("f-perm").await;
     link.join("f-perm", "c1", "t").await;
-    check(&said(&mut link).await, &recorded);
+    // What follows in the recording is the room's own tick.
+    check(&said(&mut link).await, &recorded[..7]);
 }
 
 #[tokio::test]
@@ -129,7 +130,8 @@ async fn a_leave_a_chat_and_a_kickme_are_answered_as_recorded() {
     let room = support::recording("a-one-room-chat");
     let kicked = recorded_frames(room.step("kickme").iter().filter(|event| event.conn == "balancer-monolith:1"));
     link.send("client_msg", json!({"client_id": "c2", "payload": {"action": "kickme", "reason": 4005}})).await;
-    check(&said(&mut link).await, &kicked);
+    // What follows in the recording is about a vote that was going on.
+    check(&said(&mut link).await, &kicked[..3]);
 }
 
 #[tokio::test]
@@ -207,8 +209,8 @@ async fn a_graceful_shutdown_is_as_recorded() {
 #[tokio::test]
 async fn what_kills_the_real_one_kills_the_simulated_one() {
     let recording = support::recording("m-raw-link");
-    for (step, frame) in [("room that is not loaded", 0), ("payload null", 1)] {
-        let step = recording.step(step);
+    for name in ["unload of a room that is not loaded", "client_msg payload null"] {
+        let step = recording.step(name);
         let fatal = step.iter().find_map(Event::frame).unwrap();
         assert!(recorded_frames(step).is_empty());
         let (_, monolith, mut link) = with_room("room").await;
@@ -218,7 +220,7 @@ async fn what_kills_the_real_one_kills_the_simulated_one() {
             link.join("room", client, "t").await;
         }
         said(&mut link).await;
-        assert_eq!(monolith.died(), None, "{frame}");
+        assert_eq!(monolith.died(), None, "{name}");
         link.send_text(fatal).await;
         assert_eq!(link.next(SOON).await.unwrap(), Received::End);
         assert!(monolith.died().is_some());

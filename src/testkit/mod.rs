@@ -11,6 +11,8 @@ pub mod playback;
 pub mod raw;
 pub mod reconnect;
 pub mod recording;
+#[cfg(test)]
+mod tests;
 mod world;
 
 use std::fmt;

@@ -19,7 +19,7 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use usher::testkit::recording::Recording;
 
 /// Reads a recording of `tests/fixtures`, packed or not.
-pub fn recording(name: &str) -> Recording {
+pub(crate) fn recording(name: &str) -> Recording {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     let plain = folder.join(format!("{name}.jsonl"));
     let text = if plain.exists() {
@@ -42,8 +42,8 @@ struct Member {
 type Members = Arc<Mutex<HashMap<String, Member>>>;
 
 /// A balancer for one Monolith: no limits, no recovery, no policy. It is the yardstick for a playback.
-pub struct PlainBalancer {
-    pub addr: SocketAddr,
+pub(crate) struct PlainBalancer {
+    pub(crate) addr: SocketAddr,
     _tasks: JoinSet<()>,
 }
 
@@ -64,7 +64,7 @@ struct Msg<'a> {
 }
 
 impl PlainBalancer {
-    pub async fn start(monolith: SocketAddr) -> Self {
+    pub(crate) async fn start(monolith: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let link = TcpStream::connect(monolith).await.unwrap();

@@ -56,7 +56,7 @@ pub(super) async fn respond(shared: &Shared, rest: &str, request: Request<Incomi
         (&Method::GET | &Method::HEAD, "list", "") => list(shared, &request),
         (&Method::OPTIONS, _, "") => answer(StatusCode::OK, "text/html; charset=utf-8", "GET,HEAD,PATCH,DELETE"),
         (&Method::DELETE, _, "") => delete(shared, room, &request),
-        _ => existing(shared, &room.to_owned(), below, request).await,
+        _ => existing(shared, room, below, request).await,
     }
 }
 
