@@ -84,14 +84,9 @@ async fn run(
             return Ok(());
         }
         tokio::select! {
+            // A stall holds from the moment it is asked for. Reading goes before writing, but writes in between.
+            biased;
             changed = flow.changed() => if changed.is_err() { return Ok(()) },
-            out = queue.recv(), if now != Flow::Frozen => {
-                // Without a sender the state has dropped this link: the socket goes without a close frame.
-                let Some(out) = out else { return Ok(()) };
-                if write_all(&mut socket, out, &mut queue).await? {
-                    return drain(socket).await;
-                }
-            }
             () = sleep_until(init_due.unwrap_or(give_up)), if init_due.is_some() && now != Flow::Frozen => {
                 init_due = None;
                 send_init(shared, &mut socket).await?;
@@ -124,6 +119,13 @@ async fn run(
                 if !introduced {
                     let balancer = |link: &super::state::Link| link.number == number && link.balancer.is_some();
                     introduced = shared.look(|state| state.links.iter().any(balancer));
+                }
+            }
+            out = queue.recv(), if now != Flow::Frozen => {
+                // Without a sender the state has dropped this link: the socket goes without a close frame.
+                let Some(out) = out else { return Ok(()) };
+                if write_all(&mut socket, out, &mut queue).await? {
+                    return drain(socket).await;
                 }
             }
         }

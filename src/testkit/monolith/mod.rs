@@ -1,10 +1,12 @@
 //! A simulated Monolith: a link server and an HTTP server on loopback that behave like the real ones, with a handle
 //! that makes them do what goes wrong in production.
 
+mod builder;
 mod endpoints;
 mod frames;
 mod http;
 mod link;
+mod members;
 mod receive;
 mod records;
 mod rooms;
@@ -12,9 +14,10 @@ mod shared;
 mod state;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,124 +28,13 @@ use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::tungstenite::{Bytes, Utf8Bytes};
 use uuid::Uuid;
 
+pub use self::builder::Builder;
 pub use self::records::{FrameRecord, HttpRecord, JoinRecord, LeaveRecord, LinkNumber, UnloadRecord};
 use self::shared::{Flow, Shared};
+use self::state::Out;
 pub use self::state::{InitStyle, State, UnloadReason};
-use self::state::{Knobs, Out};
 use super::TimedOut;
 use super::world::{RoomInfo, World};
-
-/// What a Monolith is built with.
-pub struct Builder {
-    world: World,
-    id: Option<String>,
-    region: String,
-    log_limit: usize,
-    knobs: Knobs,
-}
-
-impl Builder {
-    /// The id in its `init`. Without one: a random UUID.
-    #[must_use]
-    pub fn id(mut self, id: impl Into<String>) -> Self {
-        self.id = Some(id.into());
-        self
-    }
-
-    /// The region in its `init`, `ewr` by default.
-    #[must_use]
-    pub fn region(mut self, region: impl Into<String>) -> Self {
-        self.region = region.into();
-        self
-    }
-
-    /// The link token in its `init`; none by default.
-    #[must_use]
-    pub fn token(mut self, token: impl Into<String>) -> Self {
-        self.knobs.token = Some(token.into());
-        self
-    }
-
-    /// The key that `/api/room/list` and `DELETE /api/room/NAME` take in the header `apikey`; `test-key` by default.
-    #[must_use]
-    pub fn api_key(mut self, key: impl Into<String>) -> Self {
-        self.knobs.api_key = key.into();
-        self
-    }
-
-    /// The time between two gossips, 20 s by default.
-    #[must_use]
-    pub fn gossip_every(mut self, interval: Duration) -> Self {
-        self.knobs.gossip_every = interval;
-        self
-    }
-
-    /// How long a room takes to load, 5 ms by default. Joins of one room that come within it load it several times.
-    #[must_use]
-    pub fn load_delay(mut self, delay: Duration) -> Self {
-        self.knobs.load_delay = delay;
-        self
-    }
-
-    /// After how long an empty room is unloaded; never by default.
-    #[must_use]
-    pub fn keep_alive(mut self, idle: Duration) -> Self {
-        self.knobs.keep_alive = Some(idle);
-        self
-    }
-
-    /// How long a balancer has for its `init`, 10 s by default.
-    #[must_use]
-    pub fn init_timeout(mut self, timeout: Duration) -> Self {
-        self.knobs.init_timeout = timeout;
-        self
-    }
-
-    /// How it introduces itself.
-    #[must_use]
-    pub fn init(mut self, style: InitStyle) -> Self {
-        self.knobs.init = style;
-        self
-    }
-
-    /// How many users the list that a joining client gets names at most. The real server names all, which makes a
-    /// join of a big room expensive; a load test sets a limit.
-    #[must_use]
-    pub fn user_list_limit(mut self, limit: usize) -> Self {
-        self.knobs.user_list_limit = limit;
-        self
-    }
-
-    /// How many records of each kind are kept, 20000 by default; the counters go on.
-    #[must_use]
-    pub fn log_limit(mut self, limit: usize) -> Self {
-        self.log_limit = limit;
-        self
-    }
-
-    /// After how long an idle HTTP connection is closed, 5 s by default.
-    #[must_use]
-    pub fn http_idle(mut self, idle: Duration) -> Self {
-        self.knobs.http_idle = idle;
-        self
-    }
-
-    /// Starts it on two free ports of the loopback interface.
-    ///
-    /// # Errors
-    /// When no port can be bound.
-    pub async fn start(self) -> io::Result<Monolith> {
-        let id = self.id.unwrap_or_else(|| Uuid::new_v4().to_string());
-        let state = State::new(self.world, id, self.region, self.knobs, self.log_limit);
-        let links = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let requests = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let (link_addr, http_addr) = (links.local_addr()?, requests.local_addr()?);
-        let shared = Arc::new(Shared::new(state));
-        shared.change(|state| state.http_port = http_addr.port());
-        let process = tokio::spawn(run(shared.clone(), links, requests));
-        Ok(Monolith { shared, process: Mutex::new(Some(process)), link_addr, http_addr })
-    }
-}
 
 /// A running simulated Monolith. When it is dropped, its tasks end and its sockets close.
 pub struct Monolith {
@@ -188,27 +80,7 @@ async fn run(shared: Arc<Shared>, links: TcpListener, requests: TcpListener) {
 impl Monolith {
     /// What to build one with.
     pub fn builder(world: &World) -> Builder {
-        Builder {
-            world: world.clone(),
-            id: None,
-            region: "ewr".to_owned(),
-            log_limit: 20_000,
-            knobs: Knobs {
-                load_delay: Duration::from_millis(5),
-                loads_frozen: false,
-                answer_joins: true,
-                init: InitStyle::Normal,
-                refuse_links: false,
-                keep_alive: None,
-                gossip_every: Duration::from_secs(20),
-                init_timeout: Duration::from_secs(10),
-                user_list_limit: usize::MAX,
-                token: None,
-                api_key: "test-key".to_owned(),
-                http_idle: Duration::from_secs(5),
-                metrics: String::new(),
-            },
-        }
+        Builder::new(world)
     }
 
     /// One with all defaults.

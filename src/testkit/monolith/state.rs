@@ -77,7 +77,7 @@ pub(super) struct Room {
     pub(super) copies: usize,
     pub(super) members: Vec<Arc<Member>>,
     quoted_name: String,
-    key: Arc<str>,
+    pub(super) key: Arc<str>,
     /// Rises whenever the room becomes empty, so that an older idle job does not unload it.
     idle_turn: u64,
 }
@@ -141,14 +141,14 @@ pub struct State {
     pub(super) http_port: u16,
     pub(super) knobs: Knobs,
     pub(super) links: Vec<Link>,
-    links_accepted: LinkNumber,
-    rooms: HashMap<Arc<str>, Room>,
-    clients: HashMap<String, Vec<Arc<Member>>>,
+    pub(super) links_accepted: LinkNumber,
+    pub(super) rooms: HashMap<Arc<str>, Room>,
+    pub(super) clients: HashMap<String, Vec<Arc<Member>>>,
     /// Clients whose room was unloaded without a kick, until their `leave` comes.
-    ghosts: HashMap<String, LinkNumber>,
+    pub(super) ghosts: HashMap<String, LinkNumber>,
     jobs: BTreeMap<(Instant, u64), Job>,
     jobs_made: u64,
-    frozen: Vec<Load>,
+    pub(super) frozen: Vec<Load>,
     pub(super) stopping: bool,
     pub(super) died: Option<String>,
     pub(super) kill: bool,
@@ -157,8 +157,8 @@ pub struct State {
     pub(super) leaves: Log<LeaveRecord>,
     pub(super) unloads: Log<UnloadRecord>,
     pub(super) http: Log<HttpRecord>,
-    loads: HashMap<String, u64>,
-    loads_total: u64,
+    pub(super) loads: HashMap<String, u64>,
+    pub(super) loads_total: u64,
 }
 
 impl State {
@@ -405,7 +405,7 @@ impl State {
         epoch
     }
 
-    fn begin_idle(&mut self, key: &Arc<str>) {
+    pub(super) fn begin_idle(&mut self, key: &Arc<str>) {
         let Some(after) = self.knobs.keep_alive else { return };
         let Some(room) = self.rooms.get_mut(key).filter(|room| room.members.is_empty()) else { return };
         room.idle_turn += 1;
@@ -465,182 +465,4 @@ impl State {
         let text = frames::room_msg(&room.quoted_name, Some(&member.client), payload);
         self.send(member.link, text);
     }
-
-    // === members ===
-
-    /// A client enters a loaded room and gets the six messages that the real server answers with.
-    pub(super) fn admit(&mut self, link: LinkNumber, room: &str, client: String, token: &str) {
-        if !self.links.iter().any(|known| known.number == link) {
-            return;
-        }
-        let Some(room) = self.rooms.get_mut(room.to_ascii_lowercase().as_str()) else { return };
-        let name = username(token);
-        let user = frames::user(&client, &name, "none");
-        let member = Arc::new(Member { client, name, user, link, room: room.key.clone() });
-        room.members.push(member.clone());
-        let sync = frames::full_sync(&room.info);
-        self.clients.entry(member.client.clone()).or_default().push(member.clone());
-        if !self.knobs.answer_joins {
-            return;
-        }
-        self.unicast(&member, &sync);
-        self.broadcast(&member.room, &frames::event_joined(&member.client, &member.name, &member.user));
-        self.broadcast(&member.room, frames::POSITION_SYNC);
-        self.broadcast(&member.room, &frames::user_update(&member.user));
-        let limit = self.knobs.user_list_limit;
-        let Some(room) = self.rooms.get(&member.room) else { return };
-        let list = frames::user_list(room.members.iter().rev().take(limit).rev().map(|member| member.user.as_str()));
-        self.unicast(&member, &list);
-        self.unicast(&member, &frames::you(&member.client));
-    }
-
-    /// The oldest membership of a client id.
-    pub(super) fn member(&self, client: &str) -> Option<Arc<Member>> {
-        self.clients.get(client)?.first().cloned()
-    }
-
-    /// Takes a member out and tells the others.
-    pub(super) fn remove_member(&mut self, member: &Arc<Member>) {
-        self.forget_client(member);
-        let Some(room) = self.rooms.get_mut(&member.room) else { return };
-        room.members.retain(|other| !Arc::ptr_eq(other, member));
-        self.broadcast(&member.room, &frames::event_left(&member.user));
-        self.broadcast(&member.room, &frames::user_remove(&member.client));
-        self.begin_idle(&member.room);
-    }
-
-    fn forget_client(&mut self, member: &Arc<Member>) {
-        if let Some(memberships) = self.clients.get_mut(&member.client) {
-            memberships.retain(|other| !Arc::ptr_eq(other, member));
-            if memberships.is_empty() {
-                self.clients.remove(&member.client);
-            }
-        }
-    }
-
-    /// Shows a member in another status; the new form takes the place of the old one.
-    pub(super) fn set_status(&mut self, member: &Arc<Member>, status: &str) {
-        let changed = Arc::new(Member {
-            client: member.client.clone(),
-            name: member.name.clone(),
-            user: frames::user(&member.client, &member.name, status),
-            link: member.link,
-            room: member.room.clone(),
-        });
-        let room = self.rooms.get_mut(&member.room).map(|room| &mut room.members);
-        for list in self.clients.get_mut(&member.client).into_iter().chain(room) {
-            for slot in list.iter_mut().filter(|slot| Arc::ptr_eq(slot, member)) {
-                *slot = changed.clone();
-            }
-        }
-        self.broadcast(&member.room, &frames::user_update(&changed.user));
-    }
-
-    pub(super) fn kick(&mut self, member: &Arc<Member>, reason: &Value) {
-        self.send(member.link, frames::kick(&member.client, reason));
-        self.remove_member(member);
-    }
-
-    /// `false` if nobody of that id was here.
-    pub(super) fn leave(&mut self, client: &str) -> bool {
-        match self.member(client) {
-            Some(member) => {
-                self.remove_member(&member);
-                true
-            }
-            None => self.ghosts.remove(client).is_some(),
-        }
-    }
-}
-
-/// What a test may ask.
-impl State {
-    /// The ids of a room's members in the order of their joins; empty when it is not loaded.
-    pub fn members(&self, room: &str) -> Vec<String> {
-        let members = self.room(room).map(|room| room.members.as_slice()).unwrap_or_default();
-        members.iter().map(|member| member.client.clone()).collect()
-    }
-
-    /// How many members all rooms have together.
-    pub fn client_count(&self) -> usize {
-        self.clients.values().map(Vec::len).sum()
-    }
-
-    /// Clients of unloaded rooms that were neither kicked nor have left.
-    pub fn ghosts(&self) -> Vec<String> {
-        self.ghosts.keys().cloned().collect()
-    }
-
-    /// The names of the loaded rooms, sorted.
-    pub fn rooms(&self) -> Vec<String> {
-        let mut names: Vec<_> = self.rooms.values().map(|room| room.info.name.clone()).collect();
-        names.sort();
-        names
-    }
-
-    /// The epoch of a loaded room.
-    pub fn room_epoch(&self, room: &str) -> Option<u32> {
-        self.room(room).map(|room| room.epoch)
-    }
-
-    /// How many loads there were, of all rooms or of one.
-    pub fn loads(&self, room: Option<&str>) -> u64 {
-        match room {
-            Some(room) => self.loads.get(&room.to_ascii_lowercase()).copied().unwrap_or_default(),
-            None => self.loads_total,
-        }
-    }
-
-    /// How many loads wait because they are frozen.
-    pub fn frozen_loads(&self) -> usize {
-        self.frozen.len()
-    }
-
-    /// How many links have introduced themselves and are open.
-    pub fn link_count(&self) -> usize {
-        self.links.iter().filter(|link| link.balancer.is_some()).count()
-    }
-
-    /// How many links were ever accepted.
-    pub fn links_accepted(&self) -> u64 {
-        self.links_accepted
-    }
-
-    /// How many `join` frames came.
-    pub fn join_count(&self) -> u64 {
-        self.joins.total()
-    }
-
-    /// How many `leave` frames came.
-    pub fn leave_count(&self) -> u64 {
-        self.leaves.total()
-    }
-
-    /// How many `unload` frames came.
-    pub fn unload_count(&self) -> u64 {
-        self.unloads.total()
-    }
-
-    /// How many frames came in all.
-    pub fn frame_count(&self) -> u64 {
-        self.frames.total()
-    }
-
-    /// How many HTTP requests came.
-    pub fn http_count(&self) -> u64 {
-        self.http.total()
-    }
-
-    /// Why it died, if something killed it from the link.
-    pub fn died(&self) -> Option<&str> {
-        self.died.as_deref()
-    }
-}
-
-/// A name that looks like one; the same token always has the same.
-fn username(token: &str) -> String {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let mut hasher = DefaultHasher::new();
-    token.hash(&mut hasher);
-    format!("guest_{:08x}", hasher.finish() as u32)
 }

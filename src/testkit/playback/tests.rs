@@ -1,6 +1,7 @@
 //! A script has the right expectations for each client, and a playback waits for what it needs.
 
 use super::super::balancer::RawLink;
+use super::super::recording::Recording;
 use super::*;
 
 const SOON: Duration = Duration::from_secs(10);
