@@ -200,7 +200,7 @@ async fn a_graceful_shutdown_is_as_recorded() {
     monolith.load("room");
     old.join("room", "c1", "t").await;
     said(&mut old).await;
-    monolith.begin_shutdown(Duration::from_millis(100));
+    monolith.begin_shutdown(Duration::from_secs(1));
     assert_eq!(old.next(SOON).await.unwrap(), Received::Close(*code, reason.clone()));
     let mut new = RawLink::open(monolith.link_addr()).await.unwrap();
     assert_eq!(new.next(SOON).await.unwrap(), Received::End);
@@ -255,8 +255,8 @@ fn every_fixture_can_be_read_and_holds_no_real_token() {
 }
 
 /// Plays a recorded link through the plain balancer; every client must be delivered what the link had for it.
-async fn plays(name: &str, monolith: u32, at_least: usize) {
-    let script = Script::new(&support::recording(name), monolith, 0);
+async fn plays(name: &str, monolith: u32, generation: u32, at_least: usize) {
+    let script = Script::new(&support::recording(name), monolith, generation);
     let clients = script.clients().len();
     assert!(clients >= at_least, "{name}: {clients} clients");
     let playback = Playback::start(script, 80).await.unwrap();
@@ -276,11 +276,17 @@ async fn plays(name: &str, monolith: u32, at_least: usize) {
 
 #[tokio::test]
 async fn one_room_can_be_played_again() {
-    plays("a-one-room-chat", 1, 5).await;
+    plays("a-one-room-chat", 1, 0, 5).await;
 }
 
 #[tokio::test]
 async fn four_busy_rooms_can_be_played_again() {
-    plays("b-forty-rooms", 0, 40).await;
-    plays("b-forty-rooms", 1, 15).await;
+    plays("b-forty-rooms", 0, 0, 40).await;
+    plays("b-forty-rooms", 1, 0, 15).await;
+}
+
+#[tokio::test]
+async fn crossing_joins_and_unloads_can_be_played_again() {
+    plays("i-concurrent-join-unloaded-rooms", 0, 1, 10).await;
+    plays("f-keepalive-unload", 1, 0, 15).await;
 }

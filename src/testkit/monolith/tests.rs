@@ -205,7 +205,7 @@ async fn idle_rooms_go_and_take_temporary_ones_out_of_the_store() {
     let world = World::new();
     world.set_flush_after(Duration::ZERO);
     world.add(RoomInfo::permanent("perm"));
-    let (monolith, mut link) = started(Monolith::builder(&world).keep_alive(Duration::from_millis(30))).await;
+    let (monolith, mut link) = started(Monolith::builder(&world).keep_alive(Duration::from_millis(500))).await;
     monolith.load("perm");
     monolith.load("temp");
     link.take(2, SOON).await.unwrap();
@@ -261,7 +261,7 @@ async fn its_init_can_be_late_wrong_or_missing() {
     monolith.set_init(InitStyle::Never);
     let mut link = RawLink::open(monolith.link_addr()).await.unwrap();
     assert_eq!(next(&mut link).await.kind(), "gossip");
-    monolith.set_init(InitStyle::Delayed(Duration::from_millis(30)));
+    monolith.set_init(InitStyle::Delayed(Duration::from_millis(500)));
     let mut link = RawLink::open(monolith.link_addr()).await.unwrap();
     assert_eq!(kinds(&link.take(2, SOON).await.unwrap()), ["gossip", "init"]);
 }
@@ -297,7 +297,7 @@ async fn a_graceful_shutdown_is_one_close_frame_and_a_deaf_second() {
     monolith.load("room");
     next(&mut link).await;
     join(&mut link, "room", "c1").await;
-    monolith.begin_shutdown(Duration::from_millis(200));
+    monolith.begin_shutdown(Duration::from_secs(1));
     monolith.say("room", None, "1");
     assert_eq!(next(&mut link).await, Received::Close(1001, "Server shutting down".to_owned()));
     let mut deaf = RawLink::open(monolith.link_addr()).await.unwrap();
