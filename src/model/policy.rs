@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -151,12 +152,14 @@ impl MonolithRow {
 ///
 /// `versions[i]` changes whenever `rows[i]` does, and `membership` whenever a row comes, goes or starts or stops
 /// serving, so that a script's copy is patched row by row instead of being built anew.
+///
+/// Version numbers are drawn from one counter of the process, so the same number stands for the same content in every
+/// view, clones included: a copy that was made from one view can be brought up to date from another.
 #[derive(Clone, Debug, Default)]
 pub struct View {
     rows: Vec<MonolithRow>,
     versions: Vec<u64>,
     membership: u64,
-    next: u64,
 }
 
 impl View {
@@ -174,7 +177,7 @@ impl View {
         &self.rows
     }
 
-    /// The version of each row; never the same number twice within one view's life.
+    /// The version of each row; never the same number twice within the process, except in clones.
     pub fn versions(&self) -> &[u64] {
         &self.versions
     }
@@ -191,7 +194,7 @@ impl View {
 
     /// Adds a Monolith, or replaces its row.
     pub fn insert(&mut self, row: MonolithRow) {
-        let version = self.tick();
+        let version = tick();
         self.membership = version;
         match self.position(&row.id) {
             Ok(at) => {
@@ -208,7 +211,7 @@ impl View {
     /// Removes a Monolith.
     pub fn remove(&mut self, id: &MonolithId) -> Option<MonolithRow> {
         let at = self.position(id).ok()?;
-        self.membership = self.tick();
+        self.membership = tick();
         self.versions.remove(at);
         Some(self.rows.remove(at))
     }
@@ -219,21 +222,21 @@ impl View {
         let served = self.rows[at].serves();
         change(&mut self.rows[at]);
         self.rows[at].id = id.clone();
-        let version = self.tick();
+        let version = tick();
         self.versions[at] = version;
         if self.rows[at].serves() != served {
             self.membership = version;
         }
     }
 
-    fn tick(&mut self) -> u64 {
-        self.next += 1;
-        self.next
-    }
-
     fn position(&self, id: &MonolithId) -> Result<usize, usize> {
         self.rows.binary_search_by(|row| row.id.cmp(id))
     }
+}
+
+fn tick() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Everything besides the Monoliths that a script sees in one call.

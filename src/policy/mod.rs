@@ -1,5 +1,7 @@
 //! Policies: the trait that the core knows them by, and the Luau engine behind it.
 
+pub mod lua;
+
 use crate::model::policy::{Answer, Call, Fault, View};
 
 /// Something that decides. The core gives it everything it may know, and checks what it says.
