@@ -1,7 +1,7 @@
 //! What a call has used of its limits, and whether it was stopped. The interrupt of the VM reads and writes it, so it
 //! holds nothing but atomics.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -20,6 +20,8 @@ pub(crate) struct Meter {
     /// CPU time of the thread at the first look, plus one; 0 before it. Short calls never look.
     began: AtomicU64,
     fired: AtomicU8,
+    /// The policy's line at which the call was first stopped; 0 if unknown.
+    line: AtomicU32,
 }
 
 impl Meter {
@@ -30,6 +32,7 @@ impl Meter {
         self.budget_ns.store(u64::try_from(limits.budget.as_nanos()).unwrap_or(u64::MAX), Relaxed);
         self.began.store(0, Relaxed);
         self.fired.store(0, Relaxed);
+        self.line.store(0, Relaxed);
     }
 
     /// One safepoint: what to stop the call with, if it has to stop. Once stopped, it stops at every later one.
@@ -61,6 +64,19 @@ impl Meter {
             0 => None,
             fired => KINDS.into_iter().find(|kind| 1 + *kind as u8 == fired),
         }
+    }
+
+    /// Remembers where the call was stopped; the first place counts.
+    pub(crate) fn stopped_at(&self, line: impl FnOnce() -> Option<u32>) {
+        if self.line.load(Relaxed) == 0 {
+            self.line.store(line().unwrap_or(0), Relaxed);
+        }
+    }
+
+    /// Where the call was stopped, if a limit stopped it.
+    pub(crate) fn line(&self) -> Option<u32> {
+        self.fired()?;
+        Some(self.line.load(Relaxed)).filter(|line| *line > 0)
     }
 
     /// Safepoints so far.

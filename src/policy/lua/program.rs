@@ -112,7 +112,7 @@ pub struct Program {
 pub(super) struct Inner {
     pub(super) source: Source,
     pub(super) version: String,
-    pub(super) bytecode: Vec<u8>,
+    pub(super) bytecode: Arc<[u8]>,
     pub(super) environment: Environment,
 }
 
@@ -125,7 +125,9 @@ impl Program {
         }
         let bytecode = compile(&source.file(), &source.text)?;
         let version = source.version();
-        Ok(Self { inner: Arc::new(Inner { source, version, bytecode, environment: environment.clone() }) })
+        Ok(Self {
+            inner: Arc::new(Inner { source, version, bytecode: bytecode.into(), environment: environment.clone() }),
+        })
     }
 
     /// The text that it was compiled from.
@@ -136,6 +138,19 @@ impl Program {
     /// The content hash, 12 hex digits.
     pub fn version(&self) -> &str {
         &self.inner.version
+    }
+
+    /// The same program in another environment.
+    pub fn within(&self, environment: &Environment) -> Self {
+        let Inner { source, version, bytecode, .. } = &*self.inner;
+        let (source, version, bytecode) = (source.clone(), version.clone(), bytecode.clone());
+        Self { inner: Arc::new(Inner { source, version, bytecode, environment: environment.clone() }) }
+    }
+
+    /// The reason to refuse this program that a message `file:line: reason` gives.
+    pub(crate) fn refused(&self, context: &str, message: &str) -> LoadError {
+        let error = located(&self.source().file(), message);
+        LoadError { reason: format!("{context}{}", error.reason), ..error }
     }
 
     /// What the script may see besides its calls, and its limits.

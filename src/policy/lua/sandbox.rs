@@ -11,6 +11,7 @@ use super::program;
 use super::surface::Host;
 use super::value;
 
+const PRELUDE_NAME: &str = "usher";
 const PRELUDE: &str = include_str!("prelude.luau");
 
 /// What the library flags leave behind and no policy needs. `require` would read files, `loadstring` compiles without
@@ -38,7 +39,7 @@ impl Sandbox {
             globals.raw_remove(name)?;
         }
         let settings = value::from_map(&lua, &host.environment.settings)?;
-        let prelude = load(&lua, "usher", prelude_bytecode()?)?;
+        let prelude = load(&lua, PRELUDE_NAME, prelude_bytecode()?)?;
         let (invoke, usher): (Function, Table) = prelude.call((host.table(&lua)?, settings))?;
         extend(&lua, &usher)?;
         usher.set_readonly(true);
@@ -46,7 +47,7 @@ impl Sandbox {
         lua.sandbox(true)?;
         lua.set_memory_limit(memory)?;
         let meter = host.meter.clone();
-        lua.set_interrupt(move |_| interrupt(&meter));
+        lua.set_interrupt(move |lua| interrupt(lua, &meter));
         Ok(Self { lua, invoke })
     }
 }
@@ -56,15 +57,30 @@ pub(crate) fn load(lua: &Lua, file: &str, bytecode: &[u8]) -> mlua::Result<Funct
     lua.load(bytecode).set_name(format!("@{file}")).set_mode(ChunkMode::Binary).into_function()
 }
 
-fn interrupt(meter: &Meter) -> mlua::Result<VmState> {
+fn interrupt(lua: &Lua, meter: &Meter) -> mlua::Result<VmState> {
     match meter.safepoint() {
         None => Ok(VmState::Continue),
-        Some(kind) => Err(mlua::Error::runtime(kind.label())),
+        Some(kind) => {
+            meter.stopped_at(|| script_line(lua));
+            Err(mlua::Error::runtime(kind.label()))
+        }
     }
+}
+
+/// The line of the script that is running, below any function of the prelude. It only reads the call stack, which is
+/// all that is safe inside an interrupt.
+fn script_line(lua: &Lua) -> Option<u32> {
+    (0..16).find_map(|level| {
+        let line = lua.inspect_stack(level, |frame| {
+            let ours = frame.source().short_src.is_none_or(|file| file == PRELUDE_NAME);
+            if ours { None } else { frame.current_line() }
+        });
+        line.flatten().and_then(|line| u32::try_from(line).ok())
+    })
 }
 
 fn prelude_bytecode() -> mlua::Result<&'static [u8]> {
     static BYTECODE: OnceLock<Result<Vec<u8>, String>> = OnceLock::new();
-    let compiled = BYTECODE.get_or_init(|| program::compile("usher", PRELUDE).map_err(|e| e.to_string()));
+    let compiled = BYTECODE.get_or_init(|| program::compile(PRELUDE_NAME, PRELUDE).map_err(|e| e.to_string()));
     compiled.as_deref().map_err(mlua::Error::runtime)
 }

@@ -173,7 +173,11 @@ impl Host {
     pub(crate) fn fault(&self, file: &str, error: Option<mlua::Error>) -> Fault {
         let limits = &self.environment.limits;
         let raised = error.as_ref().map(message);
-        let at = error.as_ref().and_then(|e| position(file, &e.to_string())).unwrap_or_else(|| format!("{file}: "));
+        let traced = || error.as_ref().and_then(|e| position(file, &e.to_string()));
+        let at = match self.meter.line() {
+            Some(line) => format!("{file}:{line}: "),
+            None => traced().unwrap_or_else(|| format!("{file}: ")),
+        };
         let stopped = |what: String| format!("{at}{what}");
         let (kind, message) = match self.meter.fired() {
             Some(FaultKind::Fuel) => {

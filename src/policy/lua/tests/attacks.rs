@@ -115,7 +115,6 @@ fn library_calls_that_ignore_the_interrupt_are_capped() {
         "table.move({}, 1, 2 ^ 30, 2, {})",
         "local s = string.rep('a', 1000000) string.find(s, string.rep('a', 500000) .. 'b', 1, true)",
         "local s = string.rep('a', 1000000) return (s:find(string.rep('a', 500000) .. 'b', 1, true))",
-        "local s = string.rep('a', 1000000) return (s:find(string.rep('a', 500000) .. 'b'))",
         "string.split(string.rep('a', 1000000), string.rep('a', 500000) .. 'b')",
         "local s = string.rep('a', 1000000) s:split(string.rep('a', 500000) .. 'b')",
         "local t = table.create(200000, 1) table.sort(t)",
@@ -124,6 +123,9 @@ fn library_calls_that_ignore_the_interrupt_are_capped() {
     ] {
         check(attack, &[FaultKind::NativeCap]);
     }
+    // Looking for magic characters in so long a pattern takes fuel itself, so either limit may come first.
+    let plain_by_content = "local s = string.rep('a', 1000000) return (s:find(string.rep('a', 500000) .. 'b'))";
+    check(plain_by_content, &[FaultKind::NativeCap, FaultKind::Fuel]);
 }
 
 #[test]
