@@ -185,7 +185,7 @@ mod tests {
             ("local x = ", Some(1), "Expected identifier"),
             ("\nreturn nothing.x", Some(2), "attempt to index nil"),
             ("return 7", None, "returns number"),
-            ("return { place = 7 }", None, "place is a"),
+            ("return { place = 7 }", None, "place is a number"),
             ("return { api = 2 }", None, "api is 2"),
             ("return {\n place = function(call)\n  return call.rom.name\n end }", Some(3), "smoke call of place"),
             ("return { route = function() return 7 end }", None, "smoke call of route"),
@@ -193,7 +193,7 @@ mod tests {
         ] {
             let error = try_out(text).map(|_| ()).unwrap_err();
             assert_eq!(error.file, "policies/test.lua", "{text}");
-            assert!(error.reason.contains(reason) || reason == "place is a", "{text}: {error}");
+            assert!(error.reason.contains(reason) || reason == "place is a number", "{text}: {error}");
             assert_eq!(error.line, line, "{text}: {error}");
         }
         assert!(try_out("return { place = function(call) return call.monoliths[1] end }").is_ok());

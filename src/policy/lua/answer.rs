@@ -154,6 +154,11 @@ impl IntoNumber for Value {
     }
 }
 
+/// The type of a value as scripts know it: whole numbers are numbers.
+pub(super) fn type_of(value: &Value) -> &'static str {
+    if value.is_integer() { "number" } else { value.type_name() }
+}
+
 fn describe(value: &Value) -> String {
     match value {
         Value::Nil => "nil".into(),

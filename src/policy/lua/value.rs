@@ -10,6 +10,20 @@ const MAX_VALUES: usize = 100_000;
 
 /// A Luau value of JSON data; tables are read-only. Null is nil, so it leaves no key.
 pub(crate) fn from_json(lua: &Lua, json: &Json) -> mlua::Result<Value> {
+    convert(lua, json, true)
+}
+
+/// As [`from_json`], but with tables that a script may change.
+pub(crate) fn from_json_open(lua: &Lua, json: &Json) -> mlua::Result<Value> {
+    convert(lua, json, false)
+}
+
+/// A read-only table of a JSON object.
+pub(crate) fn from_map(lua: &Lua, map: &serde_json::Map<String, Json>) -> mlua::Result<Table> {
+    convert_map(lua, map, true)
+}
+
+fn convert(lua: &Lua, json: &Json, frozen: bool) -> mlua::Result<Value> {
     Ok(match json {
         Json::Null => Value::Nil,
         Json::Bool(value) => Value::Boolean(*value),
@@ -18,22 +32,21 @@ pub(crate) fn from_json(lua: &Lua, json: &Json) -> mlua::Result<Value> {
         Json::Array(items) => {
             let table = lua.create_table_with_capacity(items.len(), 0)?;
             for (item, at) in items.iter().zip(1i64..) {
-                table.raw_set(at, from_json(lua, item)?)?;
+                table.raw_set(at, convert(lua, item, frozen)?)?;
             }
-            table.set_readonly(true);
+            table.set_readonly(frozen);
             Value::Table(table)
         }
-        Json::Object(map) => Value::Table(from_map(lua, map)?),
+        Json::Object(map) => Value::Table(convert_map(lua, map, frozen)?),
     })
 }
 
-/// A read-only table of a JSON object.
-pub(crate) fn from_map(lua: &Lua, map: &serde_json::Map<String, Json>) -> mlua::Result<Table> {
+fn convert_map(lua: &Lua, map: &serde_json::Map<String, Json>, frozen: bool) -> mlua::Result<Table> {
     let table = lua.create_table_with_capacity(0, map.len())?;
     for (key, value) in map {
-        table.raw_set(key.as_str(), from_json(lua, value)?)?;
+        table.raw_set(key.as_str(), convert(lua, value, frozen)?)?;
     }
-    table.set_readonly(true);
+    table.set_readonly(frozen);
     Ok(table)
 }
 

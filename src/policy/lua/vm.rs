@@ -27,6 +27,7 @@ struct Engine {
     sandbox: Sandbox,
     mirror: Mirror,
     hooks: [Option<Function>; Hook::ALL.len()],
+    unknown: Vec<String>,
 }
 
 impl Policy for Vm {
@@ -57,6 +58,11 @@ impl Vm {
     /// Whether the policy has this hook.
     pub fn has(&self, hook: Hook) -> bool {
         self.engine.as_ref().is_some_and(|engine| engine.hooks[hook as usize].is_some())
+    }
+
+    /// Functions of the policy's table that are no hooks, sorted.
+    pub fn unknown_functions(&self) -> &[String] {
+        self.engine.as_ref().map_or(&[], |engine| &engine.unknown)
     }
 
     /// Safepoints that the last call used.
@@ -130,7 +136,7 @@ impl Engine {
             (ran, _) => return Err(program::located(&file, &host.fault(&file, ran.err()).message)),
         };
         let Value::Table(table) = value else {
-            return Err(wrong(format!("returns {}; a policy file returns a table of hooks", value.type_name())));
+            return Err(wrong(format!("returns {}; a policy file returns a table of hooks", answer::type_of(&value))));
         };
         check_version(&table).map_err(wrong)?;
         let mut hooks = [const { None }; Hook::ALL.len()];
@@ -138,7 +144,9 @@ impl Engine {
             hooks[hook as usize] = match table.raw_get(hook.name()) {
                 Ok(Value::Nil) => None,
                 Ok(Value::Function(function)) => Some(function),
-                Ok(other) => return Err(wrong(format!("{hook} is a {}; hooks are functions", other.type_name()))),
+                Ok(other) => {
+                    return Err(wrong(format!("{hook} is a {}; hooks are functions", answer::type_of(&other))));
+                }
                 Err(e) => return Err(internal(e)),
             };
         }
@@ -146,8 +154,17 @@ impl Engine {
             Ok(Value::String(name)) => name.to_string_lossy(),
             _ => inner.source.name.clone(),
         };
-        Ok((Self { sandbox, mirror, hooks }, label))
+        let unknown = unknown_functions(&table);
+        Ok((Self { sandbox, mirror, hooks, unknown }, label))
     }
+}
+
+fn unknown_functions(table: &Table) -> Vec<String> {
+    let functions = table.pairs::<Value, Value>().flatten().filter(|(_, value)| value.is_function());
+    let names = functions.filter_map(|(key, _)| Some(key.as_string()?.to_string_lossy()));
+    let mut unknown: Vec<String> = names.filter(|name| Hook::ALL.iter().all(|hook| hook.name() != name)).collect();
+    unknown.sort();
+    unknown
 }
 
 /// `policy.api` is the version of the contract that a policy was written for.
@@ -221,7 +238,7 @@ pub(crate) fn message(error: &mlua::Error) -> String {
 }
 
 /// The first `file:line: ` in a text that may hold a trace.
-fn position(file: &str, text: &str) -> Option<String> {
+pub(crate) fn position(file: &str, text: &str) -> Option<String> {
     text.match_indices(file).find_map(|(at, _)| {
         let rest = text[at + file.len()..].strip_prefix(':')?;
         let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
