@@ -7,6 +7,8 @@ pub mod input;
 mod report;
 mod runner;
 mod session;
+#[cfg(test)]
+mod tests;
 
 pub use check::{Problem, check_policy};
 pub use gate::test_gate;

@@ -16,7 +16,7 @@ use crate::policy::lua::{Environment, Limits, Program, Returned, SharedState, Vm
 
 const TESTLIB: &str = include_str!("testlib.luau");
 /// What one test, or the code around the tests, may use.
-const LIMITS: Limits = Limits { fuel: 5_000_000, budget: Duration::from_secs(5), memory: 64 << 20 };
+const LIMITS: Limits = Limits { fuel: 2_000_000, budget: Duration::from_secs(5), memory: 64 << 20 };
 const MAX_TESTS: usize = 10_000;
 const MAX_POLICIES: usize = 64;
 

@@ -49,6 +49,9 @@ fn parse_table(hook: Hook, table: &Table, view: &View) -> Result<Returned, Strin
     if let Value::Number(seconds) = field("hold").into_number() {
         return hold(hook, seconds).map(Returned::from);
     }
+    if hook == Hook::Admit {
+        return Err("a table".into());
+    }
     let length = table.raw_len();
     if length > MAX_LIST {
         return Err(format!("a list of {length} items"));
@@ -58,7 +61,7 @@ fn parse_table(hook: Hook, table: &Table, view: &View) -> Result<Returned, Strin
     }
     let items = (1..=length).map(|at| (at, table.raw_get::<Value>(at).unwrap_or(Value::Nil)));
     match hook {
-        Hook::Place | Hook::Route => {
+        Hook::Admit | Hook::Place | Hook::Route => {
             let ids = items.map(|(at, item)| {
                 monolith(&item, view).ok_or_else(|| format!("a list whose item {at} is {}", describe(&item)))
             });
@@ -70,7 +73,6 @@ fn parse_table(hook: Hook, table: &Table, view: &View) -> Result<Returned, Strin
             });
             Ok(Returned { answer: Answer::Moves(moves.collect::<Result<_, _>>()?), list: true })
         }
-        Hook::Admit => Err("a table".into()),
     }
 }
 

@@ -26,7 +26,9 @@ impl Default for Limits {
 
 /// How far regions are from each other, in milliseconds; `None` where nobody knows.
 #[derive(Clone)]
-pub struct Distances(Arc<dyn Fn(&Region, &Region) -> Option<f64> + Send + Sync>);
+pub struct Distances(Arc<Between>);
+
+type Between = dyn Fn(&Region, &Region) -> Option<f64> + Send + Sync;
 
 impl Distances {
     /// Distances that this function knows.

@@ -45,7 +45,7 @@ impl Meter {
         if used > self.fuel.load(Relaxed) {
             return Some(self.fire(FaultKind::Fuel));
         }
-        if used % CLOCK_EVERY == 0 && self.late() {
+        if used.is_multiple_of(CLOCK_EVERY) && self.late() {
             return Some(self.fire(FaultKind::CpuTime));
         }
         None

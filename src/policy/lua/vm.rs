@@ -171,8 +171,7 @@ fn unknown_functions(table: &Table) -> Vec<String> {
 fn check_version(table: &Table) -> Result<(), String> {
     match table.raw_get("api") {
         Ok(Value::Nil) => Ok(()),
-        Ok(Value::Number(api)) if api == 1.0 => Ok(()),
-        Ok(Value::Integer(1)) => Ok(()),
+        Ok(Value::Number(1.0) | Value::Integer(1)) => Ok(()),
         Ok(other) => Err(format!("api is {}; this usher knows 1", other.to_string().unwrap_or_default())),
         Err(e) => Err(e.to_string()),
     }

@@ -16,7 +16,7 @@ fn check(attack: &str, expected: &[FaultKind]) {
         end
         return policy"
     );
-    let mut vm = vm_with(&text, &tight());
+    let mut vm = vm_with(&text, &environment(4 << 20));
     let hostile = Call { region: "attack".into(), ..call(Hook::Place) };
     for _ in 0..2 {
         let fault = vm.call(&hostile, &view()).expect_err(attack);
@@ -87,7 +87,7 @@ fn a_caught_memory_error_leaves_no_full_vm_behind() {
             pcall(function() while true do kept[#kept + 1] = string.rep('x', 100000) .. #kept end end)
             return call.monoliths[1]
         end }",
-        &tight(),
+        &environment(4 << 20),
     );
     for _ in 0..5 {
         assert_eq!(ask(&mut vm).unwrap(), ids(&["m1"]));

@@ -1,5 +1,7 @@
 //! What scripts can and cannot do.
 
+use std::time::Duration;
+
 use crate::model::MonolithId;
 use crate::model::policy::{Answer, Call, Fault, Hook, MonolithRow, View};
 use crate::policy::Policy;
@@ -7,10 +9,12 @@ use crate::policy::Policy;
 use super::{Environment, Limits, Program, Source, Vm};
 
 mod attacks;
+mod calls;
+mod surface;
 
-/// A VM of this text.
+/// A VM of this text. Tests run without optimisation beside others, so CPU time is not what they are about.
 pub(super) fn vm(text: &str) -> Vm {
-    vm_with(text, &Environment::default())
+    vm_with(text, &environment(8 << 20))
 }
 
 pub(super) fn vm_with(text: &str, environment: &Environment) -> Vm {
@@ -53,6 +57,7 @@ pub(super) fn ask(vm: &mut Vm) -> Result<Answer, Fault> {
     vm.call(&call(Hook::Place), &view())
 }
 
-pub(super) fn tight() -> Environment {
-    Environment { limits: Limits { memory: 4 << 20, ..Limits::default() }, ..Environment::default() }
+pub(super) fn environment(memory: usize) -> Environment {
+    let limits = Limits { memory, budget: Duration::from_millis(500), ..Limits::default() };
+    Environment { limits, ..Environment::default() }
 }
