@@ -136,8 +136,8 @@ impl Session {
         let stopped = match self.host.meter.fired() {
             Some(FaultKind::Fuel) => Some(format!("more than {} safepoints: does it loop for ever?", LIMITS.fuel)),
             Some(FaultKind::CpuTime) => Some("it takes too long".to_owned()),
-            Some(_) if error.is_none() => Some("a library call over its cap".to_owned()),
-            _ => None,
+            Some(_) => Some(lock(&self.host.capped).clone()),
+            None => None,
         };
         if let Some(what) = stopped {
             return Err((self.host.meter.line(), what));

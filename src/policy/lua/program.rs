@@ -187,3 +187,39 @@ fn numbered(message: &str) -> (Option<u32>, &str) {
         _ => (None, message),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_no_policy_is_told_what_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("bytes.lua"), b"return {}\n\xff").unwrap();
+        std::fs::write(path("big.lua"), vec![b' '; MAX_SOURCE as usize + 1]).unwrap();
+        std::fs::write(path("good.lua"), "return {}").unwrap();
+        for (name, line, reason) in [
+            ("missing.lua", None, "no such file"),
+            ("", None, "is not a file"),
+            ("bytes.lua", Some(2), "is not UTF-8"),
+            ("big.lua", None, "has 1048577 bytes; a policy may have 1048576"),
+        ] {
+            let error = Source::read(&path(name)).unwrap_err();
+            assert!(error.reason.contains(reason), "{error}");
+            assert_eq!(error.line, line);
+        }
+        let good = Source::read(&path("good.lua")).unwrap();
+        assert_eq!(
+            (good.name.as_str(), good.version().as_str()),
+            ("good", Source::shipped("x", "return {}").version().as_str())
+        );
+    }
+
+    #[test]
+    fn bytecode_in_a_file_is_text_that_does_not_parse() {
+        let bytecode = compile("x", "return {}").unwrap();
+        let source = Source::shipped("x", &String::from_utf8_lossy(&bytecode));
+        assert!(Program::compile(source, &Environment::default()).is_err());
+    }
+}

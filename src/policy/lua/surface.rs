@@ -140,6 +140,8 @@ pub(crate) struct Host {
     pub(crate) random: AtomicU64,
     pub(crate) now_us: AtomicU64,
     pub(super) explanations: Mutex<Vec<String>>,
+    /// What the last guard had to say. Its own error does not get far: the next safepoint raises another.
+    pub(crate) capped: Mutex<String>,
     logged: Mutex<(u64, u32)>,
 }
 
@@ -164,7 +166,8 @@ impl Host {
         }
         host!("cap", |host, _lua, message: String| {
             host.meter.fire(FaultKind::NativeCap);
-            Ok(message)
+            *lock(&host.capped) = message;
+            Ok(())
         });
         host!("random", |host, _lua, (): ()| {
             let (next, drawn) = ranking::next_random(host.random.load(Relaxed));

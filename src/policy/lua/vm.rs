@@ -111,10 +111,10 @@ impl Vm {
         use FaultKind::{CpuTime, Fuel, Memory, NativeCap};
         let Some(engine) = &self.engine else { return };
         let stopped = matches!(answer, Err(fault) if matches!(fault.kind, Fuel | CpuTime | Memory | NativeCap));
-        let limit = self.host.environment.limits.memory;
-        let (lua, full) = (&engine.sandbox.lua, |used| used > limit / 2);
+        let (lua, limit) = (&engine.sandbox.lua, self.host.environment.limits.memory);
         // Luau collects nothing when an allocation fails, so a script that caught such an error left a full VM behind.
-        if stopped || (full(lua.used_memory()) && (lua.gc_collect().is_err() || full(lua.used_memory()))) {
+        let full = || lua.used_memory() > limit / 2 && (lua.gc_collect().is_err() || lua.used_memory() > limit / 4 * 3);
+        if stopped || full() {
             self.engine = None;
         }
     }
@@ -130,6 +130,8 @@ impl Engine {
         let sandbox = Sandbox::new(host, inner.environment.limits.memory, |_, _| Ok(())).map_err(internal)?;
         let mirror = Mirror::new(&sandbox.lua, host.rows.clone()).map_err(internal)?;
         host.meter.start(&inner.environment.limits);
+        // The file itself runs the same way each time, whichever call made a new VM necessary.
+        host.random.store(0, Relaxed);
         let ran = sandbox::load(&sandbox.lua, &file, &inner.bytecode).and_then(|chunk| chunk.call::<Value>(()));
         let value = match (ran, host.meter.fired()) {
             (Ok(value), None) => value,
@@ -203,8 +205,7 @@ impl Host {
                 FaultKind::CpuTime,
                 stopped(format!("more than {:?} of CPU time in one call (policy.budget)", limits.budget)),
             ),
-            // The guard's own message is lost if the script caught it.
-            Some(kind) => (kind, raised.unwrap_or_else(|| stopped("a library call over its cap".into()))),
+            Some(kind) => (kind, stopped(lock(&self.capped).clone())),
             None if error.as_ref().is_some_and(out_of_memory) => {
                 (FaultKind::Memory, stopped(format!("more than {} bytes of memory (policy.memory)", limits.memory)))
             }

@@ -27,7 +27,7 @@ fn check(attack: &str, expected: &[FaultKind]) {
 }
 
 #[test]
-fn endless_loops_run_out_of_fuel() {
+fn f47_endless_loops_run_out_of_fuel() {
     use FaultKind::Fuel;
     for attack in [
         "while true do end",
@@ -109,7 +109,7 @@ fn pattern_bombs_run_out() {
 }
 
 #[test]
-fn library_calls_that_ignore_the_interrupt_are_capped() {
+fn f47_library_calls_that_ignore_the_interrupt_are_capped() {
     for attack in [
         "table.move({}, 1, 2 ^ 30, 2)",
         "table.move({}, 1, 2 ^ 30, 2, {})",
@@ -126,6 +126,33 @@ fn library_calls_that_ignore_the_interrupt_are_capped() {
     // Looking for magic characters in so long a pattern takes fuel itself, so either limit may come first.
     let plain_by_content = "local s = string.rep('a', 1000000) return (s:find(string.rep('a', 500000) .. 'b'))";
     check(plain_by_content, &[FaultKind::NativeCap, FaultKind::Fuel]);
+}
+
+#[test]
+fn a_caught_cap_is_still_told() {
+    let body = "pcall(table.move, {}, 1, 2 ^ 30, 2) for i = 1, 9 do end return 'm1'";
+    let fault = ask(&mut place(body)).unwrap_err();
+    assert_eq!(fault.kind, FaultKind::NativeCap);
+    assert!(fault.message.contains("table.move would take"), "{fault}");
+    let fault = ask(&mut place("table.move({}, 1, 2 ^ 30, 2)")).unwrap_err();
+    assert!(fault.message.starts_with("policies/test.lua:1: table.move would take"), "{fault}");
+}
+
+#[test]
+fn a_thousand_monoliths_fit_into_the_fuel() {
+    let view = View::of((0..1000).map(|i| row(&format!("m{i:04}"), "ewr", i * 37 % 101)));
+    let bodies = [
+        "return usher.min_by(call.monoliths, function(m) return m.rooms + m.pending end)",
+        "return usher.sort_by(call.monoliths, function(m) return m.rooms end)[1]",
+        "return usher.sort_by(call.monoliths, 'rooms')[1]",
+        "return usher.spill(usher.in_region(call.monoliths), 50)[1]",
+        "return usher.bounded('key', usher.in_region(call.monoliths), 1.5)",
+    ];
+    for body in bodies {
+        let mut vm = place(body);
+        assert!(vm.call(&call(Hook::Place), &view).is_ok(), "{body}");
+        assert!(vm.fuel_used() < 10_000, "{body}: {}", vm.fuel_used());
+    }
 }
 
 #[test]
