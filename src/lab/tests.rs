@@ -5,7 +5,7 @@ use std::time::Duration;
 use regex::Regex;
 
 use super::*;
-use crate::policy::lua::{Environment, Source};
+use crate::policy::lua::{Environment, Limits, Source};
 use crate::policy::versions;
 
 const POLICY: &str = "local policy = {}
@@ -38,7 +38,10 @@ fn file(test: &str) -> TestFile {
 }
 
 fn run(test: &str) -> Report {
-    run_tests(&[file(test)], &Options::default())
+    // Without optimisation the fuel of a call may take longer than its budget.
+    let limits = Limits { budget: Duration::from_secs(1), ..Limits::default() };
+    let environment = Environment { limits, ..Environment::default() };
+    run_tests(&[file(test)], &Options { environment, ..Options::default() })
 }
 
 /// Runs one test and checks its status, its line (counted from the first one of `test`) and its message.

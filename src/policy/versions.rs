@@ -166,8 +166,11 @@ fn timestamp(now_us: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::model::Region;
+    use crate::policy::lua::Limits;
 
     fn source(text: &str) -> Source {
         Source::shipped("test", text)
@@ -176,7 +179,9 @@ mod tests {
     fn try_out(text: &str) -> Result<Prepared, LoadError> {
         let region = Region::from("ewr");
         let smoke: Vec<_> = smoke::calls(&region, 0).into_iter().map(|c| (c, smoke::synthetic_view(&region))).collect();
-        prepare(source(text), &Environment::default(), &smoke, None)
+        // Without optimisation the fuel may take longer than the budget.
+        let limits = Limits { budget: Duration::from_secs(1), ..Limits::default() };
+        prepare(source(text), &Environment { limits, ..Environment::default() }, &smoke, None)
     }
 
     #[test]
