@@ -11,3 +11,6 @@ pub mod tunnel;
 pub mod upload;
 pub mod upstream;
 mod wire;
+
+#[cfg(test)]
+mod testing;
