@@ -27,10 +27,10 @@ async fn pipelined_requests_are_answered_in_order() {
     })
     .await;
     let running = proxy(target, timeouts(), settings());
-    let request = |at: usize| format!("GET /{at}. HTTP/1.1\r\nHost: a\r\n\r\n");
+    let request = |at: usize| format!("GET /n{at}. HTTP/1.1\r\nHost: a\r\n\r\n");
     let requests: String = (0..20).map(request).collect();
     let answers = running.exchange(format!("{requests}{}", String::from_utf8_lossy(LAST)).as_bytes()).await;
-    let places: Vec<_> = (0..20).map(|at| answers.find(&format!("/{at}.")).unwrap()).collect();
+    let places: Vec<_> = (0..20).map(|at| answers.find(&format!("/n{at}.")).unwrap()).collect();
     assert!(places.is_sorted());
 }
 
