@@ -178,6 +178,7 @@ fn answers_lose_their_hop_by_hop_fields() {
             ("connection", "keep-alive, x-hop"),
             ("keep-alive", "timeout=5"),
             ("transfer-encoding", "chunked"),
+            ("content-length", "5"),
             ("proxy-authenticate", "Basic"),
             ("x-hop", "1"),
             ("etag", "W/\"1\""),
