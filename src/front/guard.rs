@@ -371,3 +371,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Reset, T: Unpin> AsyncWrite for Guarded
         Poll::Ready(Ok(()))
     }
 }
+
+#[cfg(test)]
+#[path = "guard_test.rs"]
+mod tests;
