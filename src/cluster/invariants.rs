@@ -27,13 +27,13 @@ impl Cluster {
                     return Some(format!("{key} waits without a timer"));
                 }
             }
-            if let State::Placing(Placing { out, waiting, attempt, .. }) = &room.state {
+            if let State::Placing(Placing { out, waiting, attempt, tried, .. }) = &room.state {
                 let live = waiting.iter().filter(|waiter| self.still_waits(**waiter)).count();
                 if out.is_empty() && live > 0 {
                     return Some(format!("{live} wait for {key} and nobody is out"));
                 }
-                if *attempt > self.settings.place_attempts {
-                    return Some(format!("{key} is in attempt {attempt}"));
+                if *attempt as usize > tried.len() + 1 {
+                    return Some(format!("{key} is in attempt {attempt} after {} failures", tried.len()));
                 }
             }
         }

@@ -4,6 +4,7 @@
 //! sequence of [`Event`]s, and therefore a test of this module. `rooms` holds the life of a room, `reports` what
 //! Monoliths say about rooms, `members` clients, `requests` HTTP, `links` the Monoliths themselves.
 
+mod departed;
 mod invariants;
 mod links;
 mod members;
@@ -17,7 +18,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
@@ -26,6 +27,7 @@ pub use self::monolith::Monolith;
 pub use self::room::{Room, RoomStatus};
 pub use self::snapshot::{MonolithSummary, RoomSummary, StateMonolith, StateRoom};
 
+use self::departed::Departed;
 use self::links::WarmUp;
 use self::members::Client;
 use self::requests::Request;
@@ -67,7 +69,7 @@ pub struct Counters {
     pub fallbacks: u64,
     /// Placements that a Monolith did not confirm in time.
     pub load_timeouts: u64,
-    /// Rooms found on two Monoliths.
+    /// Rooms found on two Monoliths, each pair once.
     pub duplicates: u64,
     /// `unload` sent to the Monolith that lost a duplicate.
     pub unloads: u64,
@@ -89,7 +91,7 @@ pub struct Cluster {
     clients: Map<ClientId, Client>,
     requests: Map<RequestId, Request>,
     timers: BTreeSet<(Micros, RoomKey)>,
-    parked: VecDeque<RoomKey>,
+    departed: Departed,
     warm_up: WarmUp,
     view: View,
     counters: Counters,
@@ -116,7 +118,7 @@ impl Cluster {
             clients: Map::default(),
             requests: Map::default(),
             timers: BTreeSet::new(),
-            parked: VecDeque::new(),
+            departed: Departed::default(),
             view: View::default(),
             counters: Counters::default(),
             waiting: 0,
