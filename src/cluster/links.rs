@@ -158,7 +158,8 @@ impl Cluster {
         }
         // Every parked room has a timer, so this walks no more than the rooms that are unconfirmed.
         let parked = |key: &RoomKey| matches!(self.rooms.get(key), Some(Room { state: State::Parked { .. }, .. }));
-        let keys: Vec<RoomKey> = self.timers.iter().filter(|(_, key)| parked(key)).map(|(_, key)| key.clone()).collect();
+        let keys: Vec<RoomKey> =
+            self.timers.iter().filter(|(_, key)| parked(key)).map(|(_, key)| key.clone()).collect();
         for key in keys {
             self.unpark(&key, turn);
         }

@@ -101,8 +101,7 @@ impl Cluster {
         self.ask_to_unload(owner.0, key, turn);
         let (monolith, binding) = (other.0.clone(), Binding::Reported(other.1));
         self.change_room(key, turn, |room| {
-            room.previous =
-                Some(Previous { monolith: owner.0.clone(), why: "duplicate".into() });
+            room.previous = Some(Previous { monolith: owner.0.clone(), why: "duplicate".into() });
             room.state = State::Active(Active { monolith, binding });
         });
     }

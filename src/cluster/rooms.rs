@@ -163,7 +163,10 @@ impl Cluster {
     pub(super) fn extend_binding(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
         let later = self.now + self.settings.load_timeout;
         self.change_room(key, turn, |room| match &mut room.state {
-            State::Active(Active { binding: Binding::Answered { deadline } | Binding::Provisional { deadline }, .. }) => {
+            State::Active(Active {
+                binding: Binding::Answered { deadline } | Binding::Provisional { deadline },
+                ..
+            }) => {
                 *deadline = later;
             }
             State::Active(_) | State::Placing(_) | State::Parked { .. } => {}

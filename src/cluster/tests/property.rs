@@ -1,0 +1,490 @@
+//! Random histories against a model of the outside world: Monoliths that load, answer, kick, unload or stay silent, and
+//! links that carry it all in order.
+//!
+//! After each event the promises of the state machine are checked: one owner a room, one `leave` a `join`, one end a
+//! client, one answer a request, no `unload` for what is not loaded.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use proptest::prelude::*;
+
+use super::*;
+
+const ROOMS: [&str; 8] = ["a", "A", "b", "B", "c", "room", "Room", "ROOM"];
+const REASONS: [UnloadReason; 4] =
+    [UnloadReason::Keepalive, UnloadReason::Admin, UnloadReason::Commanded, UnloadReason::Shutdown];
+const CODES: [u16; 4] = [4002, 4002, 4004, 4005];
+
+/// One thing that the world does. Numbers are indices, taken modulo what there is at that moment.
+#[derive(Debug, Clone)]
+enum Step {
+    Join(usize),
+    Leave(usize),
+    Request { room: Option<usize>, create: bool },
+    Outcome { request: usize, kind: u8 },
+    LinkUp { monolith: u64 },
+    LinkTwice { monolith: u64 },
+    LinkDown(usize),
+    State(usize, u8),
+    Load { monolith: usize, room: usize, epoch: u32 },
+    Unload { monolith: usize, room: usize, reason: usize },
+    Gossip { monolith: usize, stale: bool },
+    Answer(usize),
+    Kick(usize, usize),
+    StaleKick(usize),
+    Ghost(u8),
+    Wait(u64),
+    Policy(u8),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    // Epochs close to each other and to the wraps, so that equal and crossing ones are common.
+    let epoch = prop_oneof![0u32..6, (u32::MAX - 3)..=u32::MAX, 2_147_483_638u32..2_147_483_644];
+    let index = || 0usize..1000;
+    prop_oneof![
+        12 => index().prop_map(Step::Join),
+        5 => index().prop_map(Step::Leave),
+        5 => (proptest::option::weighted(0.8, index()), any::<bool>())
+            .prop_map(|(room, create)| Step::Request { room, create: create || room.is_none() }),
+        5 => (index(), 0u8..8).prop_map(|(request, kind)| Step::Outcome { request, kind }),
+        4 => (1u64..5).prop_map(|monolith| Step::LinkUp { monolith }),
+        1 => (1u64..5).prop_map(|monolith| Step::LinkTwice { monolith }),
+        2 => index().prop_map(Step::LinkDown),
+        1 => (index(), 0u8..4).prop_map(|(link, state)| Step::State(link, state)),
+        8 => (index(), index(), epoch).prop_map(|(monolith, room, epoch)| Step::Load { monolith, room, epoch }),
+        4 => (index(), index(), index()).prop_map(|(monolith, room, reason)| Step::Unload { monolith, room, reason }),
+        5 => (index(), proptest::bool::weighted(0.3)).prop_map(|(monolith, stale)| Step::Gossip { monolith, stale }),
+        8 => index().prop_map(Step::Answer),
+        3 => (index(), index()).prop_map(|(member, code)| Step::Kick(member, code)),
+        1 => index().prop_map(Step::StaleKick),
+        1 => (0u8..6).prop_map(Step::Ghost),
+        4 => (1u64..70).prop_map(|tenths| Step::Wait(tenths * SECOND / 10)),
+        1 => (0u8..6).prop_map(Step::Policy),
+    ]
+}
+
+/// A membership as its link knows it.
+struct Member {
+    room: RoomKey,
+    answered: bool,
+    report: bool,
+    open: bool,
+}
+
+/// One link with the Monolith behind it.
+struct Peer {
+    id: MonolithId,
+    members: BTreeMap<(ClientId, Attachment), Member>,
+    /// What the Monolith has in memory; our link has carried all of it.
+    loaded: BTreeMap<RoomKey, (String, u32)>,
+    /// What it had at the gossip before, for gossip that is out of date.
+    before: BTreeMap<RoomKey, (String, u32)>,
+    /// What it was asked to unload, for each load.
+    asked: HashSet<(RoomKey, u32)>,
+}
+
+struct Model {
+    w: World,
+    peers: BTreeMap<u64, Peer>,
+    next_link: u64,
+    next_client: u64,
+    next_request: u64,
+    /// Clients whose sockets are open.
+    clients: BTreeSet<ClientId>,
+    /// Requests that wait to hear where to go, and those that were sent and are awaited.
+    asking: BTreeSet<RequestId>,
+    awaited: BTreeMap<RequestId, (Option<usize>, bool)>,
+    wanted: BTreeMap<RequestId, (Option<usize>, bool)>,
+    owners: HashMap<RoomKey, MonolithId>,
+    /// Memberships that were ended by either side, for answers and kicks that come too late.
+    ended: Vec<(u64, ClientId, Attachment)>,
+}
+
+fn pick<T: Clone>(index: usize, items: impl IntoIterator<Item = T>) -> Option<T> {
+    let items: Vec<T> = items.into_iter().collect();
+    (!items.is_empty()).then(|| items[index % items.len()].clone())
+}
+
+impl Model {
+    fn new(discovered: bool) -> Self {
+        let mut w = fresh();
+        w.cluster.configure(Settings { pending_joins: 12, pending_rooms: 4, ..settings() });
+        let mut model = Self {
+            w,
+            peers: BTreeMap::new(),
+            next_link: 1,
+            next_client: 1,
+            next_request: 1,
+            clients: BTreeSet::new(),
+            asking: BTreeSet::new(),
+            awaited: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            owners: HashMap::new(),
+            ended: Vec::new(),
+        };
+        if discovered {
+            model.feed(Event::Discovered { endpoints: vec![endpoint(1), endpoint(2), endpoint(4)] });
+        }
+        model
+    }
+
+    fn feed(&mut self, event: Event) {
+        let mut effects = Vec::new();
+        self.w.cluster.apply(self.w.now, event, &mut self.w.policy, &mut effects);
+        for effect in effects {
+            self.carry_out(effect);
+        }
+        assert_eq!(self.w.cluster.broken_invariant(), None);
+        let (_, clients) = self.w.cluster.size();
+        assert_eq!(clients, self.clients.len(), "clients that the cluster knows, and sockets that are open");
+        for peer in self.peers.values() {
+            let row = self.w.cluster.view().get(&peer.id).unwrap();
+            assert_eq!(row.clients as usize, peer.members.len(), "members of {}", peer.id);
+        }
+    }
+
+    /// What links, sockets and workers do about an effect.
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::AcceptLink { link } => assert!(self.peers.contains_key(&link.0)),
+            Effect::RefuseLink { link } => assert!(!self.peers.contains_key(&link.0)),
+            Effect::Attach { link, client, attachment, room, open, report, .. } => {
+                assert!(self.clients.contains(&client), "{client} is gone");
+                let elsewhere = self.peers.values().any(|peer| peer.members.keys().any(|(other, _)| *other == client));
+                assert!(!elsewhere, "{client} is a member already");
+                let peer = self.peers.get_mut(&link.0).expect("a live link");
+                if open {
+                    assert_eq!(self.owners.get(room.key()), Some(&peer.id), "only an owner gets open members");
+                } else {
+                    assert!(report, "nothing would ever release it");
+                    assert!(!self.owners.contains_key(room.key()), "a bound room keeps nobody waiting");
+                    let out = peer.members.values().filter(|member| member.room == *room.key() && !member.answered);
+                    assert_eq!(out.count(), 0, "one join is out at a time");
+                }
+                let member = Member { room: room.key().clone(), answered: false, report, open };
+                assert!(peer.members.insert((client, attachment), member).is_none(), "an attachment is used once");
+            }
+            Effect::Open { link, client, attachment } => {
+                let peer = self.peers.get_mut(&link.0).expect("a live link");
+                peer.members.get_mut(&(client, attachment)).expect("a member").open = true;
+            }
+            Effect::Detach { link, client, attachment } => {
+                let peer = self.peers.get_mut(&link.0).expect("a live link");
+                assert!(peer.members.remove(&(client, attachment)).is_some(), "one leave for one join");
+                self.ended.push((link.0, client, attachment));
+            }
+            Effect::Unload { link, room } => {
+                let peer = self.peers.get_mut(&link.0).expect("a live link");
+                let (spelling, epoch) = peer.loaded.get(room.key()).expect("unload kills a Monolith without the room");
+                assert_eq!(room.spelling(), spelling);
+                assert!(peer.asked.insert((room.key().clone(), *epoch)), "unload is sent once per load");
+                let left = peer.members.values().filter(|member| member.room == *room.key() && member.open).count();
+                assert_eq!(left, 0, "traffic ends before the unload");
+            }
+            Effect::Close { client, .. } => assert!(self.clients.remove(&client), "{client} was closed twice"),
+            Effect::Send { request, monolith, awaited } => {
+                assert!(self.asking.remove(&request), "{request} was answered twice");
+                assert!(self.peers.values().any(|peer| peer.id == monolith), "{monolith} is not linked");
+                let wanted = self.wanted.remove(&request).unwrap();
+                if awaited {
+                    self.awaited.insert(request, wanted);
+                }
+            }
+            Effect::Refuse { request, status } => {
+                assert!((400..600).contains(&status));
+                assert!(self.asking.remove(&request), "{request} was answered twice");
+            }
+            Effect::Bind { room, monolith } => {
+                assert!(self.peers.values().any(|peer| peer.id == monolith), "{monolith} is not linked");
+                assert_ne!(self.owners.insert(room, monolith.clone()), Some(monolith), "bound twice");
+            }
+            Effect::Unbind { room } => assert!(self.owners.remove(&room).is_some(), "{room} was not bound"),
+        }
+    }
+
+    fn request(&mut self, room: Option<usize>, create: bool) {
+        let request = RequestId(self.next_request);
+        self.next_request += 1;
+        self.asking.insert(request);
+        self.wanted.insert(request, (room, create));
+        let name = room.map(|room| RoomName::parse(ROOMS[room % ROOMS.len()]).unwrap());
+        let cause = if create { Cause::Create } else { Cause::Http };
+        self.feed(Event::Request { request, room: name, cause, region: None });
+    }
+
+    fn outcome(&mut self, request: RequestId, kind: u8) {
+        let Some((room, create)) = self.awaited.remove(&request) else {
+            // It gives up while it waits.
+            self.asking.remove(&request);
+            self.wanted.remove(&request);
+            self.feed(Event::RequestDone { request, outcome: RequestOutcome::Failed });
+            return;
+        };
+        let name = RoomName::reported(room.map_or("made-up", |room| ROOMS[room % ROOMS.len()]));
+        let outcome = match kind {
+            0..=2 if create => RequestOutcome::Created(name),
+            0..=2 => RequestOutcome::Status(200),
+            3 | 4 => RequestOutcome::Status(404),
+            5 => RequestOutcome::Status(500),
+            6 => RequestOutcome::NotSent,
+            _ => RequestOutcome::Failed,
+        };
+        let again = matches!(outcome, RequestOutcome::NotSent);
+        self.feed(Event::RequestDone { request, outcome });
+        if again {
+            self.request(room, create);
+        }
+    }
+
+    fn link_up(&mut self, monolith: u64) {
+        let id = super::monolith(monolith);
+        if self.peers.values().any(|peer| peer.id == id) {
+            return;
+        }
+        let link = self.next_link;
+        self.next_link += 1;
+        let empty = BTreeMap::new;
+        let peer = Peer { id, members: BTreeMap::new(), loaded: empty(), before: empty(), asked: HashSet::new() };
+        self.peers.insert(link, peer);
+        let (endpoint, id) = (endpoint(monolith), super::monolith(monolith));
+        self.feed(Event::LinkUp { link: LinkId(link), endpoint, monolith: id, region: Region::from("ewr") });
+    }
+
+    fn link_down(&mut self, link: u64) {
+        if let Some(peer) = self.peers.remove(&link) {
+            self.ended.extend(peer.members.keys().map(|(client, attachment)| (link, *client, *attachment)));
+        }
+        self.feed(Event::LinkDown { link: LinkId(link) });
+    }
+
+    fn members(&self) -> Vec<(u64, ClientId, Attachment)> {
+        let of = |(link, peer): (&u64, &Peer)| peer.members.keys().map(|(c, a)| (*link, *c, *a)).collect::<Vec<_>>();
+        self.peers.iter().flat_map(of).collect()
+    }
+
+    fn answer(&mut self, link: u64, client: ClientId, attachment: Attachment) {
+        let member = self.peers.get_mut(&link).unwrap().members.get_mut(&(client, attachment)).unwrap();
+        let first = !std::mem::replace(&mut member.answered, true);
+        if first && member.report {
+            self.feed(Event::Answered { link: LinkId(link), client, attachment });
+        }
+    }
+
+    fn kick(&mut self, link: u64, client: ClientId, attachment: Attachment, code: u16) {
+        self.peers.get_mut(&link).unwrap().members.remove(&(client, attachment)).unwrap();
+        self.ended.push((link, client, attachment));
+        self.clients.remove(&client);
+        let code = CloseCode::sendable(code).unwrap();
+        self.feed(Event::Kicked { link: LinkId(link), client, attachment, code });
+    }
+
+    fn unload(&mut self, link: u64, room: RoomKey, reason: UnloadReason) {
+        let peer = self.peers.get_mut(&link).unwrap();
+        peer.loaded.remove(&room);
+        // Whoever had no frame is in flight, and its first frame is told from now on.
+        let mut unanswered = Vec::new();
+        for ((client, attachment), member) in &mut peer.members {
+            if member.room == room && !member.answered {
+                member.report = true;
+                unanswered.push((*client, *attachment));
+            }
+        }
+        self.feed(Event::Unloaded { link: LinkId(link), room, reason, unanswered });
+    }
+
+    fn gossip(&mut self, link: u64, stale: bool) {
+        let peer = self.peers.get_mut(&link).unwrap();
+        // Gossip that is out of date lacks what is pending; what was reported loaded on the link before is in it.
+        let rooms = if stale {
+            peer.before
+                .iter()
+                .filter(|(key, _)| peer.loaded.contains_key(*key))
+                .map(|(k, r)| (k.clone(), r.clone()))
+                .collect()
+        } else {
+            peer.loaded.clone()
+        };
+        peer.loaded = rooms.clone();
+        peer.before = rooms.clone();
+        let reports = rooms.values().map(|(name, epoch)| report((name, *epoch))).collect();
+        self.feed(Event::Gossip { link: LinkId(link), rooms: reports });
+    }
+
+    fn take(&mut self, step: Step) {
+        let link_at = |model: &Self, index| pick(index, model.peers.keys().copied());
+        match step {
+            Step::Join(room) => {
+                let client = client(self.next_client);
+                self.next_client += 1;
+                self.clients.insert(client);
+                let room = RoomName::parse(ROOMS[room % ROOMS.len()]).unwrap();
+                let token = Token("secret".into());
+                self.feed(Event::Join { client, room, token, region: None, reconnect: false });
+            }
+            Step::Leave(index) => {
+                if let Some(client) = pick(index, self.clients.iter().copied()) {
+                    self.clients.remove(&client);
+                    self.feed(Event::Leave { client });
+                }
+            }
+            Step::Request { room, create } => self.request(room, create),
+            Step::Outcome { request, kind } => {
+                let known = self.awaited.keys().chain(&self.asking).copied().collect::<Vec<_>>();
+                if let Some(request) = pick(request, known) {
+                    self.outcome(request, kind);
+                }
+            }
+            Step::LinkUp { monolith } => self.link_up(monolith),
+            Step::LinkTwice { monolith } => {
+                let id = super::monolith(monolith);
+                if self.peers.values().any(|peer| peer.id == id) {
+                    let link = LinkId(self.next_link);
+                    self.next_link += 1;
+                    self.feed(Event::LinkUp { link, endpoint: endpoint(9), monolith: id, region: Region::from("cdg") });
+                    self.feed(Event::LinkDown { link });
+                }
+            }
+            Step::LinkDown(index) => {
+                if let Some(link) = link_at(self, index) {
+                    self.link_down(link);
+                }
+            }
+            Step::State(index, state) => {
+                if let Some(link) = link_at(self, index) {
+                    let states =
+                        [MonolithState::Up, MonolithState::Up, MonolithState::Suspect, MonolithState::Draining];
+                    let state = states[usize::from(state) % states.len()];
+                    self.feed(Event::LinkState { link: LinkId(link), state });
+                }
+            }
+            Step::Load { monolith, room, epoch } => {
+                if let Some(link) = link_at(self, monolith) {
+                    let report = report((ROOMS[room % ROOMS.len()], epoch));
+                    let peer = self.peers.get_mut(&link).unwrap();
+                    let spelling = report.name.spelling().to_string();
+                    peer.loaded.insert(report.name.key().clone(), (spelling, epoch));
+                    // A later load may have the same number: it is the same one for us.
+                    self.feed(Event::Loaded { link: LinkId(link), report });
+                }
+            }
+            Step::Unload { monolith, room, reason } => {
+                if let Some(link) = link_at(self, monolith)
+                    && let Some(room) = pick(room, self.peers[&link].loaded.keys().cloned())
+                {
+                    let epoch = self.peers[&link].loaded[&room].1;
+                    self.peers.get_mut(&link).unwrap().asked.remove(&(room.clone(), epoch));
+                    self.unload(link, room, REASONS[reason % REASONS.len()]);
+                }
+            }
+            Step::Gossip { monolith, stale } => {
+                if let Some(link) = link_at(self, monolith) {
+                    self.gossip(link, stale);
+                }
+            }
+            Step::Answer(index) => {
+                if let Some((link, client, attachment)) = pick(index, self.members()) {
+                    self.answer(link, client, attachment);
+                }
+            }
+            Step::Kick(index, code) => {
+                if let Some((link, client, attachment)) = pick(index, self.members()) {
+                    self.kick(link, client, attachment, CODES[code % CODES.len()]);
+                }
+            }
+            Step::StaleKick(index) => {
+                if let Some((link, client, attachment)) = pick(index, self.ended.clone()) {
+                    let (link, code) = (LinkId(link), CloseCode::ROOM_NOT_FOUND);
+                    self.feed(Event::Answered { link, client, attachment });
+                    self.feed(Event::Kicked { link, client, attachment, code });
+                }
+            }
+            Step::Ghost(kind) => {
+                let link = LinkId(1_000_000);
+                let report = report(("a", 1));
+                self.feed(match kind {
+                    0 => Event::Loaded { link, report },
+                    1 => Event::Gossip { link, rooms: vec![report] },
+                    2 => Event::LinkDown { link },
+                    3 => Event::LinkState { link, state: MonolithState::Suspect },
+                    4 => Event::DialFailed { endpoint: endpoint(2) },
+                    _ => Event::Discovered { endpoints: vec![endpoint(1), endpoint(3)] },
+                });
+            }
+            Step::Wait(time) => {
+                self.w.now += time;
+                self.feed(Event::Tick);
+            }
+            Step::Policy(kind) => {
+                self.w.policy.answer = match kind {
+                    0 => Answer::Reject { code: 4005, reason: "no".into() },
+                    1 => Answer::Default,
+                    first => Answer::Ranked((0..4).map(|n| monolith((n + u64::from(first)) % 4 + 1)).collect()),
+                };
+            }
+        }
+    }
+
+    /// Lets time pass with nobody doing anything, then checks that nothing waits any more.
+    fn settle(&mut self) {
+        for _ in 0..60 {
+            self.w.now += SECOND;
+            self.feed(Event::Tick);
+        }
+        // Requests that were sent are answered some time, whatever the Monolith said of the room.
+        for request in self.awaited.keys().copied().collect::<Vec<_>>() {
+            self.outcome(request, 7);
+        }
+        for _ in 0..30 {
+            self.w.now += SECOND;
+            self.feed(Event::Tick);
+        }
+        assert_eq!((self.w.cluster.waiting(), &self.asking), (0, &BTreeSet::new()), "somebody waits for ever");
+        let members = self.members();
+        assert_eq!(members.len(), self.clients.len(), "every client is a member somewhere");
+        for peer in self.peers.values() {
+            for ((client, _), member) in &peer.members {
+                assert!(member.open, "{client} is held for ever");
+                assert_eq!(self.owners.get(&member.room), Some(&peer.id));
+            }
+        }
+        // Then everyone goes, and what is left is what Monoliths reported.
+        for client in self.clients.clone() {
+            self.clients.remove(&client);
+            self.feed(Event::Leave { client });
+        }
+        self.w.now += 60 * SECOND;
+        self.feed(Event::Tick);
+        for row in self.w.cluster.view().rows() {
+            assert_eq!((row.clients, row.pending), (0, 0));
+        }
+        for (room, owner) in &self.owners {
+            let peer = self.peers.values().find(|peer| peer.id == *owner).unwrap();
+            assert!(peer.loaded.contains_key(room), "{room} is bound to {owner}, which never reported it");
+        }
+        assert_eq!(self.w.cluster.size().0, self.owners.len(), "rooms that nobody has and nobody wants");
+        for link in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.link_down(link);
+        }
+        assert_eq!((self.w.cluster.size(), self.w.cluster.next_deadline()), ((0, 0), None));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_the_promises_hold(
+        discovered in proptest::bool::weighted(0.8),
+        monoliths in 0u64..4,
+        steps in proptest::collection::vec(step(), 1..250),
+    ) {
+        let mut model = Model::new(discovered);
+        for monolith in 1..=monoliths {
+            model.link_up(monolith);
+        }
+        for step in steps {
+            model.take(step);
+        }
+        model.settle();
+    }
+}
