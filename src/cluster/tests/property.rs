@@ -4,7 +4,7 @@
 //! After each event the promises of the state machine are checked: one owner a room, one `leave` a `join`, one end a
 //! client, one answer a request, no `unload` for what is not loaded.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use proptest::prelude::*;
 
@@ -28,7 +28,7 @@ enum Step {
     State(usize, u8),
     Load { monolith: usize, room: usize, epoch: u32 },
     Unload { monolith: usize, room: usize, reason: usize },
-    Gossip { monolith: usize, stale: bool },
+    Gossip { monolith: usize, vanished: bool },
     Answer(usize),
     Kick(usize, usize),
     StaleKick(usize),
@@ -53,7 +53,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (index(), 0u8..4).prop_map(|(link, state)| Step::State(link, state)),
         8 => (index(), index(), epoch).prop_map(|(monolith, room, epoch)| Step::Load { monolith, room, epoch }),
         4 => (index(), index(), index()).prop_map(|(monolith, room, reason)| Step::Unload { monolith, room, reason }),
-        5 => (index(), proptest::bool::weighted(0.3)).prop_map(|(monolith, stale)| Step::Gossip { monolith, stale }),
+        5 => (index(), proptest::bool::weighted(0.3)).prop_map(|(monolith, vanished)| Step::Gossip { monolith, vanished }),
         8 => index().prop_map(Step::Answer),
         3 => (index(), index()).prop_map(|(member, code)| Step::Kick(member, code)),
         1 => index().prop_map(Step::StaleKick),
@@ -71,16 +71,23 @@ struct Member {
     open: bool,
 }
 
+/// A room in a Monolith's memory.
+#[derive(Clone)]
+struct Load {
+    spelling: String,
+    epoch: u32,
+    /// Whether it was asked to unload it.
+    asked: bool,
+}
+
 /// One link with the Monolith behind it.
 struct Peer {
     id: MonolithId,
     members: BTreeMap<(ClientId, Attachment), Member>,
     /// What the Monolith has in memory; our link has carried all of it.
-    loaded: BTreeMap<RoomKey, (String, u32)>,
-    /// What it had at the gossip before, for gossip that is out of date.
-    before: BTreeMap<RoomKey, (String, u32)>,
-    /// What it was asked to unload, for each load.
-    asked: HashSet<(RoomKey, u32)>,
+    loaded: BTreeMap<RoomKey, Load>,
+    /// What it had at the gossip before.
+    before: BTreeMap<RoomKey, Load>,
 }
 
 struct Model {
@@ -175,9 +182,9 @@ impl Model {
             }
             Effect::Unload { link, room } => {
                 let peer = self.peers.get_mut(&link.0).expect("a live link");
-                let (spelling, epoch) = peer.loaded.get(room.key()).expect("unload kills a Monolith without the room");
-                assert_eq!(room.spelling(), spelling);
-                assert!(peer.asked.insert((room.key().clone(), *epoch)), "unload is sent once per load");
+                let load = peer.loaded.get_mut(room.key()).expect("unload kills a Monolith without the room");
+                assert_eq!(room.spelling(), load.spelling);
+                assert!(!std::mem::replace(&mut load.asked, true), "unload is sent once per load");
                 let left = peer.members.values().filter(|member| member.room == *room.key() && member.open).count();
                 assert_eq!(left, 0, "traffic ends before the unload");
             }
@@ -243,8 +250,7 @@ impl Model {
         }
         let link = self.next_link;
         self.next_link += 1;
-        let empty = BTreeMap::new;
-        let peer = Peer { id, members: BTreeMap::new(), loaded: empty(), before: empty(), asked: HashSet::new() };
+        let peer = Peer { id, members: BTreeMap::new(), loaded: BTreeMap::new(), before: BTreeMap::new() };
         self.peers.insert(link, peer);
         let (endpoint, id) = (endpoint(monolith), super::monolith(monolith));
         self.feed(Event::LinkUp { link: LinkId(link), endpoint, monolith: id, region: Region::from("ewr") });
@@ -292,21 +298,14 @@ impl Model {
         self.feed(Event::Unloaded { link: LinkId(link), room, reason, unanswered });
     }
 
-    fn gossip(&mut self, link: u64, stale: bool) {
+    fn gossip(&mut self, link: u64, vanished: bool) {
         let peer = self.peers.get_mut(&link).unwrap();
-        // Gossip that is out of date lacks what is pending; what was reported loaded on the link before is in it.
-        let rooms = if stale {
-            peer.before
-                .iter()
-                .filter(|(key, _)| peer.loaded.contains_key(*key))
-                .map(|(k, r)| (k.clone(), r.clone()))
-                .collect()
-        } else {
-            peer.loaded.clone()
-        };
-        peer.loaded = rooms.clone();
-        peer.before = rooms.clone();
-        let reports = rooms.values().map(|(name, epoch)| report((name, *epoch))).collect();
+        // Some of it has vanished without a word since the last one.
+        if vanished {
+            peer.loaded.retain(|key, _| peer.before.contains_key(key));
+        }
+        peer.before = peer.loaded.clone();
+        let reports = peer.loaded.values().map(|load| report((&load.spelling, load.epoch))).collect();
         self.feed(Event::Gossip { link: LinkId(link), rooms: reports });
     }
 
@@ -362,8 +361,10 @@ impl Model {
                     let report = report((ROOMS[room % ROOMS.len()], epoch));
                     let peer = self.peers.get_mut(&link).unwrap();
                     let spelling = report.name.spelling().to_string();
-                    peer.loaded.insert(report.name.key().clone(), (spelling, epoch));
-                    // A later load may have the same number: it is the same one for us.
+                    // The same number again is the same load, told twice.
+                    let asked =
+                        peer.loaded.get(report.name.key()).is_some_and(|load| load.epoch == epoch && load.asked);
+                    peer.loaded.insert(report.name.key().clone(), Load { spelling, epoch, asked });
                     self.feed(Event::Loaded { link: LinkId(link), report });
                 }
             }
@@ -371,14 +372,12 @@ impl Model {
                 if let Some(link) = link_at(self, monolith)
                     && let Some(room) = pick(room, self.peers[&link].loaded.keys().cloned())
                 {
-                    let epoch = self.peers[&link].loaded[&room].1;
-                    self.peers.get_mut(&link).unwrap().asked.remove(&(room.clone(), epoch));
                     self.unload(link, room, REASONS[reason % REASONS.len()]);
                 }
             }
-            Step::Gossip { monolith, stale } => {
+            Step::Gossip { monolith, vanished } => {
                 if let Some(link) = link_at(self, monolith) {
-                    self.gossip(link, stale);
+                    self.gossip(link, vanished);
                 }
             }
             Step::Answer(index) => {
