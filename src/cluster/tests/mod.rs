@@ -7,6 +7,7 @@
 mod failures;
 mod joins;
 mod links;
+mod model;
 mod property;
 mod reports;
 mod requests;

@@ -42,6 +42,18 @@ fn a_join_that_crossed_an_unload_waits_for_its_answer() {
 }
 
 #[test]
+fn after_several_joins_crossed_an_unload_nobody_goes_until_all_have_their_answer() {
+    let mut w = world(2);
+    w.settled("foo", 3);
+    w.join(2, "foo").ignore();
+    w.join(3, "foo").ignore();
+    w.unloaded(1, "foo", UnloadReason::Shutdown, &[(2, 1), (3, 1)]).gives("leave m1 c1#1; close c1 1001; unbind foo");
+    w.join(4, "foo").gives("");
+    w.kicked(1, 2, 1, 1001).gives("");
+    w.leave(3).gives("leave m1 c3#1; join m1 c4#1 foo alone");
+}
+
+#[test]
 fn an_unload_during_a_placement_changes_nothing() {
     let mut w = world(1);
     w.join(1, "foo").ignore();
@@ -118,6 +130,9 @@ fn unload_is_asked_once_per_load() {
     w.settled("foo", 5);
     w.loaded(2, "foo", 6).gives("unload m2 foo");
     w.loaded(2, "foo", 6).gives("");
+    w.gossip(2, &[("foo", 6)]).gives("");
+    // It keeps the room, but asking again could cross its own unload.
+    w.gossip(2, &[("foo", 6)]).gives("");
     w.gossip(2, &[("foo", 6)]).gives("");
     w.unloaded(2, "foo", UnloadReason::Commanded, &[]).gives("");
     w.gossip(2, &[]).gives("");
