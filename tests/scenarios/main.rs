@@ -8,5 +8,17 @@
     reason = "this is a test, and its helpers may panic"
 )]
 
+mod clients;
+mod creation;
+mod duplicates;
+mod ghosts;
 mod harness;
+mod links;
+mod loss;
+mod order;
+mod recordings;
+mod restart;
 mod routing;
+
+#[path = "../support/mod.rs"]
+mod support;
