@@ -78,6 +78,8 @@ impl Script {
             let field = |name: &str| payload[name].as_str().unwrap_or_default().to_owned();
             let at = script.steps.len();
             match (event.direction, kind.as_str()) {
+                // Without a token a balancer may refuse a client by itself, so nothing can wait for its join.
+                (Some(Direction::B2m), "join") if field("token").is_empty() => {}
                 (Some(Direction::B2m), "join") => {
                     let index = script.clients.len();
                     present.insert(field("client"), index);
