@@ -210,7 +210,7 @@ async fn frames_that_come_before_the_room_is_up_are_held_and_sent_in_order() {
 
 #[tokio::test]
 async fn who_sends_too_much_too_early_is_told_to_come_back_later() {
-    let world = world_with(["x"]);
+    let world = world_with(["x", "y", "z"]);
     let a = monolith(&world).start().await.unwrap();
     let balancer = Balancer::start(&[&a]).await;
     a.freeze_loads();
@@ -219,20 +219,20 @@ async fn who_sends_too_much_too_early_is_told_to_come_back_later() {
         many.send(&numbered(n)).await;
     }
     assert_eq!(many.closed(SOON).await.unwrap().code, 1013);
-    let mut large = Client::join(balancer.addr(), "x", "large").await.unwrap();
+    let mut large = Client::join(balancer.addr(), "y", "large").await.unwrap();
     let text = format!(r#"{{"text":"{}"}}"#, "x".repeat(100 << 10));
     for _ in 0..3 {
         large.send(&text).await;
     }
     assert_eq!(large.closed(SOON).await.unwrap().code, 1013);
     // Just within the bounds.
-    let kept = Client::join(balancer.addr(), "x", "kept").await.unwrap();
+    let kept = Client::join(balancer.addr(), "z", "kept").await.unwrap();
     for n in 0..64 {
         kept.send(&numbered(n)).await;
     }
-    holds(&a, |state| state.frozen_loads() >= 1).await;
+    holds(&a, |state| state.frozen_loads() == 3).await;
     a.thaw_loads();
-    holds(&a, |state: &State| state.members("x").len() == 1 && client_count(state) == 64).await;
+    holds(&a, |state: &State| state.members("z").len() == 1 && client_count(state) == 64).await;
     drop(kept);
     alive(&[&a]);
 }

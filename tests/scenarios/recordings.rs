@@ -21,11 +21,9 @@ async fn plays(name: &str, monolith: u32, generation: u32, at_least: usize) {
     for (performance, client) in performances.into_iter().zip(playback.script().clients()) {
         let performance = performance.unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(performance.delivered, client.expected, "{name}: {}", client.recorded_id);
-        let kicked = client.kicked.as_ref().and_then(serde_json::Value::as_u64);
         let closed = performance.closed.map(|closed| u64::from(closed.code));
-        if client.kicked.is_some() {
-            assert_eq!(closed, Some(kicked.unwrap_or(4000)), "{name}: {}", client.recorded_id);
-        }
+        let kicked = client.kicked.as_ref().map(|reason| reason.as_u64().unwrap_or(4000));
+        assert_eq!(closed, kicked, "{name}: {}", client.recorded_id);
     }
     playback.finished(deadline).await.unwrap();
     assert_eq!(playback.surprises(), [""; 0]);
