@@ -15,7 +15,7 @@ async fn plays(name: &str, monolith: u32, generation: u32, at_least: usize) {
     let playback = Playback::start(script, 80).await.unwrap();
     let balancer = Balancer::start_config(config_for(&[playback.link_addr()])).await;
     balancer.linked(1).await;
-    let deadline = Duration::from_secs(60);
+    let deadline = Duration::from_secs(30);
     let performances = (0..clients).map(|index| perform(&playback, index, balancer.addr(), deadline));
     let performances = futures_util::future::join_all(performances).await;
     for (performance, client) in performances.into_iter().zip(playback.script().clients()) {
