@@ -157,7 +157,7 @@ async fn f55_whoever_joins_a_chatting_room_gets_the_state_first_and_then_everyth
                         monolith.say(room, None, &numbered(n));
                     }
                 }
-                tokio::time::sleep(Duration::from_micros(300)).await;
+                tokio::time::sleep(Duration::from_millis(2)).await;
             }
         })
     };
