@@ -14,16 +14,16 @@ use source::{Import, Source};
 const LONGEST: usize = 500;
 
 /// The layers, lowest first. A module imports only from rows above its own, and from itself.
-const LAYERS: [&[&str]; 8] = [
-    &["model"],
-    &["config", "policy"],
-    &["cluster", "trace"],
-    // Names what there is to dial, and nothing else, so that `link` can stand on it.
-    &["discovery"],
-    &["link", "lab"],
-    &["control"],
-    &["front", "admin"],
-    &["cli"],
+const LAYERS: [(&str, &[&str]); 8] = [
+    ("L0", &["model"]),
+    ("L1", &["config", "policy"]),
+    ("L2", &["cluster", "trace"]),
+    // It names what there is to dial and does not dial, so `link` can stand on it.
+    ("L2.5", &["discovery"]),
+    ("L3", &["link", "lab"]),
+    ("L4", &["control"]),
+    ("L5", &["front", "admin"]),
+    ("L6", &["cli"]),
 ];
 
 /// Simulations for tests and the demo. They stand beside the layers: they see the vocabulary only, so that nothing of
@@ -48,7 +48,7 @@ const TOP_LEVEL: [&str; 12] = [
 ];
 
 fn level(module: &str) -> Option<usize> {
-    LAYERS.iter().position(|layer| layer.contains(&module))
+    LAYERS.iter().position(|(_, modules)| modules.contains(&module))
 }
 
 /// Why one module may not import another, if it may not.
@@ -71,7 +71,8 @@ fn forbidden(from: &str, to: &str) -> Option<String> {
         (None, _) => Some(format!("module {from} has no layer: add it to LAYERS")),
         (_, None) => Some(format!("module {to} has no layer: add it to LAYERS")),
         (Some(mine), Some(other)) if other >= mine => {
-            Some(format!("{from} (layer {mine}) may import only from layers below, and {to} is in layer {other}"))
+            let (mine, other) = (LAYERS[mine].0, LAYERS[other].0);
+            Some(format!("{from} ({mine}) may import only from layers below its own, and {to} is {other}"))
         }
         (Some(_), Some(_)) => None,
     }
