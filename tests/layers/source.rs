@@ -6,35 +6,35 @@ use std::str::Chars;
 
 /// What one file says.
 #[derive(Debug, Default)]
-pub struct Source {
+pub(crate) struct Source {
     /// Paths from the root of the crate, outside test modules.
-    pub imports: Vec<Import>,
+    pub(crate) imports: Vec<Import>,
     /// Modules that are declared for tests only and live in other files.
-    pub test_modules: Vec<TestModule>,
+    pub(crate) test_modules: Vec<TestModule>,
     /// Every function, with its line.
-    pub tests: Vec<(usize, String)>,
+    pub(crate) tests: Vec<(usize, String)>,
     /// Lines with code on them, outside test modules.
-    pub code_lines: usize,
+    pub(crate) code_lines: usize,
     /// Whether it begins with `//!`.
-    pub starts_with_doc: bool,
+    pub(crate) starts_with_doc: bool,
 }
 
 /// A path from the root of the crate.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Import {
+pub(crate) struct Import {
     /// Where.
-    pub line: usize,
+    pub(crate) line: usize,
     /// Its first part.
-    pub module: String,
+    pub(crate) module: String,
 }
 
 /// `#[cfg(test)] mod name;`
 #[derive(Debug, PartialEq, Eq)]
-pub struct TestModule {
+pub(crate) struct TestModule {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its `#[path]`.
-    pub path: Option<String>,
+    pub(crate) path: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ impl Token {
 
 impl Source {
     /// Reads a file that is the inside of this module.
-    pub fn parse(text: &str, module: &[String]) -> Self {
+    pub(crate) fn parse(text: &str, module: &[String]) -> Self {
         let tokens = tokens(text);
         let test_only = test_only(&tokens);
         let mut source = Self { starts_with_doc: text.starts_with("//!"), ..Self::default() };
