@@ -1,9 +1,12 @@
 //! `usher check`: a configuration and policies, without starting anything.
 
+use std::sync::Arc;
+
 use clap::Args;
 
 use super::{BAD, ConfigArgs, GOOD};
-use crate::config::{self, PolicySource};
+use crate::config::{self, Config, PolicySource};
+use crate::control::policies;
 use crate::lab;
 use crate::policy::lua::Source;
 use crate::policy::shipped;
@@ -28,6 +31,7 @@ pub(super) fn main(args: &CheckArgs) -> u8 {
         }
         Err(error) => Some(error.to_string()),
     };
+    let mut checked = Config::default();
     let request = config::Request::of_process(args.config.config.clone());
     match config::load(&request) {
         Ok(loaded) => {
@@ -39,14 +43,16 @@ pub(super) fn main(args: &CheckArgs) -> u8 {
                 PolicySource::File(path) => Source::read(path),
             };
             problems.extend(take(source));
+            checked = loaded.config;
         }
         Err(errors) => problems.push(errors.to_string()),
     }
     for policy in &args.policy {
         problems.extend(take(shipped::resolve(policy)));
     }
+    let environment = policies::environment(&checked.policy, &checked, &Arc::default());
     for source in &sources {
-        for problem in lab::check_policy(source) {
+        for problem in lab::check_policy(source, &environment) {
             if problem.warning {
                 eprintln!("warning: {problem}");
             } else {

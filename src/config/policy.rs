@@ -135,7 +135,7 @@ fn total_memory(section: &mut Section<'_>, policy: &mut PolicyConfig, workers: u
         let (total, memory, need) = (write_size(total), write_size(policy.memory), write_size(need));
         let fits = write_size(policy.total_memory / vms / 1024 * 1024);
         let message = format!(
-            "{total} is less than {vms} VMs ({workers} workers, 1 for control, 1 spare) of {memory} need; \
+            "{total} is less than {vms} VMs ({workers} workers and control, twice while swapping) of {memory} need; \
              write \"{need}\" or more, or policy.memory = \"{fits}\" or less"
         );
         section.error("total_memory", message);

@@ -130,7 +130,7 @@ fn everything_can_be_set() {
         fuel = 1000
         budget = "20ms"
         memory = "4MiB"
-        total_memory = "16MiB"
+        total_memory = "32MiB"
         gate = "compile"
         history = 3
         headers = ["Accept-Language"]
@@ -163,7 +163,7 @@ fn everything_can_be_set() {
     let policy = &config.policy;
     assert_eq!(policy.source, PolicySource::File(PathBuf::from("/etc/usher/mine.lua")));
     assert_eq!((policy.watch, policy.fuel, policy.budget), (false, 1000, Duration::from_millis(20)));
-    assert_eq!((policy.memory, policy.total_memory, policy.gate), (4 << 20, 16 << 20, Gate::Compile));
+    assert_eq!((policy.memory, policy.total_memory, policy.gate), (4 << 20, 32 << 20, Gate::Compile));
     assert_eq!(
         (policy.history, &policy.headers, &policy.query),
         (3, &vec!["accept-language".into()], &vec!["v".into()])

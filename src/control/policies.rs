@@ -306,11 +306,16 @@ fn check(
     let environment = environment(policy, config, state);
     let smoke = smoke_calls(config, view);
     // The tests of a shipped policy passed when the binary was made.
-    let tested = policy.gate == Gate::Tests && matches!(source.origin, Origin::File(_));
-    prepare(source, &environment, &smoke, if tested { Some(&run_tests) } else { None })
+    if policy.gate == Gate::Tests && matches!(source.origin, Origin::File(_)) {
+        let gate = |source: &Source| run_tests(source, &environment);
+        prepare(source, &environment, &smoke, Some(&gate))
+    } else {
+        prepare(source, &environment, &smoke, None)
+    }
 }
 
-fn environment(policy: &PolicyConfig, config: &Config, state: &Arc<SharedState>) -> Environment {
+/// What scripts may know and use, from the configuration.
+pub fn environment(policy: &PolicyConfig, config: &Config, state: &Arc<SharedState>) -> Environment {
     let distances = config.regions.clone();
     Environment {
         distances: Distances::new(move |from, to| distances.ms(from, to)),
@@ -331,16 +336,16 @@ fn smoke_calls(config: &Config, view: &View) -> Vec<(Call, View)> {
 }
 
 /// Runs a policy's tests on a thread of its own, which yields to everything else, for at most [`TEST_TIME`].
-fn run_tests(source: &Source) -> Result<(), LoadError> {
+fn run_tests(source: &Source, environment: &Environment) -> Result<(), LoadError> {
     let (done, result) = std::sync::mpsc::channel();
-    let source = source.clone();
+    let (source, gate) = (source.clone(), lab::test_gate(environment, TEST_TIME));
     let file = source.file();
     let failed = |reason: String| LoadError { file: file.clone(), line: None, reason };
     let tests = std::thread::Builder::new().name("usher-tests".into()).spawn(move || {
         // A kernel that refuses costs politeness, not correctness.
         let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 19);
         // Nobody listens any more after the time-out.
-        let _ = done.send(lab::gate(&source));
+        let _ = done.send(gate(&source));
     });
     tests.map_err(|error| failed(format!("its tests could not be started: {error}")))?;
     match result.recv_timeout(TEST_TIME) {

@@ -133,7 +133,8 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
     patience: &Patience,
     stop: &Stop,
 ) -> hyper::Result<()> {
-    let mut timer = pin!(tokio::time::sleep(patience.keep_alive));
+    let shortest = patience.stall.map_or(patience.keep_alive, |stall| stall.min(patience.keep_alive));
+    let mut timer = pin!(tokio::time::sleep(shortest));
     let mut changed = pin!(stop.changed());
     let mut seen = Stage::Running;
     let mut registered = false;
@@ -163,7 +164,7 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
                 finish(connection.as_mut());
                 continue;
             }
-            if let Some(deadline) = activity.head_deadline(patience)
+            if let Some(deadline) = activity.urgent(patience)
                 && deadline < timer.deadline()
             {
                 timer.as_mut().reset(deadline);
@@ -173,7 +174,7 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
             }
             let now = Instant::now();
             match activity.verdict(now, patience) {
-                Verdict::Wait(until) => timer.as_mut().reset(until),
+                Verdict::Wait(until) => timer.as_mut().reset(until.min(now + shortest)),
                 Verdict::Stalled => return Poll::Ready(Ok(())),
                 Verdict::Idle if farewell.is_some_and(|until| until <= now) => return Poll::Ready(Ok(())),
                 Verdict::Idle => {

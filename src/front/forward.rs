@@ -64,7 +64,10 @@ pub fn to_upstream_upgrade<B: Body>(request: &mut Request<B>, peer: &Peer, trust
 /// Turns a Monolith's answer into the one for the client.
 pub fn to_client(headers: &mut HeaderMap) {
     remove_hop_by_hop(headers);
-    headers.remove(TRANSFER_ENCODING);
+    if headers.remove(TRANSFER_ENCODING).is_some() {
+        // The coding has the say; a length beside it is a lie that must not travel on.
+        headers.remove(CONTENT_LENGTH);
+    }
     headers.remove(UPGRADE);
 }
 

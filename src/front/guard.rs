@@ -40,6 +40,8 @@ pub(super) struct Activity {
     head_since: AtomicU64,
     /// Since when the guard has been reading what nobody wants.
     lingering_since: AtomicU64,
+    /// Whether the body of a request has not been read to its end.
+    unread: AtomicBool,
     /// When bytes moved or a request ended.
     last: AtomicU64,
     in_flight: AtomicU32,
@@ -75,6 +77,7 @@ impl Activity {
             began: Instant::now(),
             head_since: AtomicU64::new(0),
             lingering_since: AtomicU64::new(0),
+            unread: AtomicBool::new(false),
             last: AtomicU64::new(1),
             in_flight: AtomicU32::new(0),
             upgraded: AtomicBool::new(false),
@@ -99,31 +102,43 @@ impl Activity {
         self.aborted.store(true, Ordering::Release);
     }
 
-    /// When a head that is incomplete now has to be complete.
-    pub(super) fn head_deadline(&self, patience: &Patience) -> Option<Instant> {
+    /// A deadline that may come before the one that the connection's timer is set to.
+    pub(super) fn urgent(&self, patience: &Patience) -> Option<Instant> {
+        let lingering = self.lingering_since.load(Ordering::Relaxed);
+        if lingering != 0 {
+            return Some(self.at(lingering) + LINGER);
+        }
+        if self.in_flight.load(Ordering::Relaxed) != 0 {
+            return None;
+        }
+        if self.unread.load(Ordering::Relaxed) {
+            // The answer is out, and hyper waits for the rest of a body that nobody wants.
+            return Some(self.at(self.last.load(Ordering::Relaxed)) + LINGER);
+        }
         match self.head_since.load(Ordering::Relaxed) {
             0 => None,
-            since => Some(self.began + Duration::from_millis(since) + patience.head),
+            since => Some(self.at(since) + patience.head),
         }
     }
 
     /// What is to be done at this moment.
     pub(super) fn verdict(&self, now: Instant, patience: &Patience) -> Verdict {
-        let since = |time: &AtomicU64| self.began + Duration::from_millis(time.load(Ordering::Relaxed));
         let wait_or = |until: Instant, verdict: Verdict| if until > now { Verdict::Wait(until) } else { verdict };
-        if self.lingering_since.load(Ordering::Relaxed) != 0 {
-            return wait_or(since(&self.lingering_since) + LINGER, Verdict::Stalled);
+        let last = self.at(self.last.load(Ordering::Relaxed));
+        if let Some(until) = self.urgent(patience) {
+            return wait_or(until, Verdict::Stalled);
         }
         if self.in_flight.load(Ordering::Relaxed) == 0 {
-            return match self.head_deadline(patience) {
-                Some(until) => wait_or(until, Verdict::Stalled),
-                None => wait_or(since(&self.last) + patience.keep_alive, Verdict::Idle),
-            };
+            return wait_or(last + patience.keep_alive, Verdict::Idle);
         }
         match patience.stall {
-            Some(stall) => wait_or(since(&self.last) + stall, Verdict::Stalled),
+            Some(stall) => wait_or(last + stall, Verdict::Stalled),
             None => Verdict::Wait(now + patience.keep_alive),
         }
+    }
+
+    fn at(&self, time: u64) -> Instant {
+        self.began + Duration::from_millis(time)
     }
 
     fn now(&self) -> u64 {
@@ -249,7 +264,11 @@ impl<S: Reset, T> Guarded<S, T> {
             return;
         }
         match self.framing.scan(&buf.filled()[before..]) {
-            Ok(()) => self.activity.head(self.framing.in_head()),
+            Ok(()) => {
+                let in_head = self.framing.in_head();
+                self.activity.head(in_head);
+                self.activity.unread.store(!in_head && !self.framing.between_messages(), Ordering::Relaxed);
+            }
             Err(violation) => {
                 buf.set_filled(before + violation.at);
                 self.refused = true;
@@ -352,3 +371,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Reset, T: Unpin> AsyncWrite for Guarded
         Poll::Ready(Ok(()))
     }
 }
+
+#[cfg(test)]
+#[path = "guard_test.rs"]
+mod tests;

@@ -17,3 +17,6 @@ pub mod tunnel;
 pub mod upload;
 pub mod upstream;
 mod wire;
+
+#[cfg(test)]
+mod testing;

@@ -14,7 +14,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::task::AbortHandle;
@@ -129,7 +129,8 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Idle {
-    /// The one used last is at the end.
+    /// The one used last is at the end. Boxed, because a connection that is taken out moves through several futures.
+    #[allow(clippy::vec_box)]
     by_target: HashMap<SocketAddr, Vec<Box<Wire>>, foldhash::fast::RandomState>,
     /// Whether somebody closes those that nobody asks for.
     reaped: bool,
@@ -213,7 +214,9 @@ impl Pool {
         uploading: bool,
         in_flight: Option<InFlight>,
     ) -> Result<Response<UpstreamBody>, SendError> {
-        let (parts, incoming) = response.into_parts();
+        let (mut parts, incoming) = response.into_parts();
+        // hyper would pass an old Monolith's version on to the client.
+        parts.version = Version::HTTP_11;
         let mut body = UpstreamBody {
             first: Bytes::new(),
             rest: None,

@@ -1,24 +1,179 @@
-//! temporary
+//! From an answer to a decision: what a policy named is checked against the view, and the built-in default ranking
+//! stands behind it, so that a room is placed whenever anybody can take it.
+
 use super::Policy;
-use crate::model::policy::{Answer, Call, Decision, View};
-/// temporary
+use super::lua::Distances;
+use crate::model::policy::{Answer, Call, Decision, Fault, FaultKind, Hook, MonolithRow, View};
+use crate::model::{MonolithId, Region};
+
+/// Ids of a list in a message; the rest is counted.
+const NAMED_IN_MESSAGES: usize = 8;
+
+/// One decision: asks the policy, checks its answer, and adds the default's choices behind its own.
+///
+/// The default of `place` is the balancer's own region first, then fewest rooms (pending ones included), then the
+/// smaller id; of `route` the same with requests in flight instead of rooms. A region is never a reason to serve nobody.
 pub fn decide(policy: &mut dyn Policy, call: &Call, view: &View) -> Decision {
-    let (answer, fault) = match policy.call(call, view) {
-        Ok(a) => (a, None),
-        Err(f) => (Answer::Default, Some(f)),
+    decide_near(policy, call, view, None)
+}
+
+/// As [`decide`], with distances: the default of `route` then goes to the nearest region first.
+pub fn decide_near(policy: &mut dyn Policy, call: &Call, view: &View, distances: Option<&Distances>) -> Decision {
+    let (answer, mut fault) = match policy.call(call, view) {
+        Ok(answer) => (answer, None),
+        Err(fault) => (Answer::Default, Some(fault)),
     };
-    let mut rows: Vec<_> = view.rows().iter().filter(|r| r.serves() && !call.excluded.contains(&r.id)).collect();
-    rows.sort_by_key(|r| (r.region != call.region, r.rooms + r.pending));
-    let mut choices: Vec<_> = match &answer {
-        Answer::Ranked(l) => l.iter().filter(|i| rows.iter().any(|r| r.id == **i)).cloned().collect(),
-        _ => vec![],
-    };
-    if matches!(answer, Answer::Default | Answer::Ranked(_)) {
-        for r in rows {
-            if !choices.contains(&r.id) {
-                choices.push(r.id.clone());
+    if !matches!(call.hook, Hook::Place | Hook::Route) {
+        return Decision { answer, choices: Vec::new(), fault };
+    }
+    let mut choices = Vec::with_capacity(view.rows().len());
+    match &answer {
+        Answer::Default => {}
+        Answer::Ranked(named) => {
+            for id in named {
+                if view.get(id).is_some_and(|row| eligible(call, row)) && !choices.contains(id) {
+                    choices.push(id.clone());
+                }
+            }
+            if choices.is_empty() && !named.is_empty() {
+                fault = Some(not_eligible(call, named, view));
             }
         }
+        _ => return Decision { answer, choices, fault },
     }
+    add_default(call, view, distances, &mut choices);
+    let answer = if fault.is_some() { Answer::Default } else { answer };
     Decision { answer, choices, fault }
+}
+
+fn eligible(call: &Call, row: &MonolithRow) -> bool {
+    row.serves() && !call.excluded.contains(&row.id)
+}
+
+fn add_default(call: &Call, view: &View, distances: Option<&Distances>, choices: &mut Vec<MonolithId>) {
+    let mut rest: Vec<(f64, u64, &MonolithId)> = (view.rows().iter())
+        .filter(|row| eligible(call, row) && !choices.contains(&row.id))
+        .map(|row| (distance(call, &row.region, distances), load(call.hook, row), &row.id))
+        .collect();
+    rest.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)).then(a.2.cmp(b.2)));
+    choices.extend(rest.into_iter().map(|(_, _, id)| id.clone()));
+}
+
+fn distance(call: &Call, region: &Region, distances: Option<&Distances>) -> f64 {
+    match distances {
+        _ if *region == call.region => 0.0,
+        Some(known) if call.hook == Hook::Route => known.between(&call.region, region).unwrap_or(f64::INFINITY),
+        _ => f64::INFINITY,
+    }
+}
+
+fn load(hook: Hook, row: &MonolithRow) -> u64 {
+    match hook {
+        Hook::Route => u64::from(row.inflight),
+        _ => u64::from(row.rooms) + u64::from(row.pending),
+    }
+}
+
+fn not_eligible(call: &Call, named: &[MonolithId], view: &View) -> Fault {
+    let id = &named[0];
+    let why = match view.get(id) {
+        None => "no such monolith",
+        Some(_) if call.excluded.contains(id) => "already tried in this attempt",
+        Some(row) if row.draining => "draining",
+        Some(_) => "not serving",
+    };
+    let known: Vec<&str> = view.rows().iter().take(NAMED_IN_MESSAGES).map(|row| row.id.as_str()).collect();
+    let more = view.rows().len().saturating_sub(NAMED_IN_MESSAGES);
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let others =
+        if named.len() > 1 { format!(" and {} others, none of them eligible", named.len() - 1) } else { String::new() };
+    let message = format!("{} named {:?}{others}: {why} (known: {}{rest})", call.hook, id.as_str(), known.join(", "));
+    Fault { kind: FaultKind::NotEligible, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::policy::MonolithState;
+    use crate::policy::Builtin;
+
+    struct Says(Result<Answer, Fault>);
+
+    impl Policy for Says {
+        fn call(&mut self, _: &Call, _: &View) -> Result<Answer, Fault> {
+            self.0.clone()
+        }
+    }
+
+    fn row(id: &str, region: &str, rooms: u32) -> MonolithRow {
+        MonolithRow { id: id.into(), region: region.into(), rooms, ..MonolithRow::default() }
+    }
+
+    fn view() -> View {
+        let draining = MonolithRow { state: MonolithState::Draining, draining: true, ..row("gone", "ewr", 0) };
+        View::of([row("a", "cdg", 0), row("b", "ewr", 9), row("c", "ewr", 3), draining])
+    }
+
+    fn call(hook: Hook, excluded: &[&str]) -> Call {
+        let excluded = excluded.iter().map(|id| MonolithId::from(*id)).collect();
+        serde_json::from_value::<Call>(serde_json::json!({"hook": hook, "region": "ewr"}))
+            .map(|call| Call { excluded, ..call })
+            .unwrap()
+    }
+
+    fn check(says: Result<Answer, Fault>, excluded: &[&str], choices: &[&str]) -> Decision {
+        let decision = decide(&mut Says(says), &call(Hook::Place, excluded), &view());
+        let chosen: Vec<&str> = decision.choices.iter().map(MonolithId::as_str).collect();
+        assert_eq!(chosen, choices, "{decision:?}");
+        decision
+    }
+
+    fn named(ids: &[&str]) -> Result<Answer, Fault> {
+        Ok(Answer::Ranked(ids.iter().map(|id| MonolithId::from(*id)).collect()))
+    }
+
+    #[test]
+    fn the_default_is_own_region_then_fewest_rooms_then_anybody() {
+        check(Ok(Answer::Default), &[], &["c", "b", "a"]);
+        check(Ok(Answer::Default), &["b", "c"], &["a"]);
+        check(Ok(Answer::Default), &["a", "b", "c"], &[]);
+        let decision = decide(&mut Builtin, &call(Hook::Place, &[]), &view());
+        assert_eq!((decision.answer, decision.choices[0].as_str(), decision.fault), (Answer::Default, "c", None));
+    }
+
+    #[test]
+    fn what_a_policy_names_goes_first_if_it_may_be_chosen() {
+        assert_eq!(check(named(&["a", "b"]), &[], &["a", "b", "c"]).fault, None);
+        assert_eq!(check(named(&["gone", "a", "a", "m9"]), &[], &["a", "c", "b"]).fault, None);
+        assert_eq!(check(named(&[]), &[], &["c", "b", "a"]).fault, None);
+        for (wrong, why) in [("gone", "draining"), ("m9", "no such monolith (known: a, b, c, gone)")] {
+            let decision = check(named(&[wrong]), &[], &["c", "b", "a"]);
+            let fault = decision.fault.unwrap();
+            assert_eq!((decision.answer, fault.kind), (Answer::Default, FaultKind::NotEligible));
+            assert!(fault.message.contains(why), "{fault}");
+        }
+        assert!(check(named(&["a"]), &["a"], &["c", "b"]).fault.is_some());
+    }
+
+    #[test]
+    fn a_fault_is_kept_and_the_default_decides() {
+        let fault = Fault { kind: FaultKind::Fuel, message: "x".into() };
+        assert_eq!(check(Err(fault.clone()), &[], &["c", "b", "a"]).fault, Some(fault));
+    }
+
+    #[test]
+    fn a_rejection_names_nobody() {
+        let reject = Answer::Reject { code: 503, reason: String::new() };
+        assert_eq!(check(Ok(reject.clone()), &[], &[]).answer, reject);
+    }
+
+    #[test]
+    fn route_counts_requests_and_knows_distances() {
+        let busy = |id: &str, region: &str, inflight| MonolithRow { inflight, ..row(id, region, 0) };
+        let view = View::of([busy("a", "cdg", 0), busy("b", "iad", 5), busy("c", "iad", 2)]);
+        let distances = Distances::new(|_, to| Some(if to.as_str() == "iad" { 6.0 } else { 75.0 }));
+        let first = |distances| decide_near(&mut Builtin, &call(Hook::Route, &[]), &view, distances).choices[0].clone();
+        assert_eq!(first(Some(&distances)).as_str(), "c");
+        assert_eq!(first(None).as_str(), "a");
+    }
 }

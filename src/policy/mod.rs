@@ -1,7 +1,16 @@
 //! Policies: the trait that the core knows them by, and the Luau engine behind it.
 
-pub mod builtin;
+mod builtin;
 pub mod decide;
+pub mod guarded;
+pub mod lua;
+pub mod shipped;
+pub mod slots;
+pub mod smoke;
+pub mod versions;
+
+pub use builtin::Builtin;
+pub use decide::decide;
 
 use crate::model::policy::{Answer, Call, Fault, View};
 

@@ -122,12 +122,12 @@ fn what_comes_later_is_refused_by_name() {
 fn total_memory_has_to_suffice() {
     let total = |text: &'static str, workers| Try { workers, ..usher(text) };
     assert_eq!(policy_vms(6), 14);
-    assert_eq!(total("", 6).config().policy.total_memory, 64 << 20);
-    assert_eq!(total("", 64).config().policy.total_memory, 66 * (8 << 20));
-    assert_eq!(total("policy.total_memory = '64MiB'", 6).config().policy.total_memory, 64 << 20);
-    total("policy.total_memory = '64MiB'", 7).fails(&[
-        "usher.toml:1: policy.total_memory: 64MiB is less than 9 VMs (7 workers, 1 for control, 1 spare) of 8MiB need; \
-         write \"72MiB\" or more, or policy.memory = \"7281KiB\" or less",
+    assert_eq!(total("", 3).config().policy.total_memory, 64 << 20);
+    assert_eq!(total("", 63).config().policy.total_memory, 128 * (8 << 20));
+    assert_eq!(total("policy.total_memory = '64MiB'", 3).config().policy.total_memory, 64 << 20);
+    total("policy.total_memory = '64MiB'", 4).fails(&[
+        "usher.toml:1: policy.total_memory: 64MiB is less than 10 VMs (4 workers and control, twice while swapping) of \
+         8MiB need; write \"80MiB\" or more, or policy.memory = \"6553KiB\" or less",
     ]);
-    total("policy.memory = '7281KiB'\npolicy.total_memory = '64MiB'", 7).config();
+    total("policy.memory = '6553KiB'\npolicy.total_memory = '64MiB'", 4).config();
 }

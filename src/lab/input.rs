@@ -1,0 +1,273 @@
+//! Hand-written calls: the object that a script would see, with what was left out filled in, becomes a [`Call`] and a
+//! [`View`]. Tests (`t.place {...}`) and CALL.json files are read by this.
+
+use std::collections::BTreeMap;
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value as Json, json};
+
+use crate::model::policy::{Call, CallClient, CallRequest, CallRoom, Cause, Hook, MonolithRow, MonolithState, View};
+use crate::model::{MonolithId, Region, RoomKey};
+
+/// The clock of a call that does not say: 14 November 2023.
+const NOW_S: f64 = 1_700_000_000.0;
+const SEED: u64 = 1;
+
+const CALL: &[&str] = &[
+    "hook",
+    "now",
+    "now_us",
+    "seed",
+    "region",
+    "room",
+    "client",
+    "cause",
+    "request",
+    "monoliths",
+    "all_monoliths",
+    "excluded",
+];
+const ROW: &[&str] = &[
+    "id",
+    "region",
+    "state",
+    "rooms",
+    "clients",
+    "users",
+    "pending",
+    "inflight",
+    "queue",
+    "rtt_ms",
+    "latency_ms",
+    "errors",
+    "age_s",
+    "weight",
+    "draining",
+    "load",
+    "load_age_s",
+];
+const ROOM: &[&str] = &["name", "region", "clients", "regions", "metadata", "previous", "attempt", "bound", "owner"];
+const CLIENT: &[&str] = &["region", "reconnect", "attempt"];
+const REQUEST: &[&str] = &["method", "path", "host", "region", "headers", "query"];
+
+/// Reads a call of this hook (or of the one that it names, or `place`).
+///
+/// Left out: a region is the balancer's, and that is `local`; `monoliths` may hold some that do not serve, which then
+/// are in `call.all_monoliths` only; the room is called `room` and has one member, who is also the client.
+pub fn parse(hook: Option<Hook>, input: &Json) -> Result<(Call, View), String> {
+    let map = object("the call", input, CALL)?;
+    let hook = match hook {
+        Some(hook) => hook,
+        None => field(map, "hook")?.unwrap_or(Hook::Place),
+    };
+    let region = Region::from(text(map, "region")?.unwrap_or("local"));
+    let mut view = View::default();
+    for key in ["all_monoliths", "monoliths"] {
+        for (at, row) in list(map, key)?.iter().enumerate() {
+            let row = read_row(row, &region).map_err(|e| format!("{key}[{}]: {e}", at + 1))?;
+            if key == "monoliths" && view.get(&row.id).is_some() && !map.contains_key("all_monoliths") {
+                return Err(format!("{key}[{}]: {:?} is there twice", at + 1, row.id.as_str()));
+            }
+            view.insert(row);
+        }
+    }
+    let cause = match field::<Cause>(map, "cause")? {
+        None if hook == Hook::Place => Some(Cause::Join),
+        cause => cause,
+    };
+    let has_room = matches!(hook, Hook::Place | Hook::Admit);
+    let has_client = hook == Hook::Admit || cause == Some(Cause::Join);
+    let has_request = matches!(hook, Hook::Route | Hook::Admit);
+    let part = |key, wanted: bool, build: &dyn Fn(&Json) -> Result<Json, String>| match map.get(key) {
+        None | Some(Json::Null) if !wanted => Ok(None),
+        given => build(given.unwrap_or(&Json::Null)).map(Some).map_err(|e| format!("{key}: {e}")),
+    };
+    let call = Call {
+        hook,
+        now_us: now_us(map)?,
+        seed: field(map, "seed")?.unwrap_or(SEED),
+        room: part("room", has_room, &|given| room(given, &region))?
+            .map(|room| typed::<CallRoom>("room", room))
+            .transpose()?,
+        client: part("client", has_client, &|given| client(given, &region))?
+            .map(|client| typed::<CallClient>("client", client))
+            .transpose()?,
+        request: part("request", has_request, &|given| request(given, &region))?
+            .map(|request| typed::<CallRequest>("request", request))
+            .transpose()?,
+        cause,
+        excluded: list(map, "excluded")?
+            .iter()
+            .map(|id| id.as_str().map(MonolithId::from).ok_or_else(|| format!("excluded: {id} is no id")))
+            .collect::<Result<_, _>>()?,
+        region,
+    };
+    Ok((call, view))
+}
+
+/// The object of a call again, with everything filled in: [`parse`] reads it back.
+pub fn object_of(call: &Call, view: &View) -> Json {
+    let mut object = json!({
+        "hook": call.hook, "now": call.now_us as f64 / 1e6, "seed": call.seed, "region": call.region,
+        "monoliths": view.rows(),
+    });
+    let mut add = |key: &str, value: Option<Json>| {
+        if let (Some(value), Some(map)) = (value, object.as_object_mut()) {
+            map.insert(key.into(), value);
+        }
+    };
+    add("room", call.room.as_ref().map(|room| json!(room)));
+    add("client", call.client.as_ref().map(|client| json!(client)));
+    add("request", call.request.as_ref().map(|request| json!(request)));
+    add("cause", call.cause.map(|cause| json!(cause)));
+    add("excluded", (!call.excluded.is_empty()).then(|| json!(call.excluded)));
+    object
+}
+
+fn read_row(input: &Json, region: &Region) -> Result<MonolithRow, String> {
+    let map = object("a Monolith", input, ROW)?;
+    let mut row: MonolithRow = typed("a Monolith", input.clone())?;
+    if row.id.as_str().is_empty() {
+        return Err("has no id".into());
+    }
+    if !map.contains_key("region") {
+        row.region = region.clone();
+    }
+    match (map.contains_key("state"), row.draining) {
+        (false, true) => row.state = MonolithState::Draining,
+        _ => row.draining = row.state == MonolithState::Draining,
+    }
+    row.users = row.users.max(row.clients);
+    Ok(row)
+}
+
+fn room(given: &Json, region: &Region) -> Result<Json, String> {
+    let mut map = match given {
+        Json::Null => Map::from_iter([("name".to_owned(), json!("room"))]),
+        Json::String(name) => Map::from_iter([("name".to_owned(), json!(name))]),
+        other => object("a room", other, ROOM)?.clone(),
+    };
+    if let Some(Json::String(name)) = map.get("name") {
+        let key = RoomKey::of(name);
+        map.insert("name".into(), json!(key));
+    }
+    default(&mut map, "region", json!(region));
+    default(&mut map, "attempt", json!(1));
+    let members: BTreeMap<String, u32> = field(&map, "regions")?.unwrap_or_default();
+    if members.is_empty() {
+        default(&mut map, "clients", json!(1));
+        let home = text(&map, "region")?.unwrap_or_default().to_owned();
+        map.insert("regions".into(), json!({ home: map.get("clients") }));
+    }
+    default(&mut map, "clients", json!(members.values().sum::<u32>()));
+    Ok(Json::Object(map))
+}
+
+fn client(given: &Json, region: &Region) -> Result<Json, String> {
+    let mut map = if given.is_null() { Map::new() } else { object("a client", given, CLIENT)?.clone() };
+    default(&mut map, "region", json!(region));
+    default(&mut map, "attempt", json!(1));
+    Ok(Json::Object(map))
+}
+
+fn request(given: &Json, region: &Region) -> Result<Json, String> {
+    let mut map = if given.is_null() { Map::new() } else { object("a request", given, REQUEST)?.clone() };
+    default(&mut map, "region", json!(region));
+    default(&mut map, "method", json!("GET"));
+    default(&mut map, "path", json!("/"));
+    Ok(Json::Object(map))
+}
+
+fn default(map: &mut Map<String, Json>, key: &str, value: Json) {
+    map.entry(key).or_insert(value);
+}
+
+fn now_us(map: &Map<String, Json>) -> Result<u64, String> {
+    if let Some(now_us) = field(map, "now_us")? {
+        return Ok(now_us);
+    }
+    let now: f64 = field(map, "now")?.unwrap_or(NOW_S);
+    if (0.0..=1e12).contains(&now) {
+        Ok((now * 1e6).round() as u64)
+    } else {
+        Err(format!("now: {now} is no time in seconds"))
+    }
+}
+
+fn object<'a>(what: &str, input: &'a Json, known: &[&str]) -> Result<&'a Map<String, Json>, String> {
+    let map = input.as_object().ok_or_else(|| format!("{what} is {input}, not a table"))?;
+    for key in map.keys() {
+        if !known.contains(&key.as_str()) {
+            let nearest = known.iter().min_by_key(|name| strsim::damerau_levenshtein(name, key));
+            return Err(format!("{what} has no {key:?}; did you mean {:?}?", nearest.unwrap_or(&"")));
+        }
+    }
+    Ok(map)
+}
+
+fn list<'a>(map: &'a Map<String, Json>, key: &str) -> Result<&'a [Json], String> {
+    match map.get(key) {
+        None | Some(Json::Null) => Ok(&[]),
+        // An empty Lua table does not say whether it is a list.
+        Some(Json::Object(empty)) if empty.is_empty() => Ok(&[]),
+        Some(Json::Array(items)) => Ok(items),
+        Some(other) => Err(format!("{key}: {other} is no list")),
+    }
+}
+
+fn text<'a>(map: &'a Map<String, Json>, key: &str) -> Result<Option<&'a str>, String> {
+    match map.get(key) {
+        None | Some(Json::Null) => Ok(None),
+        Some(Json::String(text)) => Ok(Some(text)),
+        Some(other) => Err(format!("{key}: {other} is no text")),
+    }
+}
+
+fn field<T: DeserializeOwned>(map: &Map<String, Json>, key: &str) -> Result<Option<T>, String> {
+    match map.get(key) {
+        None | Some(Json::Null) => Ok(None),
+        Some(value) => typed(key, value.clone()).map(Some),
+    }
+}
+
+fn typed<T: DeserializeOwned>(what: &str, value: Json) -> Result<T, String> {
+    serde_json::from_value(value).map_err(|e| format!("{what}: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_is_filled_in() {
+        let input = json!({"room": "Movie", "region": "cdg", "monoliths": [{"id": "e1", "region": "ewr"}, {"id": "c1", "draining": true}]});
+        let (call, view) = parse(Some(Hook::Place), &input).unwrap();
+        let room = call.room.as_ref().unwrap();
+        assert_eq!((room.name.as_deref(), room.region.as_ref().map(Region::as_str)), (Some("movie"), Some("cdg")));
+        assert_eq!((room.clients, room.regions[&Region::from("cdg")], room.attempt), (1, 1, 1));
+        assert_eq!((call.cause, call.client.is_some(), call.request.is_some()), (Some(Cause::Join), true, false));
+        let leaving = view.get(&"c1".into()).unwrap();
+        assert_eq!((leaving.region.as_str(), leaving.state), ("cdg", MonolithState::Draining));
+        assert_eq!(parse(None, &object_of(&call, &view)).unwrap().0, call);
+    }
+
+    #[test]
+    fn mistakes_are_named_with_the_nearest_key() {
+        for (input, reason) in [
+            (json!({"monolith": []}), "did you mean \"monoliths\"?"),
+            (
+                json!({"monoliths": [{"id": "a", "room": 3}]}),
+                "monoliths[1]: a Monolith has no \"room\"; did you mean \"rooms\"?",
+            ),
+            (json!({"monoliths": [{"rooms": 3}]}), "monoliths[1]: has no id"),
+            (json!({"monoliths": [{"id": "a"}, {"id": "a"}]}), "monoliths[2]: \"a\" is there twice"),
+            (json!({"monoliths": 7}), "monoliths: 7 is no list"),
+            (json!({"room": {"nam": "x"}}), "room: a room has no \"nam\""),
+            (json!({"cause": "whim"}), "cause: unknown variant"),
+            (json!(7), "the call is 7, not a table"),
+        ] {
+            let error = parse(Some(Hook::Place), &input).map(|_| ()).unwrap_err();
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! A VM that a script cannot leave: few libraries, guards around what ignores the interrupt, limits, and read-only
+//! tables. The order matters: everything is put in place first, then the sandbox closes.
+
+use std::sync::{Arc, OnceLock};
+
+use mlua::chunk::ChunkMode;
+use mlua::{Function, Lua, LuaOptions, StdLib, Table, VmState};
+
+use super::meter::Meter;
+use super::program;
+use super::surface::Host;
+use super::value;
+
+const PRELUDE_NAME: &str = "usher";
+const PRELUDE: &str = include_str!("prelude.luau");
+
+/// What the library flags leave behind and no policy needs. `require` would read files, `loadstring` compiles without
+/// limits, `getfenv` and `setfenv` undo the sandbox's fast paths, the others are not reproducible or print.
+const REMOVED: [&str; 8] =
+    ["require", "loadstring", "getfenv", "setfenv", "newproxy", "gcinfo", "print", "collectgarbage"];
+
+/// A closed VM and the two things that the prelude returns: the function that makes a call, and the `usher` table.
+pub(crate) struct Sandbox {
+    pub(crate) lua: Lua,
+    pub(crate) invoke: Function,
+}
+
+impl Sandbox {
+    /// Builds a VM. `extend` may add to the `usher` table before it is frozen.
+    pub(crate) fn new(
+        host: &Arc<Host>,
+        memory: usize,
+        extend: impl FnOnce(&Lua, &Table) -> mlua::Result<()>,
+    ) -> mlua::Result<Self> {
+        let libraries = StdLib::TABLE | StdLib::STRING | StdLib::MATH | StdLib::BIT | StdLib::UTF8;
+        let lua = Lua::new_with(libraries, LuaOptions::default())?;
+        let globals = lua.globals();
+        for name in REMOVED {
+            globals.raw_remove(name)?;
+        }
+        let settings = value::from_map(&lua, &host.environment.settings)?;
+        let prelude = load(&lua, PRELUDE_NAME, prelude_bytecode()?)?;
+        let (invoke, usher): (Function, Table) = prelude.call((host.table(&lua)?, settings))?;
+        extend(&lua, &usher)?;
+        usher.set_readonly(true);
+        globals.raw_set("usher", usher)?;
+        lua.sandbox(true)?;
+        lua.set_memory_limit(memory)?;
+        let meter = host.meter.clone();
+        lua.set_interrupt(move |lua| interrupt(lua, &meter));
+        Ok(Self { lua, invoke })
+    }
+}
+
+/// Loads bytecode that this process compiled; nothing else may come here.
+pub(crate) fn load(lua: &Lua, file: &str, bytecode: &[u8]) -> mlua::Result<Function> {
+    lua.load(bytecode).set_name(format!("@{file}")).set_mode(ChunkMode::Binary).into_function()
+}
+
+fn interrupt(lua: &Lua, meter: &Meter) -> mlua::Result<VmState> {
+    match meter.safepoint() {
+        None => Ok(VmState::Continue),
+        Some(kind) => {
+            meter.stopped_at(|| script_line(lua));
+            Err(mlua::Error::runtime(kind.label()))
+        }
+    }
+}
+
+/// The line of the script that is running, below any function of the prelude. It only reads the call stack, which is
+/// all that is safe inside an interrupt.
+fn script_line(lua: &Lua) -> Option<u32> {
+    (0..16).find_map(|level| {
+        let line = lua.inspect_stack(level, |frame| {
+            let ours = frame.source().short_src.is_none_or(|file| file == PRELUDE_NAME);
+            if ours { None } else { frame.current_line() }
+        });
+        line.flatten().and_then(|line| u32::try_from(line).ok())
+    })
+}
+
+fn prelude_bytecode() -> mlua::Result<&'static [u8]> {
+    static BYTECODE: OnceLock<Result<Vec<u8>, String>> = OnceLock::new();
+    let compiled = BYTECODE.get_or_init(|| program::compile(PRELUDE_NAME, PRELUDE).map_err(|e| e.to_string()));
+    compiled.as_deref().map_err(mlua::Error::runtime)
+}

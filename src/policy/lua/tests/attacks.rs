@@ -1,0 +1,213 @@
+//! Scripts that try to hang, to eat memory, to leave the sandbox or to poison later calls. Each ends at its limit, the
+//! next call works, and the memory comes back.
+
+use super::*;
+use crate::model::policy::FaultKind;
+
+/// Runs an attack in `place` with a region of "attack", then an honest call in the same VM.
+fn check(attack: &str, expected: &[FaultKind]) {
+    let text = format!(
+        "local policy = {{}}
+        function policy.place(call)
+            if call.region == 'attack' then
+                {attack}
+            end
+            return call.monoliths[1]
+        end
+        return policy"
+    );
+    let mut vm = vm_with(&text, &environment(4 << 20));
+    let hostile = Call { region: "attack".into(), ..call(Hook::Place) };
+    for _ in 0..2 {
+        let fault = vm.call(&hostile, &view()).expect_err(attack);
+        assert!(expected.contains(&fault.kind), "{attack}: {fault:?}");
+        assert!(vm.memory() < 3 << 20, "{attack}: {} bytes stay", vm.memory());
+        assert_eq!(ask(&mut vm).expect(attack), ids(&["m1"]), "{attack}");
+    }
+}
+
+#[test]
+fn f47_endless_loops_run_out_of_fuel() {
+    use FaultKind::Fuel;
+    for attack in [
+        "while true do end",
+        "repeat until false",
+        "for i = 1, math.huge do end",
+        "local function f() return f() end f()",
+        "while true do pcall(function() while true do end end) end",
+        "pcall(function() while true do end end)",
+        "for i = 1, 200 do pcall(function() while true do end end) end",
+        "xpcall(function() while true do end end, function() while true do end end)",
+        "local t = setmetatable({}, { __index = function(t, k) return t[k .. 'x'] end }) pcall(function() return t.a end) while true do end",
+        "local t = setmetatable({}, { __eq = function() while true do end end }) return t == setmetatable({}, getmetatable(t))",
+        "table.sort({ 3, 2, 1, 5, 4 }, function(a, b) while true do end end)",
+        "string.gsub('abc', '.', function() while true do end end)",
+    ] {
+        check(attack, &[Fuel, FaultKind::Error]);
+    }
+    check("while true do end", &[Fuel]);
+    check("while true do pcall(function() while true do end end) end", &[Fuel]);
+    check("pcall(function() while true do end end)", &[Fuel]);
+}
+
+#[test]
+fn deep_recursion_ends() {
+    use FaultKind::{CpuTime, Error, Fuel, Memory};
+    for attack in [
+        "local function f() return 1 + f() end f()",
+        "local function f() pcall(f) end f() while true do end",
+        "local function f() string.gsub('a', 'a', f) end f() while true do end",
+        "local t = setmetatable({}, {}) getmetatable(t).__tostring = function() return tostring(t) end tostring(t)",
+    ] {
+        check(attack, &[Error, Fuel, Memory, CpuTime]);
+    }
+}
+
+#[test]
+fn memory_has_a_limit() {
+    use FaultKind::{CpuTime, Fuel, Memory};
+    for attack in [
+        "string.rep('x', 1e9)",
+        "local s = 'x' while true do s = s .. s end",
+        "local t = {} while true do t[#t + 1] = string.rep('x', 10000) .. #t end",
+        "local t = {} while true do t = { t, t, {}, string.rep('y', 4096) .. tostring(t) } end",
+        "local t = {} while true do local x = #t t[x + 1] = function() return x, string.rep('z', 9999) .. x end t[-x] = table.create(1000, x) end",
+        "table.create(2 ^ 26)",
+    ] {
+        check(attack, &[Memory, Fuel, CpuTime]);
+    }
+    check("string.rep('x', 1e9)", &[Memory]);
+}
+
+#[test]
+fn a_caught_memory_error_leaves_no_full_vm_behind() {
+    let mut vm = vm_with(
+        "local kept = {}
+        return { place = function(call)
+            pcall(function() while true do kept[#kept + 1] = string.rep('x', 100000) .. #kept end end)
+            return call.monoliths[1]
+        end }",
+        &environment(4 << 20),
+    );
+    for _ in 0..5 {
+        assert_eq!(ask(&mut vm).unwrap(), ids(&["m1"]));
+        assert!(vm.memory() < 3 << 20, "{}", vm.memory());
+    }
+}
+
+#[test]
+fn pattern_bombs_run_out() {
+    use FaultKind::{CpuTime, Error, Fuel};
+    for attack in [
+        "string.find(string.rep('a', 30), string.rep('a?', 30) .. string.rep('a', 30) .. 'b')",
+        "string.find(string.rep('a', 200), string.rep('.-', 10) .. 'b')",
+        "string.match(string.rep('(', 20000), string.rep('.-%b()', 3))",
+        "string.gsub(string.rep('a', 3000), '(.-)-(.-)-(.-)b', '')",
+    ] {
+        check(attack, &[Fuel, CpuTime, Error]);
+    }
+}
+
+#[test]
+fn f47_library_calls_that_ignore_the_interrupt_are_capped() {
+    for attack in [
+        "table.move({}, 1, 2 ^ 30, 2)",
+        "table.move({}, 1, 2 ^ 30, 2, {})",
+        "local s = string.rep('a', 1000000) string.find(s, string.rep('a', 500000) .. 'b', 1, true)",
+        "local s = string.rep('a', 1000000) return (s:find(string.rep('a', 500000) .. 'b', 1, true))",
+        "string.split(string.rep('a', 1000000), string.rep('a', 500000) .. 'b')",
+        "local s = string.rep('a', 1000000) s:split(string.rep('a', 500000) .. 'b')",
+        "local t = table.create(200000, 1) table.sort(t)",
+        "pcall(table.move, {}, 1, 2 ^ 30, 2)",
+        "pcall(function() table.move({}, 1, 2 ^ 30, 2) end) while true do end",
+    ] {
+        check(attack, &[FaultKind::NativeCap]);
+    }
+    // Looking for magic characters in so long a pattern takes fuel itself, so either limit may come first.
+    let plain_by_content = "local s = string.rep('a', 1000000) return (s:find(string.rep('a', 500000) .. 'b'))";
+    check(plain_by_content, &[FaultKind::NativeCap, FaultKind::Fuel]);
+}
+
+#[test]
+fn a_caught_cap_is_still_told() {
+    let body = "pcall(table.move, {}, 1, 2 ^ 30, 2) for i = 1, 9 do end return 'm1'";
+    let fault = ask(&mut place(body)).unwrap_err();
+    assert_eq!(fault.kind, FaultKind::NativeCap);
+    assert!(fault.message.contains("table.move would take"), "{fault}");
+    let fault = ask(&mut place("table.move({}, 1, 2 ^ 30, 2)")).unwrap_err();
+    assert!(fault.message.starts_with("policies/test.lua:1: table.move would take"), "{fault}");
+}
+
+#[test]
+fn a_thousand_monoliths_fit_into_the_fuel() {
+    let view = View::of((0..1000).map(|i| row(&format!("m{i:04}"), "ewr", i * 37 % 101)));
+    let bodies = [
+        "return usher.min_by(call.monoliths, function(m) return m.rooms + m.pending end)",
+        "return usher.sort_by(call.monoliths, function(m) return m.rooms end)[1]",
+        "return usher.sort_by(call.monoliths, 'rooms')[1]",
+        "return usher.spill(usher.in_region(call.monoliths), 50)[1]",
+        "return usher.bounded('key', usher.in_region(call.monoliths), 1.5)",
+    ];
+    for body in bodies {
+        let mut vm = place(body);
+        assert!(vm.call(&call(Hook::Place), &view).is_ok(), "{body}");
+        assert!(vm.fuel_used() < 10_000, "{body}: {}", vm.fuel_used());
+    }
+}
+
+#[test]
+fn guards_let_honest_use_through() {
+    let mut vm = place(
+        "local t = { 3, 1, 2 }
+        table.sort(t) assert(t[1] == 1 and t[3] == 3)
+        table.sort(t, function(a, b) return a > b end) assert(t[1] == 3)
+        local moved = table.move({ 1, 2 }, 1, 2, 2, { 9 }) assert(#moved == 3 and moved[1] == 9)
+        assert(table.move({ 1, 2 }, 1, 2, 2)[3] == 2)
+        assert(('a.b'):find('.', 1, true) == 2 and ('abc'):find('b') == 2 and not ('abc'):find('z'))
+        local s, e, c = string.find('key=1', '(%w+)=') assert(s == 1 and e == 4 and c == 'key')
+        assert(#('a,b'):split(',') == 2 and #string.split('a,b') == 2 and #string.split('a-b', '-') == 2)
+        return 'm1'",
+    );
+    assert_eq!(ask(&mut vm).unwrap(), ids(&["m1"]));
+}
+
+#[test]
+fn the_sandbox_has_no_way_out() {
+    let mut vm = place(
+        "for _, name in { 'require', 'loadstring', 'load', 'dofile', 'loadfile', 'getfenv', 'setfenv', 'newproxy', 'gcinfo',
+            'print', 'collectgarbage', 'coroutine', 'os', 'io', 'debug', 'package', 'buffer', 'vector' } do
+            assert(_G[name] == nil and rawget(_G, name) == nil, name)
+        end
+        assert(string.dump == nil)
+        for _, attempt in {
+            function() string.find = nil end,
+            function() usher.min_by = nil end,
+            function() usher.settings.x = 1 end,
+            function() getmetatable('').__index = nil end,
+            function() call.monoliths[1] = nil end,
+            function() call.monoliths[1].rooms = 0 end,
+            function() rawset(call.monoliths[1], 'rooms', 0) end,
+            function() rawset(usher, 'x', 0) end,
+            function() setmetatable(call.monoliths, {}) end,
+            function() table.insert(call.all_monoliths, 1) end,
+            function() table.clear(call.monoliths) end,
+            function() table.sort(call.monoliths, function(a, b) return a.id > b.id end) end,
+        } do
+            assert(not pcall(attempt))
+        end
+        return call.monoliths[1]",
+    );
+    assert_eq!(ask(&mut vm).unwrap(), ids(&["m1"]));
+}
+
+#[test]
+fn errors_name_file_and_line_and_never_an_address() {
+    let fault =
+        ask(&mut vm("local p = {}\nfunction p.place(call)\n  return call.nothing.id\nend\nreturn p")).unwrap_err();
+    assert_eq!(fault.kind, FaultKind::Error);
+    assert!(fault.message.starts_with("policies/test.lua:3: attempt to index nil"), "{fault}");
+    let fault = ask(&mut vm("local p = {}\nfunction p.place(call)\n  while true do end\nend\nreturn p")).unwrap_err();
+    assert!(fault.message.starts_with("policies/test.lua:3: more than 20000 safepoints"), "{fault}");
+    let fault = ask(&mut place("error({})")).unwrap_err();
+    assert!(!fault.message.contains("0x"), "{fault}");
+}

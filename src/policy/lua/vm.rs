@@ -1,0 +1,247 @@
+//! One VM of a policy: makes calls, and replaces itself after a call that hit a limit.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use mlua::{Function, Table, Value};
+
+use super::answer::{self, Returned};
+use super::call;
+use super::mirror::Mirror;
+use super::program::{self, LoadError, Program};
+use super::sandbox::{self, Sandbox};
+use super::surface::{Host, lock};
+use crate::model::policy::{Answer, Call, Fault, FaultKind, Hook, View};
+use crate::policy::Policy;
+
+/// A VM that holds one policy and its own copy of the Monoliths.
+pub struct Vm {
+    program: Program,
+    /// None after a call that hit a limit: such a VM is dropped at once and built anew before the next call.
+    engine: Option<Engine>,
+    host: Arc<Host>,
+    label: String,
+}
+
+struct Engine {
+    sandbox: Sandbox,
+    mirror: Mirror,
+    hooks: [Option<Function>; Hook::ALL.len()],
+    unknown: Vec<String>,
+}
+
+impl Policy for Vm {
+    fn call(&mut self, call: &Call, view: &View) -> Result<Answer, Fault> {
+        self.call_returned(call, view).map(|returned| returned.answer)
+    }
+}
+
+impl Vm {
+    /// Builds a VM and runs the policy's file in it, which defines the hooks.
+    pub fn new(program: &Program) -> Result<Self, LoadError> {
+        let inner = &program.inner;
+        let host = Host::new(&inner.source.name, &inner.environment);
+        let engine = Engine::new(program, &host)?;
+        Ok(Self { program: program.clone(), engine: Some(engine.0), host, label: engine.1 })
+    }
+
+    /// The program that it runs.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// The policy's name: what its table says, or else its file's.
+    pub fn name(&self) -> &str {
+        &self.label
+    }
+
+    /// Whether the policy has this hook.
+    pub fn has(&self, hook: Hook) -> bool {
+        self.engine.as_ref().is_some_and(|engine| engine.hooks[hook as usize].is_some())
+    }
+
+    /// Functions of the policy's table that are no hooks, sorted.
+    pub fn unknown_functions(&self) -> &[String] {
+        self.engine.as_ref().map_or(&[], |engine| &engine.unknown)
+    }
+
+    /// Safepoints that the last call used.
+    pub fn fuel_used(&self) -> u64 {
+        self.host.meter.used()
+    }
+
+    /// Bytes that the VM holds now.
+    pub fn memory(&self) -> usize {
+        self.engine.as_ref().map_or(0, |engine| engine.sandbox.lua.used_memory())
+    }
+
+    /// What the last call gave to `usher.explain`.
+    pub fn take_explanations(&mut self) -> Vec<String> {
+        std::mem::take(&mut *lock(&self.host.explanations))
+    }
+
+    /// One call, with the shape in which the script answered.
+    pub fn call_returned(&mut self, call: &Call, view: &View) -> Result<Returned, Fault> {
+        let engine = match &mut self.engine {
+            Some(engine) => engine,
+            None => {
+                let built = Engine::new(&self.program, &self.host);
+                let (engine, _) = built.map_err(|e| Fault { kind: FaultKind::Error, message: e.to_string() })?;
+                self.engine.insert(engine)
+            }
+        };
+        self.host.begin(call);
+        let Some(hook) = &engine.hooks[call.hook as usize] else { return Ok(Answer::Default.into()) };
+        let lua = &engine.sandbox.lua;
+        let called = (engine.mirror.sync(lua, view))
+            .and_then(|()| call::invoke(lua, &engine.sandbox.invoke, hook, &engine.mirror, call));
+        let answer = match (called, self.host.meter.fired()) {
+            (Ok(value), None) => answer::parse(call.hook, &value, view).map_err(|reason| Fault {
+                kind: FaultKind::BadAnswer,
+                message: format!("policy {:?} {} {reason}", self.label, call.hook),
+            }),
+            (called, _) => Err(self.host.fault(&self.program.source().file(), called.err())),
+        };
+        self.retire(&answer);
+        answer
+    }
+
+    /// Drops a VM that cannot be trusted with another call, or that has little memory left for one.
+    fn retire(&mut self, answer: &Result<Returned, Fault>) {
+        use FaultKind::{CpuTime, Fuel, Memory, NativeCap};
+        let Some(engine) = &self.engine else { return };
+        let stopped = matches!(answer, Err(fault) if matches!(fault.kind, Fuel | CpuTime | Memory | NativeCap));
+        let (lua, limit) = (&engine.sandbox.lua, self.host.environment.limits.memory);
+        // Luau collects nothing when an allocation fails, so a script that caught such an error left a full VM behind.
+        let full = || lua.used_memory() > limit / 2 && (lua.gc_collect().is_err() || lua.used_memory() > limit / 4 * 3);
+        if stopped || full() {
+            self.engine = None;
+        }
+    }
+}
+
+impl Engine {
+    /// The engine and the name that the policy gives itself.
+    fn new(program: &Program, host: &Arc<Host>) -> Result<(Self, String), LoadError> {
+        let inner = &program.inner;
+        let file = inner.source.file();
+        let wrong = |reason: String| LoadError { file: file.clone(), line: None, reason };
+        let internal = |e: mlua::Error| wrong(format!("the VM could not be built: {e}"));
+        let sandbox = Sandbox::new(host, inner.environment.limits.memory, |_, _| Ok(())).map_err(internal)?;
+        let mirror = Mirror::new(&sandbox.lua, host.rows.clone()).map_err(internal)?;
+        host.meter.start(&inner.environment.limits);
+        // The file itself runs the same way each time, whichever call made a new VM necessary.
+        host.random.store(0, Relaxed);
+        let ran = sandbox::load(&sandbox.lua, &file, &inner.bytecode).and_then(|chunk| chunk.call::<Value>(()));
+        let value = match (ran, host.meter.fired()) {
+            (Ok(value), None) => value,
+            (ran, _) => return Err(program::located(&file, &host.fault(&file, ran.err()).message)),
+        };
+        let Value::Table(table) = value else {
+            return Err(wrong(format!("returns {}; a policy file returns a table of hooks", answer::type_of(&value))));
+        };
+        check_version(&table).map_err(wrong)?;
+        let mut hooks = [const { None }; Hook::ALL.len()];
+        for hook in Hook::ALL {
+            hooks[hook as usize] = match table.raw_get(hook.name()) {
+                Ok(Value::Nil) => None,
+                Ok(Value::Function(function)) => Some(function),
+                Ok(other) => {
+                    return Err(wrong(format!("{hook} is a {}; hooks are functions", answer::type_of(&other))));
+                }
+                Err(e) => return Err(internal(e)),
+            };
+        }
+        let label = match table.raw_get("name") {
+            Ok(Value::String(name)) => name.to_string_lossy(),
+            _ => inner.source.name.clone(),
+        };
+        let unknown = unknown_functions(&table);
+        Ok((Self { sandbox, mirror, hooks, unknown }, label))
+    }
+}
+
+fn unknown_functions(table: &Table) -> Vec<String> {
+    let functions = table.pairs::<Value, Value>().flatten().filter(|(_, value)| value.is_function());
+    let names = functions.filter_map(|(key, _)| Some(key.as_string()?.to_string_lossy()));
+    let mut unknown: Vec<String> = names.filter(|name| Hook::ALL.iter().all(|hook| hook.name() != name)).collect();
+    unknown.sort();
+    unknown
+}
+
+/// `policy.api` is the version of the contract that a policy was written for.
+fn check_version(table: &Table) -> Result<(), String> {
+    match table.raw_get("api") {
+        Ok(Value::Nil) => Ok(()),
+        Ok(Value::Number(1.0) | Value::Integer(1)) => Ok(()),
+        Ok(other) => Err(format!("api is {}; this usher knows 1", other.to_string().unwrap_or_default())),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+impl Host {
+    fn begin(&self, call: &Call) {
+        self.meter.start(&self.environment.limits);
+        self.random.store(call.seed, Relaxed);
+        self.now_us.store(call.now_us, Relaxed);
+        lock(&self.explanations).clear();
+    }
+
+    /// The fault of a call that was stopped or raised an error.
+    pub(crate) fn fault(&self, file: &str, error: Option<mlua::Error>) -> Fault {
+        let limits = &self.environment.limits;
+        let raised = error.as_ref().map(message);
+        let traced = || error.as_ref().and_then(|e| position(file, &e.to_string()));
+        let at = match self.meter.line() {
+            Some(line) => format!("{file}:{line}: "),
+            None => traced().unwrap_or_else(|| format!("{file}: ")),
+        };
+        let stopped = |what: String| format!("{at}{what}");
+        let (kind, message) = match self.meter.fired() {
+            Some(FaultKind::Fuel) => {
+                (FaultKind::Fuel, stopped(format!("more than {} safepoints in one call (policy.fuel)", limits.fuel)))
+            }
+            Some(FaultKind::CpuTime) => (
+                FaultKind::CpuTime,
+                stopped(format!("more than {:?} of CPU time in one call (policy.budget)", limits.budget)),
+            ),
+            Some(kind) => (kind, stopped(lock(&self.capped).clone())),
+            None if error.as_ref().is_some_and(out_of_memory) => {
+                (FaultKind::Memory, stopped(format!("more than {} bytes of memory (policy.memory)", limits.memory)))
+            }
+            None => (FaultKind::Error, raised.unwrap_or_else(|| stopped("no answer".into()))),
+        };
+        Fault { kind, message }
+    }
+}
+
+fn out_of_memory(error: &mlua::Error) -> bool {
+    match error {
+        mlua::Error::MemoryError(_) => true,
+        mlua::Error::CallbackError { cause, .. } => out_of_memory(cause),
+        _ => false,
+    }
+}
+
+/// The message of an error without traces and without anything that differs from run to run.
+pub(crate) fn message(error: &mlua::Error) -> String {
+    let text = match error {
+        mlua::Error::RuntimeError(text) => text.clone(),
+        mlua::Error::CallbackError { cause, .. } => message(cause),
+        other => other.to_string(),
+    };
+    let text = text.split("\nstack traceback:").next().unwrap_or_default();
+    if text.starts_with("table: 0x") || text.starts_with("function: 0x") {
+        return "an error that is no text; raise texts, as in error(\"no room\")".into();
+    }
+    text.into()
+}
+
+/// The first `file:line: ` in a text that may hold a trace.
+pub(crate) fn position(file: &str, text: &str) -> Option<String> {
+    text.match_indices(file).find_map(|(at, _)| {
+        let rest = text[at + file.len()..].strip_prefix(':')?;
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        (digits > 0).then(|| format!("{file}:{}: ", &rest[..digits]))
+    })
+}
