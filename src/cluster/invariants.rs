@@ -27,13 +27,13 @@ impl Cluster {
                     return Some(format!("{key} waits without a timer"));
                 }
             }
-            if let State::Placing(Placing { out, waiting, attempt, .. }) = &room.state {
+            if let State::Placing(Placing { out, waiting, attempt, tried, .. }) = &room.state {
                 let live = waiting.iter().filter(|waiter| self.still_waits(**waiter)).count();
                 if out.is_empty() && live > 0 {
                     return Some(format!("{live} wait for {key} and nobody is out"));
                 }
-                if *attempt > self.settings.place_attempts {
-                    return Some(format!("{key} is in attempt {attempt}"));
+                if *attempt as usize > tried.len() + 1 {
+                    return Some(format!("{key} is in attempt {attempt} after {} failures", tried.len()));
                 }
             }
         }
@@ -75,13 +75,17 @@ impl Cluster {
     fn check_counts(&self) -> Option<String> {
         let mut pending: BTreeMap<&MonolithId, u32> = BTreeMap::new();
         let mut clients: BTreeMap<&MonolithId, u32> = BTreeMap::new();
-        let (mut waiting, mut unconfirmed) = (0, 0);
+        let (mut waiting, mut queued, mut unconfirmed) = (0, 0, 0);
         for room in self.rooms.values() {
             if let Some(monolith) = room.pending_on() {
                 *pending.entry(monolith).or_insert(0) += 1;
             }
             if let State::Parked { waiting: queue, .. } | State::Placing(Placing { waiting: queue, .. }) = &room.state {
-                waiting += queue.iter().filter(|waiter| self.still_waits(**waiter)).count();
+                let live = queue.iter().filter(|waiter| self.still_waits(**waiter));
+                live.for_each(|waiter| {
+                    waiting += 1;
+                    queued += usize::from(matches!(waiter, Waiter::Request(_)));
+                });
             }
             unconfirmed += usize::from(!room.is_confirmed());
         }
@@ -102,6 +106,10 @@ impl Cluster {
                 "counted {waiting} waiting and {unconfirmed} unconfirmed, but booked {} and {}",
                 self.waiting, self.unconfirmed
             ));
+        }
+        let unsent = self.requests.values().filter(|request| request.sent_to.is_none()).count();
+        if unsent != queued {
+            return Some(format!("{queued} requests wait for a room, but {unsent} were not sent"));
         }
         for (id, monolith) in &self.monoliths {
             let row = self.view.get(id)?;

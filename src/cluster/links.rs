@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::monolith::{Monolith, Sync};
+use super::room::{Room, State};
 use super::{Cluster, Endpoint, Map, SYNC_TIMEOUT, Turn};
 use crate::model::event::{Effect, Micros};
 use crate::model::policy::{MonolithRow, MonolithState};
@@ -139,10 +140,6 @@ impl Cluster {
         waiting.chain(self.warm_up.deadline()).max()
     }
 
-    pub(super) fn parking_deadline(&self) -> Micros {
-        self.sync_deadline().unwrap_or(self.now)
-    }
-
     /// Nobody waits longer than promised for a Monolith that does not say what it has.
     pub(super) fn expire_sync(&mut self, turn: &mut Turn<'_>) {
         if self.sync_deadline().is_none_or(|until| until > self.now) {
@@ -159,10 +156,12 @@ impl Cluster {
         if self.must_wait() {
             return;
         }
-        while let Some(key) = self.parked.pop_front() {
-            if self.rooms.get(&key).is_some_and(|room| matches!(room.state, super::room::State::Parked { .. })) {
-                self.unpark(&key, turn);
-            }
+        // Every parked room has a timer, so this walks no more than the rooms that are unconfirmed.
+        let parked = |key: &RoomKey| matches!(self.rooms.get(key), Some(Room { state: State::Parked { .. }, .. }));
+        let keys: Vec<RoomKey> =
+            self.timers.iter().filter(|(_, key)| parked(key)).map(|(_, key)| key.clone()).collect();
+        for key in keys {
+            self.unpark(&key, turn);
         }
     }
 }

@@ -88,15 +88,14 @@ impl Cluster {
         let key = entry.room.clone();
         let Some(room) = self.rooms.get(&key) else { return };
         let Some(monolith) = room.monolith().cloned() else { return };
-        let binding = self.copy_epoch(&monolith, &key).map_or(Binding::Answered, Binding::Reported);
+        let binding = match self.copy_epoch(&monolith, &key) {
+            Some(epoch) => Binding::Reported(epoch),
+            None => Binding::Answered { deadline: self.now + self.settings.load_timeout },
+        };
         match &room.state {
             State::Placing(_) => self.activate(&key, &monolith, binding, turn),
             State::Active(Active { binding: Binding::Provisional { .. }, .. }) => {
-                self.change_room(&key, turn, |room| {
-                    if let State::Active(active) = &mut room.state {
-                        active.binding = binding;
-                    }
-                });
+                self.rebind(&key, binding, turn);
             }
             State::Active(_) | State::Parked { .. } => {}
         }
@@ -155,7 +154,7 @@ impl Cluster {
             && let State::Placing(placing) = &room.state
             && placing.out.is_empty()
         {
-            self.unbind(key, "unknown", turn);
+            self.unbind(key, "refused", turn);
         }
     }
 
@@ -171,7 +170,12 @@ impl Cluster {
     pub(super) fn let_in(&mut self, key: &RoomKey, waiter: Waiter, turn: &mut Turn<'_>) {
         match waiter {
             Waiter::Client(client) => {
-                let confirmed = self.rooms.get(key).is_some_and(super::room::Room::is_confirmed);
+                let Some(room) = self.rooms.get(key) else { return };
+                let (confirmed, alone) = (room.is_confirmed(), room.members.len() == 1);
+                if !confirmed && alone {
+                    // Its join gets the same time as any other.
+                    self.extend_binding(key, turn);
+                }
                 self.attach(client, true, !confirmed, turn);
             }
             Waiter::Request(request) => self.send_request(key, request, false, turn),
@@ -307,7 +311,7 @@ impl Cluster {
         }
     }
 
-    fn is_out(&self, key: &RoomKey, waiter: Waiter) -> bool {
+    pub(super) fn is_out(&self, key: &RoomKey, waiter: Waiter) -> bool {
         match self.rooms.get(key).map(|room| &room.state) {
             Some(State::Placing(placing)) => placing.out.contains(&waiter),
             Some(State::Parked { .. } | State::Active(_)) | None => false,

@@ -38,14 +38,15 @@ pub(super) struct Copy {
     pub(super) metadata: Arc<Metadata>,
     /// The number of the gossip that named it last.
     pub(super) gossip: u64,
-    pub(super) state: CopyState,
+    /// The number of the gossip before the moment when it lost against an older copy and was asked to unload. The same
+    /// load is never asked twice.
+    pub(super) asked: Option<u64>,
 }
 
-/// Whether a copy may go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum CopyState {
-    /// It is loaded.
-    Loaded,
-    /// It lost against an older one and was asked to go. It is never asked twice.
-    UnloadAsked,
+impl Copy {
+    /// Whether it is on its way out: nobody is sent to it. The next gossip may have crossed the request; one that
+    /// still names it after that means that the Monolith keeps it.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.asked.is_some_and(|asked| self.gossip <= asked + 1)
+    }
 }

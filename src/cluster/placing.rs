@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 
 use super::room::{Placed, Placing, State, Waiter};
 use super::{Cluster, Turn};
-use crate::model::event::Micros;
 use crate::model::policy::{Answer, Call, CallClient, CallRoom, Cause, Decision, Hook, Previous};
 use crate::model::{CloseCode, MonolithId, RoomKey, RoomName};
 use crate::policy::decide;
@@ -31,35 +30,13 @@ impl Refusal {
 impl Cluster {
     /// The first waiter of a room that nobody has. The room must not exist.
     pub(super) fn place_first(&mut self, name: RoomName, waiter: Waiter, turn: &mut Turn<'_>) {
-        if self.must_wait() {
-            let key = name.key().clone();
-            let deadline = self.parking_deadline();
-            let state = State::Parked { waiting: VecDeque::from([waiter]), deadline };
-            self.insert_room(name, state, turn);
-            self.enlist(&key, waiter);
-            self.waiting += 1;
-            self.parked.push_back(key);
-            return;
-        }
-        let cause = self.cause_of(waiter);
-        let room = CallRoom { region: self.region_of(waiter), attempt: 1, ..self.fresh_call_room(name.key()) };
-        let decision = self.decide(room, self.call_client(waiter), cause, Vec::new(), turn);
-        match self.first_choice(&decision) {
-            Ok(monolith) => {
-                let key = name.key().clone();
-                let placed = self.placed(&decision, cause, 1, &monolith);
-                let placing = self.new_placing(monolith, vec![waiter], VecDeque::new());
-                self.insert_room(name, State::Placing(placing), turn);
-                self.enlist(&key, waiter);
-                if let Some(room) = self.rooms.get_mut(&key) {
-                    room.placed = Some(placed);
-                }
-                self.send_out(&key, waiter, turn);
-            }
-            Err(refusal) => {
-                self.counters.refused_unplaced += 1;
-                self.refuse(waiter, refusal, turn);
-            }
+        let key = name.key().clone();
+        let deadline = self.sync_deadline().unwrap_or(self.now);
+        self.insert_room(name, State::Parked { waiting: VecDeque::from([waiter]), deadline }, turn);
+        self.enlist(&key, waiter);
+        self.waiting += 1;
+        if !self.must_wait() {
+            self.unpark(&key, turn);
         }
     }
 
@@ -86,30 +63,32 @@ impl Cluster {
     /// Nobody is out for a room: the next one goes, alone. Without a next one the choice stays until its deadline,
     /// since the Monolith may be loading the room all the same.
     pub(super) fn advance(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
-        let Some(State::Placing(placing)) = self.rooms.get(key).map(|room| &room.state) else { return };
+        let Some(State::Placing(placing)) = self.rooms.get_mut(key).map(|room| &mut room.state) else { return };
         if !placing.out.is_empty() {
             return;
         }
-        if placing.tried.contains(&placing.monolith) {
-            if placing.waiting.iter().any(|waiter| self.still_waits(*waiter)) {
-                self.place_again(key, Cause::Join, turn);
-            }
-            return;
+        let failed = placing.tried.contains(&placing.monolith);
+        let mut waiting = std::mem::take(&mut placing.waiting);
+        while waiting.front().is_some_and(|waiter| !self.still_waits(*waiter)) {
+            waiting.pop_front();
         }
-        while let Some(waiter) = self.pop_waiting(key) {
-            if !self.still_waits(waiter) {
-                continue;
-            }
-            self.waiting -= 1;
-            let deadline = self.now + self.settings.load_timeout;
-            self.change_room(key, turn, |room| {
-                if let State::Placing(placing) = &mut room.state {
+        let next = if failed { None } else { waiting.pop_front() };
+        let place_again = failed && !waiting.is_empty();
+        let deadline = self.now + self.settings.load_timeout;
+        self.change_room(key, turn, |room| {
+            if let State::Placing(placing) = &mut room.state {
+                placing.waiting = waiting;
+                if let Some(waiter) = next {
                     placing.out.push(waiter);
                     placing.deadline = deadline;
                 }
-            });
+            }
+        });
+        if let Some(waiter) = next {
+            self.waiting -= 1;
             self.send_out(key, waiter, turn);
-            return;
+        } else if place_again {
+            self.place_again(key, None, turn);
         }
     }
 
@@ -121,7 +100,7 @@ impl Cluster {
             self.counters.load_timeouts += 1;
         }
         self.recall(key, &out, turn);
-        self.next_attempt(key, "timeout", turn);
+        self.next_attempt(key, "timeout", None, turn);
     }
 
     /// Withdraws waiters that are out and puts the clients among them back to the front, in their order.
@@ -135,40 +114,43 @@ impl Cluster {
         }
     }
 
-    /// The Monolith of this attempt is out of the question: tries another for whoever waits.
-    pub(super) fn next_attempt(&mut self, key: &RoomKey, why: &str, turn: &mut Turn<'_>) {
+    /// The Monolith of this attempt is out of the question. A join that crossed an unload is no attempt: the room may
+    /// go to the same Monolith again.
+    pub(super) fn fail_choice(&mut self, key: &RoomKey, why: &str) {
         let Some(room) = self.rooms.get_mut(key) else { return };
         let State::Placing(placing) = &mut room.state else { return };
-        if !placing.tried.contains(&placing.monolith) {
-            placing.tried.push(placing.monolith.clone());
-        }
-        placing.attempt += 1;
-        let spent = placing.attempt > self.settings.place_attempts;
         room.previous = Some(Previous { monolith: placing.monolith.clone(), why: why.into() });
-        if room.members.is_empty() && !self.anyone_waits(key) {
-            self.unbind(key, why, turn);
-        } else if spent {
-            self.give_up(key, Refusal::UNAVAILABLE, turn);
+        if std::mem::take(&mut placing.crossed_unload) || placing.tried.contains(&placing.monolith) {
+            return;
+        }
+        placing.tried.push(placing.monolith.clone());
+        placing.attempt += 1;
+    }
+
+    /// The Monolith of this attempt did not take the room: tries another for whoever waits.
+    pub(super) fn next_attempt(&mut self, key: &RoomKey, why: &str, cause: Option<Cause>, turn: &mut Turn<'_>) {
+        self.fail_choice(key, why);
+        if self.first_waiting(key).is_some() {
+            self.place_again(key, cause, turn);
         } else {
-            self.place_again(key, Cause::Join, turn);
+            self.unbind(key, why, turn);
         }
     }
 
-    /// Asks the policy once more for a room that has waiters and no good choice.
-    pub(super) fn place_again(&mut self, key: &RoomKey, cause: Cause, turn: &mut Turn<'_>) {
-        let Some(room) = self.rooms.get(key) else { return };
-        let State::Placing(placing) = &room.state else { return };
+    /// Asks the policy once more for a room that has waiters and no good choice. Without a cause it is that of the
+    /// first waiter.
+    fn place_again(&mut self, key: &RoomKey, cause: Option<Cause>, turn: &mut Turn<'_>) {
+        let Some(first) = self.first_waiting(key) else { return };
+        let Some(State::Placing(placing)) = self.rooms.get(key).map(|room| &room.state) else { return };
         let (attempt, tried) = (placing.attempt, placing.tried.clone());
-        let next = placing.waiting.iter().copied().find(|waiter| self.still_waits(*waiter));
-        let client = next.and_then(|waiter| self.call_client(waiter));
-        let call_room = CallRoom { attempt, ..self.call_room(key) };
-        let decision = self.decide(call_room, client, cause, tried, turn);
-        match self.first_choice(&decision) {
+        if attempt > self.settings.place_attempts {
+            self.give_up(key, Refusal::UNAVAILABLE, turn);
+            return;
+        }
+        match self.choose(key, first, cause, attempt, tried, turn) {
             Ok(monolith) => {
-                let placed = self.placed(&decision, cause, attempt, &monolith);
                 let deadline = self.now + self.settings.load_timeout;
                 self.change_room(key, turn, |room| {
-                    room.placed = Some(placed);
                     if let State::Placing(placing) = &mut room.state {
                         placing.monolith = monolith;
                         placing.deadline = deadline;
@@ -180,35 +162,30 @@ impl Cluster {
         }
     }
 
-    /// Every Monolith has said what it has, and none has this room: it is placed like any other.
+    /// Every Monolith has said what it has, and none has this room: it is placed.
     pub(super) fn unpark(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
-        let Some(room) = self.rooms.get_mut(key) else { return };
-        let State::Parked { waiting, .. } = &mut room.state else { return };
-        let waiting = std::mem::take(waiting);
-        let live: VecDeque<Waiter> = waiting.into_iter().filter(|waiter| self.still_waits(*waiter)).collect();
-        let Some(first) = live.front().copied() else {
+        let Some(first) = self.first_waiting(key) else {
             self.remove_room(key, turn);
             return;
         };
-        let cause = self.cause_of(first);
-        let call_room = CallRoom { attempt: 1, ..self.call_room(key) };
-        let decision = self.decide(call_room, self.call_client(first), cause, Vec::new(), turn);
-        match self.first_choice(&decision) {
+        match self.choose(key, first, None, 1, Vec::new(), turn) {
             Ok(monolith) => {
-                let placed = self.placed(&decision, cause, 1, &monolith);
-                let placing = self.new_placing(monolith, Vec::new(), live);
+                let deadline = self.now + self.settings.load_timeout;
                 self.change_room(key, turn, |room| {
-                    room.placed = Some(placed);
-                    room.state = State::Placing(placing);
+                    let State::Parked { waiting, .. } = &mut room.state else { return };
+                    room.state = State::Placing(Placing {
+                        monolith,
+                        out: Vec::new(),
+                        waiting: std::mem::take(waiting),
+                        attempt: 1,
+                        tried: Vec::new(),
+                        crossed_unload: false,
+                        deadline,
+                    });
                 });
                 self.advance(key, turn);
             }
-            Err(refusal) => {
-                if let Some(State::Parked { waiting, .. }) = self.rooms.get_mut(key).map(|room| &mut room.state) {
-                    *waiting = live;
-                }
-                self.give_up(key, refusal, turn);
-            }
+            Err(refusal) => self.give_up(key, refusal, turn),
         }
     }
 
@@ -234,6 +211,27 @@ impl Cluster {
         let room = CallRoom { region: self.region_of(waiter), attempt: 1, ..CallRoom::default() };
         let decision = self.decide(room, None, Cause::Create, Vec::new(), turn);
         self.first_choice(&decision)
+    }
+
+    /// Asks the policy where a room goes, and writes down what it said.
+    fn choose(
+        &mut self,
+        key: &RoomKey,
+        first: Waiter,
+        cause: Option<Cause>,
+        attempt: u32,
+        tried: Vec<MonolithId>,
+        turn: &mut Turn<'_>,
+    ) -> Result<MonolithId, Refusal> {
+        let cause = cause.unwrap_or_else(|| self.cause_of(first));
+        let call_room = CallRoom { attempt, ..self.call_room(key, first) };
+        let decision = self.decide(call_room, self.call_client(first), cause, tried, turn);
+        let monolith = self.first_choice(&decision)?;
+        if let Some(room) = self.rooms.get_mut(key) {
+            let fault = decision.fault.as_ref().map(ToString::to_string);
+            room.placed = Some(Placed { at: self.now, cause, attempt, monolith: monolith.clone(), fault });
+        }
+        Ok(monolith)
     }
 
     fn decide(
@@ -273,40 +271,19 @@ impl Cluster {
         linked.cloned().ok_or(Refusal::UNAVAILABLE)
     }
 
-    fn placed(&self, decision: &Decision, cause: Cause, attempt: u32, monolith: &MonolithId) -> Placed {
-        let fault = decision.fault.as_ref().map(ToString::to_string);
-        Placed { at: self.now, cause, attempt, monolith: monolith.clone(), fault }
-    }
-
-    fn new_placing(&self, monolith: MonolithId, out: Vec<Waiter>, waiting: VecDeque<Waiter>) -> Placing {
-        let deadline: Micros = self.now + self.settings.load_timeout;
-        Placing { monolith, out, waiting, attempt: 1, tried: Vec::new(), deadline }
-    }
-
-    fn pop_waiting(&mut self, key: &RoomKey) -> Option<Waiter> {
-        match self.rooms.get_mut(key).map(|room| &mut room.state) {
-            Some(State::Placing(placing)) => placing.waiting.pop_front(),
-            Some(State::Parked { .. } | State::Active(_)) | None => None,
-        }
-    }
-
-    fn anyone_waits(&self, key: &RoomKey) -> bool {
+    fn first_waiting(&self, key: &RoomKey) -> Option<Waiter> {
         match self.rooms.get(key).map(|room| &room.state) {
             Some(State::Parked { waiting, .. } | State::Placing(Placing { waiting, .. })) => {
-                waiting.iter().any(|waiter| self.still_waits(*waiter))
+                waiting.iter().copied().find(|waiter| self.still_waits(*waiter))
             }
-            Some(State::Active(_)) | None => false,
+            Some(State::Active(_)) | None => None,
         }
     }
 
-    fn fresh_call_room(&self, key: &RoomKey) -> CallRoom {
-        CallRoom { name: Some(key.as_str().into()), ..CallRoom::default() }
-    }
-
-    fn call_room(&self, key: &RoomKey) -> CallRoom {
-        let mut call = self.fresh_call_room(key);
+    fn call_room(&self, key: &RoomKey, first: Waiter) -> CallRoom {
+        let mut call = CallRoom { name: Some(key.as_str().into()), ..CallRoom::default() };
         if let Some(room) = self.rooms.get(key) {
-            call.region = room.region.clone();
+            call.region = room.region.clone().or_else(|| self.region_of(first));
             call.clients = u32::try_from(room.members.len()).unwrap_or(u32::MAX);
             call.regions = room.regions.clone();
             call.previous = room.previous.clone();

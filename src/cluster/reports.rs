@@ -1,12 +1,14 @@
 //! What Monoliths say about rooms: loaded, unloaded, gossip, and who wins when two have the same one.
 
 use std::cmp::Ordering;
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::monolith::{Copy, CopyState, Sync};
+use super::monolith::{Copy, Sync};
 use super::room::{Active, Binding, Placing, State, Waiter};
 use super::{Cluster, Turn};
 use crate::model::event::Effect;
+use crate::model::policy::{Cause, Previous};
 use crate::model::wire::{RoomReport, UnloadReason};
 use crate::model::{Attachment, ClientId, CloseCode, Epoch, LinkId, MonolithId, RoomKey};
 
@@ -15,6 +17,7 @@ impl Cluster {
         let Some(monolith) = self.sender(link) else { return };
         let gossip = self.monoliths.get(&monolith).map_or(0, |monolith| monolith.gossips);
         self.reported(&monolith, report, gossip, turn);
+        self.count_rooms(&monolith);
     }
 
     pub(super) fn gossip(&mut self, link: LinkId, rooms: Vec<RoomReport>, turn: &mut Turn<'_>) {
@@ -29,8 +32,10 @@ impl Cluster {
         // Reports and gossip travel on one link in order, so what it reported and no longer names has left it. What
         // only we believe to be there (placements, answers, creations) is not touched by an older gossip.
         let Some(entry) = self.monoliths.get(&monolith) else { return };
-        let gone: Vec<RoomKey> =
+        let mut gone: Vec<RoomKey> =
             entry.copies.iter().filter(|(_, copy)| copy.gossip != gossip).map(|(key, _)| key.clone()).collect();
+        // The order of effects must not depend on how a table hashes.
+        gone.sort_unstable();
         for key in gone {
             self.remove_copy(&monolith, &key);
             if self.is_active_on(&key, &monolith) {
@@ -38,6 +43,7 @@ impl Cluster {
                 self.unbind(&key, "unloaded", turn);
             }
         }
+        self.count_rooms(&monolith);
         let endpoint = self.monoliths.get(&monolith).map(|entry| Arc::clone(&entry.endpoint));
         if let Some(endpoint) = endpoint {
             self.warm_up.settle(&endpoint);
@@ -47,30 +53,33 @@ impl Cluster {
 
     /// One room is loaded on one Monolith.
     fn reported(&mut self, monolith: &MonolithId, report: RoomReport, gossip: u64, turn: &mut Turn<'_>) {
-        let key = report.name.key().clone();
-        let epoch = report.epoch;
-        let name = report.name.clone();
-        self.store_copy(monolith, report, gossip);
-        match self.rooms.get(&key).map(|room| &room.state) {
-            None => {
-                let active = Active { monolith: monolith.clone(), binding: Binding::Reported(epoch) };
+        let (name, epoch) = (report.name.clone(), report.epoch);
+        let key = name.key();
+        let leaving = self.store_copy(monolith, report, gossip);
+        let binding = Binding::Reported(epoch);
+        let Some(room) = self.rooms.get_mut(key) else {
+            if !leaving {
+                let active = Active { monolith: monolith.clone(), binding };
                 self.insert_room(name, State::Active(active), turn);
             }
-            Some(State::Parked { .. } | State::Placing(_)) => {
-                self.respell(&key, name);
-                self.activate(&key, monolith, Binding::Reported(epoch), turn);
+            return;
+        };
+        match &room.state {
+            State::Active(active) if active.monolith == *monolith => {
+                let known = active.binding == binding;
+                room.name = name.clone();
+                if !known {
+                    self.rebind(key, binding, turn);
+                }
             }
-            Some(State::Active(active)) if active.monolith == *monolith => {
-                self.respell(&key, name);
-                self.change_room(&key, turn, |room| {
-                    if let State::Active(active) = &mut room.state {
-                        active.binding = Binding::Reported(epoch);
-                    }
-                });
+            _ if leaving => {}
+            State::Parked { .. } | State::Placing(_) => {
+                room.name = name.clone();
+                self.activate(key, monolith, binding, turn);
             }
-            Some(State::Active(active)) => {
-                let (owner, binding) = (active.monolith.clone(), active.binding);
-                self.duplicate(&key, (&owner, binding), (monolith, epoch), turn);
+            State::Active(active) => {
+                let (owner, owned) = (active.monolith.clone(), active.binding);
+                self.duplicate(key, (&owner, owned), (monolith, epoch), turn);
             }
         }
     }
@@ -83,7 +92,6 @@ impl Cluster {
         other: (&MonolithId, Epoch),
         turn: &mut Turn<'_>,
     ) {
-        self.counters.duplicates += 1;
         let owner_wins = owner.1.epoch().is_some_and(|epoch| older((epoch, owner.0), (other.1, other.0)));
         if owner_wins {
             self.ask_to_unload(other.0, key, turn);
@@ -93,8 +101,7 @@ impl Cluster {
         self.ask_to_unload(owner.0, key, turn);
         let (monolith, binding) = (other.0.clone(), Binding::Reported(other.1));
         self.change_room(key, turn, |room| {
-            room.previous =
-                Some(crate::model::policy::Previous { monolith: owner.0.clone(), why: "duplicate".to_string() });
+            room.previous = Some(Previous { monolith: owner.0.clone(), why: "duplicate".into() });
             room.state = State::Active(Active { monolith, binding });
         });
     }
@@ -109,10 +116,11 @@ impl Cluster {
     ) {
         let Some(monolith) = self.sender(link) else { return };
         self.remove_copy(&monolith, key);
+        self.count_rooms(&monolith);
         if !self.is_active_on(key, &monolith) {
             return;
         }
-        let in_flight: Vec<ClientId> = unanswered
+        let in_flight: HashSet<ClientId> = unanswered
             .iter()
             .filter(|(client, attachment)| {
                 let place = super::members::Place::Joined { link, attachment: *attachment };
@@ -128,7 +136,7 @@ impl Cluster {
             self.unbind(key, "unloaded", turn);
         } else {
             // Their joins crossed the unload: they may load the room again, or be kicked. Nobody else goes meanwhile.
-            self.back_to_placing(key, turn);
+            self.back_to_placing(key, true, turn);
         }
     }
 
@@ -144,7 +152,7 @@ impl Cluster {
                 self.recall(key, &out, turn);
                 match self.best_copy(key) {
                     Some((monolith, epoch)) => self.activate(key, &monolith, Binding::Reported(epoch), turn),
-                    None => self.next_attempt(key, "link_down", turn),
+                    None => self.next_attempt(key, "link_down", Some(Cause::Lost), turn),
                 }
             }
             Some(State::Parked { .. }) | None => {}
@@ -156,7 +164,7 @@ impl Cluster {
         let mut best: Option<(Epoch, &MonolithId)> = None;
         for (id, monolith) in &self.monoliths {
             if let Some(copy) = monolith.copies.get(key)
-                && copy.state == CopyState::Loaded
+                && !copy.is_leaving()
                 && best.is_none_or(|best| older((copy.epoch, id), best))
             {
                 best = Some((copy.epoch, id));
@@ -178,29 +186,34 @@ impl Cluster {
     fn ask_to_unload(&mut self, monolith: &MonolithId, key: &RoomKey, turn: &mut Turn<'_>) {
         let Some(entry) = self.monoliths.get_mut(monolith) else { return };
         let Some(copy) = entry.copies.get_mut(key) else { return };
-        if copy.state == CopyState::UnloadAsked {
+        if copy.asked.is_some() {
             return;
         }
-        copy.state = CopyState::UnloadAsked;
+        copy.asked = Some(entry.gossips);
+        self.counters.duplicates += 1;
         self.counters.unloads += 1;
         turn.emit(Effect::Unload { link: entry.link, room: copy.name.clone() });
     }
 
-    fn store_copy(&mut self, monolith: &MonolithId, report: RoomReport, gossip: u64) {
-        let Some(entry) = self.monoliths.get_mut(monolith) else { return };
-        let users = u64::from(report.metadata.users);
-        let known = entry.copies.get(report.name.key());
-        let state = match known {
-            Some(copy) if copy.epoch == report.epoch => copy.state,
-            Some(_) | None => CopyState::Loaded,
-        };
-        if known.is_none_or(|copy| copy.metadata != report.metadata) {
-            self.list_version += 1;
+    /// Writes down what a Monolith has. Returns whether that copy is on its way out.
+    fn store_copy(&mut self, monolith: &MonolithId, report: RoomReport, gossip: u64) -> bool {
+        let Some(entry) = self.monoliths.get_mut(monolith) else { return false };
+        entry.users += u64::from(report.metadata.users);
+        let RoomReport { name, epoch, metadata } = report;
+        match entry.copies.get_mut(name.key()) {
+            Some(copy) => {
+                entry.users -= u64::from(copy.metadata.users);
+                self.list_version += u64::from(copy.metadata != metadata);
+                let asked = copy.asked.filter(|_| copy.epoch == epoch);
+                *copy = Copy { name, epoch, metadata, gossip, asked };
+                copy.is_leaving()
+            }
+            None => {
+                self.list_version += 1;
+                entry.copies.insert(name.key().clone(), Copy { name, epoch, metadata, gossip, asked: None });
+                false
+            }
         }
-        entry.users = entry.users - known.map_or(0, |copy| u64::from(copy.metadata.users)) + users;
-        let copy = Copy { epoch: report.epoch, metadata: report.metadata, gossip, state, name: report.name.clone() };
-        entry.copies.insert(report.name.key().clone(), copy);
-        self.count_rooms(monolith);
     }
 
     fn remove_copy(&mut self, monolith: &MonolithId, key: &RoomKey) {
@@ -208,9 +221,9 @@ impl Cluster {
         let Some(copy) = entry.copies.remove(key) else { return };
         entry.users -= u64::from(copy.metadata.users);
         self.list_version += 1;
-        self.count_rooms(monolith);
     }
 
+    /// Brings the view in line with what a Monolith has.
     fn count_rooms(&mut self, monolith: &MonolithId) {
         let Some(entry) = self.monoliths.get(monolith) else { return };
         let rooms = u32::try_from(entry.copies.len()).unwrap_or(u32::MAX);
@@ -223,10 +236,13 @@ impl Cluster {
         }
     }
 
-    fn respell(&mut self, key: &RoomKey, name: crate::model::RoomName) {
-        if let Some(room) = self.rooms.get_mut(key) {
-            room.name = name;
-        }
+    /// Writes down how sure it is by now that a room is where it is bound.
+    pub(super) fn rebind(&mut self, key: &RoomKey, binding: Binding, turn: &mut Turn<'_>) {
+        self.change_room(key, turn, |room| {
+            if let State::Active(active) = &mut room.state {
+                active.binding = binding;
+            }
+        });
     }
 
     /// Whose link this is; events of a link that is not registered are ignored and counted.

@@ -94,7 +94,9 @@ impl Cluster {
             }
             return;
         };
+        // A request that the room waits for no longer may still tell where the room is, but ends no wait.
         let waiter = Waiter::Request(request);
+        let was_out = self.is_out(&key, waiter);
         self.take_out(&key, waiter, turn);
         match outcome {
             RequestOutcome::Created(name) => {
@@ -105,8 +107,9 @@ impl Cluster {
             RequestOutcome::Status(200..=299) if entry.cause == Cause::Http => {
                 self.served(&RoomName::reported(key.as_str()), &monolith, turn);
             }
+            RequestOutcome::Status(_) | RequestOutcome::NotSent | RequestOutcome::Failed if !was_out => {}
             RequestOutcome::Status(404) => self.advance_or_drop(&key, true, turn),
-            RequestOutcome::NotSent => self.not_sent(&key, &monolith, turn),
+            RequestOutcome::NotSent => self.not_sent(&key, turn),
             RequestOutcome::Status(_) | RequestOutcome::Failed => self.advance(&key, turn),
         }
     }
@@ -131,18 +134,14 @@ impl Cluster {
         }
     }
 
-    /// The Monolith of a placement cannot be reached over HTTP: whoever waits tries another.
-    fn not_sent(&mut self, key: &RoomKey, monolith: &MonolithId, turn: &mut Turn<'_>) {
-        let Some(State::Placing(placing)) = self.rooms.get_mut(key).map(|room| &mut room.state) else { return };
-        if placing.monolith != *monolith || !placing.out.is_empty() {
-            return;
+    /// The Monolith of a placement cannot be reached over HTTP: whoever waits tries another. Without anyone else waiting
+    /// the choice lingers, marked as failed: the request that comes back goes elsewhere.
+    fn not_sent(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
+        let Some(State::Placing(placing)) = self.rooms.get(key).map(|room| &room.state) else { return };
+        if placing.out.is_empty() {
+            self.fail_choice(key, "refused");
+            self.advance(key, turn);
         }
-        // Without anyone else waiting the choice lingers, marked as tried: the request that comes back goes elsewhere.
-        if !placing.tried.contains(monolith) {
-            placing.tried.push(monolith.clone());
-            placing.attempt += 1;
-        }
-        self.advance(key, turn);
     }
 
     pub(super) fn cause_of(&self, waiter: Waiter) -> Cause {

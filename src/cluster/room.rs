@@ -59,8 +59,10 @@ pub(super) struct Placing {
     pub(super) waiting: VecDeque<Waiter>,
     /// From 1.
     pub(super) attempt: u32,
-    /// The Monoliths of earlier attempts.
+    /// The Monoliths that failed it, the present one included until another is found.
     pub(super) tried: Vec<MonolithId>,
+    /// Whether those who are out joined a room that was unloaded under them: that is no failure of the Monolith.
+    pub(super) crossed_unload: bool,
     pub(super) deadline: Micros,
 }
 
@@ -75,8 +77,9 @@ pub(super) struct Active {
 pub(super) enum Binding {
     /// It reported this load.
     Reported(Epoch),
-    /// It answered for the room, and will report it.
-    Answered,
+    /// It answered for the room, and will report it. Without a report it counts only as long as there are members,
+    /// which is looked at each time the deadline passes.
+    Answered { deadline: Micros },
     /// It created or served it over HTTP; a report or an answer has to come before the deadline.
     Provisional { deadline: Micros },
 }
@@ -85,7 +88,14 @@ impl Binding {
     pub(super) fn epoch(self) -> Option<Epoch> {
         match self {
             Self::Reported(epoch) => Some(epoch),
-            Self::Answered | Self::Provisional { .. } => None,
+            Self::Answered { .. } | Self::Provisional { .. } => None,
+        }
+    }
+
+    fn deadline(self) -> Option<Micros> {
+        match self {
+            Self::Reported(_) => None,
+            Self::Answered { deadline } | Self::Provisional { deadline } => Some(deadline),
         }
     }
 }
@@ -110,8 +120,8 @@ pub enum RoomStatus {
 }
 
 impl Room {
-    pub(super) fn new(name: RoomName, state: State) -> Self {
-        Self { name, state, members: Vec::new(), regions: BTreeMap::new(), region: None, previous: None, placed: None }
+    pub(super) fn new(name: RoomName, state: State, previous: Option<Previous>) -> Self {
+        Self { name, state, members: Vec::new(), regions: BTreeMap::new(), region: None, previous, placed: None }
     }
 
     pub(super) fn monolith(&self) -> Option<&MonolithId> {
@@ -139,15 +149,17 @@ impl Room {
     }
 
     pub(super) fn is_confirmed(&self) -> bool {
-        matches!(&self.state, State::Active(Active { binding: Binding::Reported(_) | Binding::Answered, .. }))
+        match &self.state {
+            State::Active(active) => !matches!(active.binding, Binding::Provisional { .. }),
+            State::Parked { .. } | State::Placing(_) => false,
+        }
     }
 
     pub(super) fn deadline(&self) -> Option<Micros> {
         match &self.state {
             State::Parked { deadline, .. } => Some(*deadline),
             State::Placing(placing) => Some(placing.deadline),
-            State::Active(Active { binding: Binding::Provisional { deadline }, .. }) => Some(*deadline),
-            State::Active(_) => None,
+            State::Active(active) => active.binding.deadline(),
         }
     }
 

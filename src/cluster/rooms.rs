@@ -1,5 +1,7 @@
 //! The life of a room: every change of state goes through here, so that timers, counts and routes never disagree.
 
+use std::collections::VecDeque;
+
 use super::room::{Active, Binding, Placing, Room, State, Waiter};
 use super::{Cluster, Turn};
 use crate::model::event::{Effect, Micros};
@@ -11,7 +13,8 @@ impl Cluster {
     pub(super) fn insert_room(&mut self, name: RoomName, state: State, turn: &mut Turn<'_>) {
         let key = name.key().clone();
         debug_assert!(!self.rooms.contains_key(&key), "{key} exists");
-        self.rooms.insert(key.clone(), Room::new(name, state));
+        let previous = self.departed.of(&key);
+        self.rooms.insert(key.clone(), Room::new(name, state, previous));
         self.account(&key, &Account::default(), turn);
     }
 
@@ -34,6 +37,9 @@ impl Cluster {
         let Some(room) = self.rooms.remove(key) else { return };
         debug_assert!(room.members.is_empty(), "{key} has members");
         self.account(key, &Account::of(&room), turn);
+        if let Some(previous) = room.previous {
+            self.departed.note(key, previous);
+        }
     }
 
     /// Brings timers, counts and routes in line with what a room has become.
@@ -109,7 +115,7 @@ impl Cluster {
     pub(super) fn unbind(&mut self, key: &RoomKey, why: &str, turn: &mut Turn<'_>) {
         let Some(room) = self.rooms.get_mut(key) else { return };
         debug_assert!(room.members.is_empty(), "{key} has members");
-        if let Some(monolith) = room.monolith().cloned() {
+        if let Some(monolith) = room.bound_to().cloned() {
             room.previous = Some(Previous { monolith, why: why.into() });
         }
         match self.best_copy(key) {
@@ -134,34 +140,51 @@ impl Cluster {
         match self.rooms.get(key).map(|room| &room.state) {
             Some(State::Parked { .. }) => self.unpark(key, turn),
             Some(State::Placing(_)) => self.placing_timed_out(key, turn),
-            Some(State::Active(_)) => self.provisional_timed_out(key, turn),
+            Some(State::Active(_)) => self.unreported(key, turn),
             None => {}
         }
     }
 
-    /// Nothing has confirmed a binding that came from HTTP. Members that joined on its strength are still unanswered:
-    /// they are placed anew.
-    fn provisional_timed_out(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
+    /// A bound room was not reported in time. Without members it is forgotten. Members that a Monolith answered stay.
+    /// Members that joined on the strength of an HTTP response are still unanswered: theirs are joins like any other.
+    fn unreported(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
         let Some(room) = self.rooms.get(key) else { return };
         if room.members.is_empty() {
             self.unbind(key, "timeout", turn);
-            return;
+        } else if room.is_confirmed() {
+            self.extend_binding(key, turn);
+        } else {
+            self.back_to_placing(key, false, turn);
+            self.placing_timed_out(key, turn);
         }
-        self.back_to_placing(key, turn);
-        self.placing_timed_out(key, turn);
+    }
+
+    /// Gives a binding that nothing has reported its full time again.
+    pub(super) fn extend_binding(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
+        let later = self.now + self.settings.load_timeout;
+        self.change_room(key, turn, |room| match &mut room.state {
+            State::Active(Active {
+                binding: Binding::Answered { deadline } | Binding::Provisional { deadline },
+                ..
+            }) => {
+                *deadline = later;
+            }
+            State::Active(_) | State::Placing(_) | State::Parked { .. } => {}
+        });
     }
 
     /// Turns a bound room with members that nothing has answered into one that waits for their answers.
-    pub(super) fn back_to_placing(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
+    pub(super) fn back_to_placing(&mut self, key: &RoomKey, crossed_unload: bool, turn: &mut Turn<'_>) {
         let deadline = self.now + self.settings.load_timeout;
         self.change_room(key, turn, |room| {
             let Some(monolith) = room.bound_to().cloned() else { return };
             room.state = State::Placing(Placing {
                 monolith,
                 out: room.members.iter().copied().map(Waiter::Client).collect(),
-                waiting: std::collections::VecDeque::new(),
+                waiting: VecDeque::new(),
                 attempt: 1,
                 tried: Vec::new(),
+                crossed_unload,
                 deadline,
             });
         });

@@ -86,8 +86,9 @@ impl Cluster {
         self.rooms.get(key).map(summary)
     }
 
-    /// Up to `limit` rooms after `cursor` in the order of their names, and the cursor of the next page.
+    /// Up to `limit` rooms (at least one) after `cursor` in the order of their names, and the cursor of the next page.
     pub fn rooms(&self, cursor: Option<&RoomKey>, limit: usize) -> (Vec<RoomSummary>, Option<RoomKey>) {
+        let limit = limit.max(1);
         let mut keys: Vec<&RoomKey> =
             self.rooms.keys().filter(|key| cursor.is_none_or(|cursor| *key > cursor)).collect();
         if keys.len() > limit {
@@ -95,7 +96,7 @@ impl Cluster {
             keys.truncate(limit + 1);
         }
         keys.sort_unstable();
-        let next = (keys.len() > limit).then(|| keys.get(limit.saturating_sub(1)).map(|key| (*key).clone())).flatten();
+        let next = (keys.len() > limit).then(|| keys.get(limit - 1).map(|key| (*key).clone())).flatten();
         let page = keys.iter().take(limit).filter_map(|key| self.rooms.get(*key)).map(summary).collect();
         (page, next)
     }

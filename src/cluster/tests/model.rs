@@ -1,0 +1,298 @@
+//! A model of the outside world: Monoliths that load, answer, kick, unload or stay silent, links that carry it all in
+//! order, sockets and workers. It does what effects say, and checks each of them against what it knows.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::property::ROOMS;
+use super::*;
+
+/// A membership as its link knows it.
+pub(super) struct Member {
+    room: RoomKey,
+    answered: bool,
+    report: bool,
+    open: bool,
+}
+
+/// A room in a Monolith's memory.
+#[derive(Clone)]
+pub(super) struct Load {
+    pub(super) spelling: String,
+    pub(super) epoch: u32,
+    /// Whether it was asked to unload it.
+    pub(super) asked: bool,
+}
+
+/// One link with the Monolith behind it.
+pub(super) struct Peer {
+    pub(super) id: MonolithId,
+    members: BTreeMap<(ClientId, Attachment), Member>,
+    /// What the Monolith has in memory; our link has carried all of it.
+    pub(super) loaded: BTreeMap<RoomKey, Load>,
+    /// What it had at the gossip before.
+    before: BTreeMap<RoomKey, Load>,
+}
+
+pub(super) struct Model {
+    pub(super) w: World,
+    pub(super) peers: BTreeMap<u64, Peer>,
+    pub(super) next_link: u64,
+    pub(super) next_client: u64,
+    next_request: u64,
+    /// Clients whose sockets are open.
+    pub(super) clients: BTreeSet<ClientId>,
+    /// Requests that wait to hear where to go, and those that were sent and are awaited.
+    pub(super) asking: BTreeSet<RequestId>,
+    pub(super) awaited: BTreeMap<RequestId, (Option<usize>, bool)>,
+    wanted: BTreeMap<RequestId, (Option<usize>, bool)>,
+    owners: HashMap<RoomKey, MonolithId>,
+    /// Memberships that were ended by either side, for answers and kicks that come too late.
+    pub(super) ended: Vec<(u64, ClientId, Attachment)>,
+}
+
+pub(super) fn pick<T: Clone>(index: usize, items: impl IntoIterator<Item = T>) -> Option<T> {
+    let items: Vec<T> = items.into_iter().collect();
+    (!items.is_empty()).then(|| items[index % items.len()].clone())
+}
+
+impl Model {
+    pub(super) fn new(discovered: bool) -> Self {
+        let mut w = fresh();
+        w.cluster.configure(Settings { pending_joins: 12, pending_rooms: 4, ..settings() });
+        let mut model = Self {
+            w,
+            peers: BTreeMap::new(),
+            next_link: 1,
+            next_client: 1,
+            next_request: 1,
+            clients: BTreeSet::new(),
+            asking: BTreeSet::new(),
+            awaited: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            owners: HashMap::new(),
+            ended: Vec::new(),
+        };
+        if discovered {
+            model.feed(Event::Discovered { endpoints: vec![endpoint(1), endpoint(2), endpoint(4)] });
+        }
+        model
+    }
+
+    pub(super) fn feed(&mut self, event: Event) {
+        let mut effects = Vec::new();
+        self.w.cluster.apply(self.w.now, event, &mut self.w.policy, &mut effects);
+        for effect in effects {
+            self.carry_out(effect);
+        }
+        assert_eq!(self.w.cluster.broken_invariant(), None);
+        let (_, clients) = self.w.cluster.size();
+        assert_eq!(clients, self.clients.len(), "clients that the cluster knows, and sockets that are open");
+        for peer in self.peers.values() {
+            let row = self.w.cluster.view().get(&peer.id).unwrap();
+            assert_eq!(row.clients as usize, peer.members.len(), "members of {}", peer.id);
+        }
+    }
+
+    /// What links, sockets and workers do about an effect.
+    pub(super) fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::AcceptLink { link } => assert!(self.peers.contains_key(&link.0)),
+            Effect::RefuseLink { link } => assert!(!self.peers.contains_key(&link.0)),
+            Effect::Attach { link, client, attachment, room, open, report, .. } => {
+                assert!(self.clients.contains(&client), "{client} is gone");
+                let elsewhere = self.peers.values().any(|peer| peer.members.keys().any(|(other, _)| *other == client));
+                assert!(!elsewhere, "{client} is a member already");
+                let peer = self.peers.get_mut(&link.0).expect("a live link");
+                if open {
+                    assert_eq!(self.owners.get(room.key()), Some(&peer.id), "only an owner gets open members");
+                } else {
+                    assert!(report, "nothing would ever release it");
+                    assert!(!self.owners.contains_key(room.key()), "a bound room keeps nobody waiting");
+                    let out = peer.members.values().filter(|member| member.room == *room.key() && !member.answered);
+                    assert_eq!(out.count(), 0, "one join is out at a time");
+                }
+                let member = Member { room: room.key().clone(), answered: false, report, open };
+                assert!(peer.members.insert((client, attachment), member).is_none(), "an attachment is used once");
+            }
+            Effect::Open { link, client, attachment } => {
+                let peer = self.peers.get_mut(&link.0).expect("a live link");
+                peer.members.get_mut(&(client, attachment)).expect("a member").open = true;
+            }
+            Effect::Detach { link, client, attachment } => {
+                let peer = self.peers.get_mut(&link.0).expect("a live link");
+                assert!(peer.members.remove(&(client, attachment)).is_some(), "one leave for one join");
+                self.ended.push((link.0, client, attachment));
+            }
+            Effect::Unload { link, room } => {
+                let peer = self.peers.get_mut(&link.0).expect("a live link");
+                let load = peer.loaded.get_mut(room.key()).expect("unload kills a Monolith without the room");
+                assert_eq!(room.spelling(), load.spelling);
+                assert!(!std::mem::replace(&mut load.asked, true), "unload is sent once per load");
+                let left = peer.members.values().filter(|member| member.room == *room.key() && member.open).count();
+                assert_eq!(left, 0, "traffic ends before the unload");
+            }
+            Effect::Close { client, .. } => assert!(self.clients.remove(&client), "{client} was closed twice"),
+            Effect::Send { request, monolith, awaited } => {
+                assert!(self.asking.remove(&request), "{request} was answered twice");
+                assert!(self.peers.values().any(|peer| peer.id == monolith), "{monolith} is not linked");
+                let wanted = self.wanted.remove(&request).unwrap();
+                if awaited {
+                    self.awaited.insert(request, wanted);
+                }
+            }
+            Effect::Refuse { request, status } => {
+                assert!((400..600).contains(&status));
+                assert!(self.asking.remove(&request), "{request} was answered twice");
+            }
+            Effect::Bind { room, monolith } => {
+                assert!(self.peers.values().any(|peer| peer.id == monolith), "{monolith} is not linked");
+                assert_ne!(self.owners.insert(room, monolith.clone()), Some(monolith), "bound twice");
+            }
+            Effect::Unbind { room } => assert!(self.owners.remove(&room).is_some(), "{room} was not bound"),
+        }
+    }
+
+    pub(super) fn request(&mut self, room: Option<usize>, create: bool) {
+        let request = RequestId(self.next_request);
+        self.next_request += 1;
+        self.asking.insert(request);
+        self.wanted.insert(request, (room, create));
+        let name = room.map(|room| RoomName::parse(ROOMS[room % ROOMS.len()]).unwrap());
+        let cause = if create { Cause::Create } else { Cause::Http };
+        self.feed(Event::Request { request, room: name, cause, region: None });
+    }
+
+    pub(super) fn outcome(&mut self, request: RequestId, kind: u8) {
+        let Some((room, create)) = self.awaited.remove(&request) else {
+            // It gives up while it waits.
+            self.asking.remove(&request);
+            self.wanted.remove(&request);
+            self.feed(Event::RequestDone { request, outcome: RequestOutcome::Failed });
+            return;
+        };
+        let name = RoomName::reported(room.map_or("made-up", |room| ROOMS[room % ROOMS.len()]));
+        let outcome = match kind {
+            0..=2 if create => RequestOutcome::Created(name),
+            0..=2 => RequestOutcome::Status(200),
+            3 | 4 => RequestOutcome::Status(404),
+            5 => RequestOutcome::Status(500),
+            6 => RequestOutcome::NotSent,
+            _ => RequestOutcome::Failed,
+        };
+        let again = matches!(outcome, RequestOutcome::NotSent);
+        self.feed(Event::RequestDone { request, outcome });
+        if again {
+            self.request(room, create);
+        }
+    }
+
+    pub(super) fn link_up(&mut self, monolith: u64) {
+        let id = super::monolith(monolith);
+        if self.peers.values().any(|peer| peer.id == id) {
+            return;
+        }
+        let link = self.next_link;
+        self.next_link += 1;
+        let peer = Peer { id, members: BTreeMap::new(), loaded: BTreeMap::new(), before: BTreeMap::new() };
+        self.peers.insert(link, peer);
+        let (endpoint, id) = (endpoint(monolith), super::monolith(monolith));
+        self.feed(Event::LinkUp { link: LinkId(link), endpoint, monolith: id, region: Region::from("ewr") });
+    }
+
+    pub(super) fn link_down(&mut self, link: u64) {
+        if let Some(peer) = self.peers.remove(&link) {
+            self.ended.extend(peer.members.keys().map(|(client, attachment)| (link, *client, *attachment)));
+        }
+        self.feed(Event::LinkDown { link: LinkId(link) });
+    }
+
+    pub(super) fn members(&self) -> Vec<(u64, ClientId, Attachment)> {
+        let of = |(link, peer): (&u64, &Peer)| peer.members.keys().map(|(c, a)| (*link, *c, *a)).collect::<Vec<_>>();
+        self.peers.iter().flat_map(of).collect()
+    }
+
+    pub(super) fn answer(&mut self, link: u64, client: ClientId, attachment: Attachment) {
+        let member = self.peers.get_mut(&link).unwrap().members.get_mut(&(client, attachment)).unwrap();
+        let first = !std::mem::replace(&mut member.answered, true);
+        if first && member.report {
+            self.feed(Event::Answered { link: LinkId(link), client, attachment });
+        }
+    }
+
+    pub(super) fn kick(&mut self, link: u64, client: ClientId, attachment: Attachment, code: u16) {
+        self.peers.get_mut(&link).unwrap().members.remove(&(client, attachment)).unwrap();
+        self.ended.push((link, client, attachment));
+        self.clients.remove(&client);
+        let code = CloseCode::sendable(code).unwrap();
+        self.feed(Event::Kicked { link: LinkId(link), client, attachment, code });
+    }
+
+    pub(super) fn unload(&mut self, link: u64, room: RoomKey, reason: UnloadReason) {
+        let peer = self.peers.get_mut(&link).unwrap();
+        peer.loaded.remove(&room);
+        // Whoever had no frame is in flight, and its first frame is told from now on.
+        let mut unanswered = Vec::new();
+        for ((client, attachment), member) in &mut peer.members {
+            if member.room == room && !member.answered {
+                member.report = true;
+                unanswered.push((*client, *attachment));
+            }
+        }
+        self.feed(Event::Unloaded { link: LinkId(link), room, reason, unanswered });
+    }
+
+    pub(super) fn gossip(&mut self, link: u64, vanished: bool) {
+        let peer = self.peers.get_mut(&link).unwrap();
+        // Some of it has vanished without a word since the last one.
+        if vanished {
+            peer.loaded.retain(|key, _| peer.before.contains_key(key));
+        }
+        peer.before = peer.loaded.clone();
+        let reports = peer.loaded.values().map(|load| report((&load.spelling, load.epoch))).collect();
+        self.feed(Event::Gossip { link: LinkId(link), rooms: reports });
+    }
+
+    /// Lets time pass with nobody doing anything, then checks that nothing waits any more.
+    pub(super) fn settle(&mut self) {
+        for _ in 0..60 {
+            self.w.now += SECOND;
+            self.feed(Event::Tick);
+        }
+        // Requests that were sent are answered some time, whatever the Monolith said of the room.
+        for request in self.awaited.keys().copied().collect::<Vec<_>>() {
+            self.outcome(request, 7);
+        }
+        for _ in 0..30 {
+            self.w.now += SECOND;
+            self.feed(Event::Tick);
+        }
+        assert_eq!((self.w.cluster.waiting(), &self.asking), (0, &BTreeSet::new()), "somebody waits for ever");
+        let members = self.members();
+        assert_eq!(members.len(), self.clients.len(), "every client is a member somewhere");
+        for peer in self.peers.values() {
+            for ((client, _), member) in &peer.members {
+                assert!(member.open, "{client} is held for ever");
+                assert_eq!(self.owners.get(&member.room), Some(&peer.id));
+            }
+        }
+        // Then everyone goes, and what is left is what Monoliths reported.
+        for client in self.clients.clone() {
+            self.clients.remove(&client);
+            self.feed(Event::Leave { client });
+        }
+        self.w.now += 60 * SECOND;
+        self.feed(Event::Tick);
+        for row in self.w.cluster.view().rows() {
+            assert_eq!((row.clients, row.pending), (0, 0));
+        }
+        for (room, owner) in &self.owners {
+            let peer = self.peers.values().find(|peer| peer.id == *owner).unwrap();
+            assert!(peer.loaded.contains_key(room), "{room} is bound to {owner}, which never reported it");
+        }
+        assert_eq!(self.w.cluster.size().0, self.owners.len(), "rooms that nobody has and nobody wants");
+        for link in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.link_down(link);
+        }
+        assert_eq!((self.w.cluster.size(), self.w.cluster.next_deadline()), ((0, 0), None));
+    }
+}
