@@ -1,0 +1,19 @@
+//! Operation, over real sockets: reloads, the admin API, HTTP, stopping, and the process itself with its commands.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    missing_docs,
+    unreachable_pub,
+    reason = "tests may panic, and nobody reads their documentation page"
+)]
+
+mod admin_api;
+mod commands;
+mod config_reload;
+mod harness;
+mod http_rooms;
+mod http_through;
+mod policy_reload;
+mod process;
+mod room_list;
+mod stopping;
