@@ -7,7 +7,7 @@ use usher::cluster::{Cluster, Settings};
 use usher::model::event::{Effect, Event, Token};
 use usher::model::wire::{Frame, FromMonolith, RoomReport};
 use usher::model::{ClientId, LinkId, MonolithId, Region, RoomName};
-use usher::policy::builtin::Builtin;
+use usher::policy::Builtin;
 
 const ROOMS: usize = 10_000;
 

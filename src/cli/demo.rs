@@ -61,8 +61,7 @@ pub(super) fn main(args: &DemoArgs) -> u8 {
     }
     // Each client of the demo has two sockets in this process, and each Monolith a few.
     machine::raise_file_limit(args.clients as usize * 2 + 1000);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(machine::workers()).enable_all().build();
-    match runtime {
+    match machine::runtime(machine::workers()) {
         Ok(runtime) => runtime.block_on(run(args)),
         Err(error) => {
             eprintln!("usher: cannot start worker threads: {error}");

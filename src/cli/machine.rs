@@ -8,6 +8,20 @@ pub(super) fn workers() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// How many tasks a worker takes from its own queue before it looks into the shared one. A burst for thousands of
+/// clients overflows the workers' queues (256 tasks), and at tokio's own pace those that overflowed would wait for
+/// hundreds of milliseconds while a few rooms went round and round.
+const SHARED_QUEUE_EVERY: u32 = 7;
+
+/// The runtime that serves links and clients.
+pub(super) fn runtime(workers: usize) -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .global_queue_interval(SHARED_QUEUE_EVERY)
+        .enable_all()
+        .build()
+}
+
 /// Raises the soft limit of file descriptors to the hard one, and says so if that is too little for `needed` sockets.
 pub(super) fn raise_file_limit(needed: usize) {
     let mut limit = getrlimit(Resource::Nofile);

@@ -52,8 +52,7 @@ pub(super) fn main(args: RunArgs) -> u8 {
         warn!(%warning, "configuration");
     }
     machine::raise_file_limit(loaded.config.limits.clients + HTTP_CONNECTIONS);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(request.workers).enable_all().build();
-    let runtime = match runtime {
+    let runtime = match machine::runtime(request.workers) {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("usher: cannot start worker threads: {error}");

@@ -13,7 +13,7 @@ use crate::model::{LinkId, MonolithId, Region, RoomKey};
 pub(super) enum WarmUp {
     /// Discovery has not spoken yet.
     Undiscovered { until: Micros },
-    /// These have neither sent their gossip nor failed to answer.
+    /// These have neither been linked nor failed to answer.
     Waiting { endpoints: HashSet<Endpoint>, until: Micros },
     /// Everyone has, or it took too long.
     Done,
@@ -31,7 +31,7 @@ impl WarmUp {
         }
     }
 
-    /// An endpoint has said what it has, or that it cannot.
+    /// An endpoint is linked, or has failed to answer.
     pub(super) fn settle(&mut self, endpoint: &str) {
         if let Self::Waiting { endpoints, .. } = self {
             endpoints.remove(endpoint);
@@ -83,6 +83,8 @@ impl Cluster {
             self.unpark_all_if_synced(turn);
             return;
         }
+        // From here on the Monolith's own time to send its gossip counts.
+        self.warm_up.settle(&endpoint);
         self.links.insert(link, id.clone());
         self.view.insert(MonolithRow { id: id.clone(), region: region.clone(), ..MonolithRow::default() });
         let monolith = Monolith {
@@ -102,9 +104,7 @@ impl Cluster {
 
     pub(super) fn link_down(&mut self, link: LinkId, turn: &mut Turn<'_>) {
         let Some(id) = self.links.remove(&link) else { return };
-        if let Some(monolith) = self.monoliths.remove(&id) {
-            self.warm_up.settle(&monolith.endpoint);
-        }
+        self.monoliths.remove(&id);
         self.view.remove(&id);
         self.list_version += 1;
         // What it created without a name is no longer booked as pending; a later report will tell of the room.
@@ -134,21 +134,34 @@ impl Cluster {
 
     /// Until when placement waits at most.
     pub(super) fn sync_deadline(&self) -> Option<Micros> {
+        self.sync_deadlines().max()
+    }
+
+    /// When the next of those that placement waits for has had its time.
+    pub(super) fn next_sync_deadline(&self) -> Option<Micros> {
+        self.sync_deadlines().min()
+    }
+
+    fn sync_deadlines(&self) -> impl Iterator<Item = Micros> {
         let waiting = self.monoliths.values().filter_map(|monolith| match monolith.sync {
             Sync::Waiting { until } => Some(until),
             Sync::Done => None,
         });
-        waiting.chain(self.warm_up.deadline()).max()
+        waiting.chain(self.warm_up.deadline())
     }
 
-    /// Nobody waits longer than promised for a Monolith that does not say what it has.
+    /// Nobody waits longer than promised for a Monolith that does not say what it has, or cannot be reached.
     pub(super) fn expire_sync(&mut self, turn: &mut Turn<'_>) {
-        if self.sync_deadline().is_none_or(|until| until > self.now) {
+        if self.next_sync_deadline().is_none_or(|until| until > self.now) {
             return;
         }
-        self.warm_up = WarmUp::Done;
+        if self.warm_up.deadline().is_some_and(|until| until <= self.now) {
+            self.warm_up = WarmUp::Done;
+        }
         for monolith in self.monoliths.values_mut() {
-            monolith.sync = Sync::Done;
+            if matches!(monolith.sync, Sync::Waiting { until } if until <= self.now) {
+                monolith.sync = Sync::Done;
+            }
         }
         self.unpark_all_if_synced(turn);
     }

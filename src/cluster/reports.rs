@@ -2,7 +2,6 @@
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use super::monolith::{Copy, Sync};
 use super::room::{Active, Binding, Placing, State, Waiter};
@@ -44,10 +43,6 @@ impl Cluster {
             }
         }
         self.count_rooms(&monolith);
-        let endpoint = self.monoliths.get(&monolith).map(|entry| Arc::clone(&entry.endpoint));
-        if let Some(endpoint) = endpoint {
-            self.warm_up.settle(&endpoint);
-        }
         self.unpark_all_if_synced(turn);
     }
 

@@ -13,12 +13,13 @@ use crate::config::{Config, Gate, PolicyConfig, PolicySource};
 use crate::lab;
 use crate::model::metrics::MetricsText;
 use crate::model::policy::{Call, Decision, View};
+use crate::policy::decide::decide_near;
 use crate::policy::guarded::{BreakerState, Guarded};
 use crate::policy::lua::{Distances, Environment, Limits, LoadError, Origin, Program, SharedState, Source, Vm};
 use crate::policy::shipped::shipped;
 use crate::policy::slots::{PolicyHandle, PolicySet};
+use crate::policy::smoke;
 use crate::policy::versions::{History, Prepared, prepare};
-use crate::policy::{decide, smoke};
 
 /// How long a policy's tests may take before they count as not passed.
 const TEST_TIME: Duration = Duration::from_secs(10);
@@ -100,7 +101,8 @@ impl Policies {
     /// One decision in the VM of the calling worker.
     pub fn decide(&self, call: &Call, view: &View) -> Decision {
         let set = self.handle.load();
-        let decision = set.with_slot(|vm| decide(vm, call, view));
+        let distances = &set.program().environment().distances;
+        let decision = set.with_slot(|vm| decide_near(vm, call, view, Some(distances)));
         if let Some(fault) = &decision.fault
             && fault.kind == crate::model::policy::FaultKind::NotEligible
         {

@@ -190,11 +190,14 @@ impl FrontDoor {
             match room {
                 Ok(room) => {
                     let request = RoomRequest { client, room, region, reconnect };
-                    room_socket::serve(socket, request, inbox, registered, settings, context).await;
+                    // A task of its own: this one still holds what only the upgrade needed, twice over.
+                    tokio::spawn(room_socket::serve(socket, request, inbox, (registered, slot), settings, context));
                 }
-                Err(_) => room_socket::turn_away(socket, CloseCode::INVALID_URL).await,
+                Err(_) => {
+                    room_socket::turn_away(socket, CloseCode::INVALID_URL).await;
+                    drop(slot);
+                }
             }
-            drop(slot);
         });
         switching_protocols(&accept)
     }

@@ -17,6 +17,7 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tracing::debug;
 
 use super::clients::{ClientCounters, Clients, Registered};
+use super::listener::Slot;
 use crate::config::{Heartbeat, QueueLimit};
 use crate::control::Control;
 use crate::link::inbox::{Inbox, Item};
@@ -83,12 +84,13 @@ pub async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(mut socket: WebSocketS
     close(&mut socket, code).await;
 }
 
-/// Serves one client until it has gone.
+/// Serves one client until it has gone. `places` are kept as long: its place in the register and in the count of
+/// sockets.
 pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     socket: WebSocketStream<S>,
     request: RoomRequest,
     inbox: Arc<Inbox>,
-    registered: Registered,
+    places: (Registered, Slot),
     settings: SocketSettings,
     context: Arc<SocketContext>,
 ) {
@@ -120,7 +122,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         End::Vanished => count(&context.clients.counters.vanished),
         End::Broken => {}
     }
-    drop(registered);
+    drop(places);
 }
 
 /// Where a client is in its life.

@@ -124,10 +124,14 @@ fn nothing_that_a_test_does_ends_the_run() {
         t.it('caught', function() while true do pcall(function() while true do end end) end end)
         t.it('greedy', function() local s = 'x' while true do s = s .. s end end)
         t.it('native', function() table.move({}, 1, 2 ^ 30, 2) end)
+        t.it('policy', function()
+            t.error(function() policy.place(t.place { room = 'loop' }) end, 'safepoints')
+            t.equal(policy.place(t.place { monoliths = { { id = 'a' } } }), 'a')
+        end)
         t.it('good', function() t.check(true) end)");
     let status: Vec<Status> = report.tests.iter().map(|test| test.status).collect();
     use Status::{Error, Pass};
-    assert_eq!(status, [Error, Error, Error, Error, Pass], "{}", report.pretty());
+    assert_eq!(status, [Error, Error, Error, Error, Pass, Pass], "{}", report.pretty());
     assert_eq!((report.tests[0].line, report.exit_code()), (Some(4), 2));
 }
 

@@ -2,6 +2,7 @@
 //! `room -> members` of that link and nothing else, so the order of a room's messages is a property of the design: one
 //! reader, first-in first-out queues, no lock across rooms.
 
+mod departed;
 mod dial;
 pub mod inbox;
 mod members;

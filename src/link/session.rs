@@ -13,8 +13,9 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Bytes, Message, Utf8Bytes};
 use tracing::{debug, info, warn};
 
+use super::departed::Departed;
 use super::dial::LinkStream;
-use super::members::{Delivered, Member, Members};
+use super::members::{Answer, Delivered, Member, Members};
 use super::outbox::{Outbox, Outgoing};
 use super::stats::{LinkStats, count};
 use super::tap::{Direction, TapKind};
@@ -44,6 +45,7 @@ pub(super) struct Session {
     context: LinkContext,
     outbox: Arc<Outbox>,
     members: Members,
+    departed: Departed,
     join_answer: Duration,
     drain: Duration,
     heartbeat: Heart,
@@ -66,6 +68,7 @@ impl Session {
             context,
             outbox,
             members: Members::default(),
+            departed: Departed::default(),
             join_answer: settings.timeouts.join_answer,
             drain: settings.timeouts.drain,
             heartbeat: Heart::new(settings.heartbeat.interval, settings.heartbeat.missed),
@@ -196,6 +199,7 @@ impl Session {
                 Err(_) => count(&self.context.counters.bad_frames),
             },
             Message::Pong(payload) => {
+                self.departed.pong(&payload);
                 if let Some(rtt) = self.heartbeat.answered(&payload) {
                     self.stats.set_rtt(rtt);
                 }
@@ -261,7 +265,14 @@ impl Session {
                     }
                     (Some(delivered), TapKind::Ws)
                 }
-                None => (None, TapKind::Ws),
+                None => {
+                    if self.departed.heard(id) {
+                        debug!(monolith = %self.init.id, "a member was let in after it had left");
+                        count(&counters.late_answers);
+                        self.outbox.push_control(Outgoing::Text(wire::leave(id)));
+                    }
+                    (None, TapKind::Ws)
+                }
             },
             Recipient::Nobody => (None, TapKind::Ws),
         };
@@ -282,6 +293,9 @@ impl Session {
 
     fn kick(&mut self, id: Option<MemberId>, code: CloseCode) {
         let Some(member) = id.and_then(|id| self.members.kick(id)) else {
+            if let Some(id) = id {
+                self.departed.kicked(id);
+            }
             count(&self.context.counters.unknown_members);
             return;
         };
@@ -312,8 +326,12 @@ impl Session {
             }
             Command::Detach { client, attachment } => {
                 let id = client.member(attachment);
+                let unanswered = self.members.get_mut(id).is_some_and(|member| member.answer != Answer::Heard);
                 if self.members.remove(id) {
                     self.outbox.push_control(Outgoing::Text(wire::leave(id)));
+                    if unanswered {
+                        self.outbox.push_control(Outgoing::Ping(self.departed.left(id)));
+                    }
                 }
             }
             Command::Unload { room } => {

@@ -71,6 +71,8 @@ counters! {
         unknown_members "usher_link_unknown_members_total",
         /// Broadcasts that came before a member's join was answered.
         before_answer "usher_before_answer_total",
+        /// Clients that a Monolith let in after they had left: they got a second leave.
+        late_answers "usher_link_late_answers_total",
         /// Clients closed because their inbox was full.
         overflows "usher_client_overflows_total",
         /// Failed attempts at linking.

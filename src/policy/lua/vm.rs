@@ -20,14 +20,20 @@ pub struct Vm {
     /// None after a call that hit a limit: such a VM is dropped at once and built anew before the next call.
     engine: Option<Engine>,
     host: Arc<Host>,
-    label: String,
+    about: About,
+}
+
+/// What the policy's table says, which is the same in every VM of the program.
+struct About {
+    name: String,
+    has: [bool; Hook::ALL.len()],
+    unknown: Vec<String>,
 }
 
 struct Engine {
     sandbox: Sandbox,
     mirror: Mirror,
     hooks: [Option<Function>; Hook::ALL.len()],
-    unknown: Vec<String>,
 }
 
 impl Policy for Vm {
@@ -41,8 +47,8 @@ impl Vm {
     pub fn new(program: &Program) -> Result<Self, LoadError> {
         let inner = &program.inner;
         let host = Host::new(&inner.source.name, &inner.environment);
-        let engine = Engine::new(program, &host)?;
-        Ok(Self { program: program.clone(), engine: Some(engine.0), host, label: engine.1 })
+        let (engine, about) = Engine::new(program, &host)?;
+        Ok(Self { program: program.clone(), engine: Some(engine), host, about })
     }
 
     /// The program that it runs.
@@ -52,17 +58,17 @@ impl Vm {
 
     /// The policy's name: what its table says, or else its file's.
     pub fn name(&self) -> &str {
-        &self.label
+        &self.about.name
     }
 
     /// Whether the policy has this hook.
     pub fn has(&self, hook: Hook) -> bool {
-        self.engine.as_ref().is_some_and(|engine| engine.hooks[hook as usize].is_some())
+        self.about.has[hook as usize]
     }
 
     /// Functions of the policy's table that are no hooks, sorted.
     pub fn unknown_functions(&self) -> &[String] {
-        self.engine.as_ref().map_or(&[], |engine| &engine.unknown)
+        &self.about.unknown
     }
 
     /// Safepoints that the last call used.
@@ -98,7 +104,7 @@ impl Vm {
         let answer = match (called, self.host.meter.fired()) {
             (Ok(value), None) => answer::parse(call.hook, &value, view).map_err(|reason| Fault {
                 kind: FaultKind::BadAnswer,
-                message: format!("policy {:?} {} {reason}", self.label, call.hook),
+                message: format!("policy {:?} {} {reason}", self.about.name, call.hook),
             }),
             (called, _) => Err(self.host.fault(&self.program.source().file(), called.err())),
         };
@@ -121,8 +127,7 @@ impl Vm {
 }
 
 impl Engine {
-    /// The engine and the name that the policy gives itself.
-    fn new(program: &Program, host: &Arc<Host>) -> Result<(Self, String), LoadError> {
+    fn new(program: &Program, host: &Arc<Host>) -> Result<(Self, About), LoadError> {
         let inner = &program.inner;
         let file = inner.source.file();
         let wrong = |reason: String| LoadError { file: file.clone(), line: None, reason };
@@ -152,12 +157,13 @@ impl Engine {
                 Err(e) => return Err(internal(e)),
             };
         }
-        let label = match table.raw_get("name") {
+        let name = match table.raw_get("name") {
             Ok(Value::String(name)) => name.to_string_lossy(),
             _ => inner.source.name.clone(),
         };
-        let unknown = unknown_functions(&table);
-        Ok((Self { sandbox, mirror, hooks, unknown }, label))
+        let has = std::array::from_fn(|hook| hooks[hook].is_some());
+        let about = About { name, has, unknown: unknown_functions(&table) };
+        Ok((Self { sandbox, mirror, hooks }, about))
     }
 }
 

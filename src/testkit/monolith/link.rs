@@ -96,22 +96,24 @@ async fn run(
                 write_all(&mut socket, reason, &mut queue).await?;
                 return drain(socket).await;
             }
-            message = socket.next(), if now == Flow::Running => {
+            // A process that is late with its init is late with everything: its gossip does not come before.
+            message = socket.next(), if now == Flow::Running && init_due.is_none() => {
                 let mut message = message;
-                for _ in 0..READ_BATCH {
+                let mut left = READ_BATCH;
+                loop {
                     let Some(read) = message else { return Ok(()) };
                     receive(shared, number, read?);
                     // What a frame caused goes out before the next one is read, so that a pong never overtakes it.
                     if feed_all(&mut socket, queue.try_recv().ok(), &mut queue).await? {
                         return drain(socket).await;
                     }
+                    left -= 1;
+                    // Whether to go on is asked before reading: what was read must be taken.
+                    if left == 0 || *flow.borrow() != Flow::Running {
+                        break;
+                    }
                     match socket.next().now_or_never() {
-                        Some(next) if *flow.borrow() == Flow::Running => message = next,
-                        Some(Some(read)) => {
-                            receive(shared, number, read?);
-                            break;
-                        }
-                        Some(None) => return Ok(()),
+                        Some(next) => message = next,
                         None => break,
                     }
                 }

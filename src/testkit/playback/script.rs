@@ -78,6 +78,8 @@ impl Script {
             let field = |name: &str| payload[name].as_str().unwrap_or_default().to_owned();
             let at = script.steps.len();
             match (event.direction, kind.as_str()) {
+                // A balancer may refuse these by itself, so nothing can wait for their join.
+                (Some(Direction::B2m), "join") if field("token").is_empty() || !is_room_name(&field("room")) => {}
                 (Some(Direction::B2m), "join") => {
                     let index = script.clients.len();
                     present.insert(field("client"), index);
@@ -177,6 +179,11 @@ impl Script {
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
     }
+}
+
+fn is_room_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    (1..=64).contains(&name.len()) && name.bytes().all(allowed)
 }
 
 /// The payload of a `client_msg`, as it was written.

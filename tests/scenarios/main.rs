@@ -1,0 +1,24 @@
+//! Whole balancers over real sockets, with simulated Monoliths and clients: one module for each theme. Tests of
+//! failure modes bear the number of the failure.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    missing_docs,
+    unreachable_pub,
+    reason = "this is a test, and its helpers may panic"
+)]
+
+mod clients;
+mod creation;
+mod duplicates;
+mod ghosts;
+mod harness;
+mod links;
+mod loss;
+mod order;
+mod recordings;
+mod restart;
+mod routing;
+
+#[path = "../support/mod.rs"]
+mod support;
