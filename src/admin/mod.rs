@@ -89,11 +89,13 @@ pub struct AdminError {
     status: StatusCode,
     code: &'static str,
     message: String,
+    /// The methods that there are, for 405.
+    allow: Option<HeaderValue>,
 }
 
 impl AdminError {
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into() }
+        Self { status, code, message: message.into(), allow: None }
     }
 
     fn unauthorized() -> Self {
@@ -110,6 +112,9 @@ impl AdminError {
             json(self.status, &serde_json::json!({"error": {"code": self.code, "message": self.message}}));
         if self.status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(allow) = &self.allow {
+            response.headers_mut().insert(ALLOW, allow.clone());
         }
         response
     }
@@ -183,8 +188,10 @@ fn only(request: &AdminRequest<'_>, methods: &[Method]) -> Result<(), AdminError
         return Ok(());
     }
     let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
-    let message = format!("{} is not allowed here; {ALLOW}: {}", request.method, names.join(", "));
-    Err(AdminError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message))
+    let names = names.join(", ");
+    let message = format!("{} is not allowed here; allowed: {names}", request.method);
+    let error = AdminError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
+    Err(AdminError { allow: HeaderValue::from_str(&names).ok(), ..error })
 }
 
 fn json(status: StatusCode, value: &impl Serialize) -> Response<Bytes> {

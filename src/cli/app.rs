@@ -25,7 +25,7 @@ use crate::control::{Control, ControlSettings};
 use crate::discovery::EndpointSet;
 use crate::front::body::Body;
 use crate::front::door::{FrontDoor, RouteDecider};
-use crate::front::listener::{Handler, Listener, Peer, Settings, Stop, into_tcp};
+use crate::front::listener::{Handler, Listener, Peer, Stop, into_tcp};
 use crate::front::respond::Refusal;
 use crate::front::router;
 use crate::link::stats::LinkCounters;
@@ -74,8 +74,11 @@ pub struct App {
     front: Arc<FrontDoor>,
     links: Arc<LinkCounters>,
     stop: Stop,
+    /// The admin API's own socket answers until everything else has ended: it is where a stop can be watched.
+    admin_stop: Stop,
     stopping: Arc<AtomicBool>,
-    serving: Vec<JoinHandle<usize>>,
+    serving: JoinHandle<usize>,
+    admin_serving: Option<JoinHandle<usize>>,
     background: Vec<JoinHandle<()>>,
 }
 
@@ -128,19 +131,35 @@ impl App {
             link_settings: settings,
             endpoints: endpoints.clone(),
             discovery: start_discovery(now.discovery.clone(), endpoints),
+            refused: None,
         };
         let (addr, admin_addr) = (listener.addr(), admin_listener.as_ref().map(Listener::addr));
         let grace = now.timeouts.shutdown + GRACE;
-        let serve = |listener: Listener, scope: Scope| {
+        let serve = |listener: Listener, scope: Scope, stop: &Stop| {
             let handler = Arc::new(Dispatch { front: front.clone(), admin: admin.clone(), scope });
-            tokio::spawn(listener.serve(handler, Settings::from(&*now), stop.clone(), grace))
+            tokio::spawn(listener.serve_live(handler, config.clone(), stop.clone(), grace))
         };
         let main_scope = if admin_listener.is_some() { Scope::Front } else { Scope::Both };
-        let mut serving = vec![serve(listener, main_scope)];
-        serving.extend(admin_listener.map(|listener| serve(listener, Scope::Admin)));
+        let admin_stop = Stop::new();
+        let serving = serve(listener, main_scope, &stop);
+        let admin_serving = admin_listener.map(|listener| serve(listener, Scope::Admin, &admin_stop));
         let background = vec![supervisor, tokio::spawn(reloader.run())];
         info!(%addr, region = %now.region, "usher accepts");
-        Ok(Self { addr, admin_addr, config, control, policies, front, links, stop, stopping, serving, background })
+        Ok(Self {
+            addr,
+            admin_addr,
+            config,
+            control,
+            policies,
+            front,
+            links,
+            stop,
+            admin_stop,
+            stopping,
+            serving,
+            admin_serving,
+            background,
+        })
     }
 
     /// Where it listens.
@@ -180,11 +199,13 @@ impl App {
         self.stop.trigger();
         let over = self.config.load().timeouts.shutdown;
         self.front.clients().close_all(CloseCode::AWAY, over).await;
-        for serving in self.serving {
-            // A listener that broke has nothing left to finish.
+        // A listener that broke has nothing left to finish.
+        let _ = self.serving.await;
+        self.control.stop().await;
+        self.admin_stop.trigger();
+        if let Some(serving) = self.admin_serving {
             let _ = serving.await;
         }
-        self.control.stop().await;
         for task in self.background {
             task.abort();
         }

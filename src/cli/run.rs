@@ -64,6 +64,12 @@ pub(super) fn main(args: RunArgs) -> u8 {
 
 async fn run(loaded: Loaded, request: config::Request) -> u8 {
     let port = loaded.config.port;
+    // Before anybody can see that it runs: a signal that comes at once is a stop as well.
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        eprintln!("usher: cannot listen for signals");
+        return UNABLE;
+    };
     let app = match start(loaded, request).await {
         Ok(app) => app,
         Err(StartError::Policy(error)) => {
@@ -75,11 +81,6 @@ async fn run(loaded: Loaded, request: config::Request) -> u8 {
             eprintln!("usher: cannot start on port {port}: {error}");
             return UNABLE;
         }
-    };
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        eprintln!("usher: cannot listen for signals");
-        return UNABLE;
     };
     let which = tokio::select! {
         _ = terminate.recv() => "SIGTERM",

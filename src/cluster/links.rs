@@ -96,6 +96,7 @@ impl Cluster {
             copies: Map::default(),
             gossips: 0,
             users: 0,
+            shunned: 0,
         };
         self.monoliths.insert(id, monolith);
         turn.emit(Effect::AcceptLink { link });

@@ -20,6 +20,8 @@ pub struct Monolith {
     pub(super) gossips: u64,
     /// The sum of `users` over `copies`.
     pub(super) users: u64,
+    /// Until when births without a name go elsewhere, because one could not be sent here over HTTP.
+    pub(super) shunned: Micros,
 }
 
 /// Whether a Monolith has said what it has.

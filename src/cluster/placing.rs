@@ -209,7 +209,14 @@ impl Cluster {
     /// Where a room without a name goes: the Monolith will make one up.
     pub(super) fn place_nameless(&mut self, waiter: Waiter, turn: &mut Turn<'_>) -> Result<MonolithId, Refusal> {
         let room = CallRoom { region: self.region_of(waiter), attempt: 1, ..CallRoom::default() };
-        let decision = self.decide(room, None, Cause::Create, Vec::new(), turn);
+        // A named room remembers who failed; without a name it is the Monolith that has to be remembered.
+        let shunned = self.monoliths.iter().filter(|(_, monolith)| monolith.shunned > self.now);
+        let mut excluded: Vec<MonolithId> = shunned.map(|(id, _)| id.clone()).collect();
+        excluded.sort_unstable();
+        if excluded.len() == self.monoliths.len() {
+            excluded.clear();
+        }
+        let decision = self.decide(room, None, Cause::Create, excluded, turn);
         self.first_choice(&decision)
     }
 

@@ -3,9 +3,12 @@
 use super::placing::Refusal;
 use super::room::{Active, Binding, State, Waiter};
 use super::{Cluster, Turn};
-use crate::model::event::{Effect, RequestOutcome};
+use crate::model::event::{Effect, Micros, RequestOutcome};
 use crate::model::policy::Cause;
 use crate::model::{MonolithId, Region, RequestId, RoomKey, RoomName};
+
+/// How long births without a name go elsewhere after one could not be sent to a Monolith, in microseconds.
+const SHUNNED: Micros = 1_000_000;
 
 /// A request that waits for a Monolith, or whose outcome its room waits for.
 pub(super) struct Request {
@@ -89,8 +92,14 @@ impl Cluster {
         };
         let Some(key) = entry.room else {
             self.view.update(&monolith, |row| row.pending = row.pending.saturating_sub(1));
-            if let RequestOutcome::Created(name) = outcome {
-                self.served(&name, &monolith, turn);
+            match outcome {
+                RequestOutcome::Created(name) => self.served(&name, &monolith, turn),
+                RequestOutcome::NotSent => {
+                    if let Some(entry) = self.monoliths.get_mut(&monolith) {
+                        entry.shunned = self.now + SHUNNED;
+                    }
+                }
+                RequestOutcome::Status(_) | RequestOutcome::Failed => {}
             }
             return;
         };

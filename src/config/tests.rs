@@ -370,7 +370,7 @@ fn load_looks_in_the_documented_places() {
 fn a_reload_names_what_needs_a_restart() {
     let old = Config::default();
     assert!(old.reload_diff(&usher("timeouts.auth = '1s'\napi_key = 'x'\npolicy.file = 'random'").config()).is_empty());
-    let new = usher("port = 1\nregion = 'x'\nadmin_listen = '[::]:9'\nlimits.clients = 1\ntimeouts.keep_alive = '1s'");
-    let expected = ["port", "admin_listen", "region", "limits.clients", "timeouts.keep_alive"];
+    let new = usher("port = 1\nregion = 'x'\nadmin_listen = '[::]:9'\nlimits.clients = 1\npolicy.history = 1");
+    let expected = ["port", "admin_listen", "region", "limits.clients", "policy.history"];
     assert_eq!(old.reload_diff(&new.config()), expected);
 }

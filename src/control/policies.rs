@@ -269,7 +269,7 @@ impl Policies {
         let inside = if given.is_absolute() { given.to_path_buf() } else { folder.join(given) };
         let real = |path: &Path| std::fs::canonicalize(path).ok();
         let contained = real(&folder).zip(real(&inside)).is_some_and(|(folder, file)| file.starts_with(folder));
-        if (plain || given.is_absolute()) && contained {
+        if (plain || given.is_absolute()) && contained && inside.is_file() {
             Ok(PolicySource::File(inside))
         } else {
             Err(SwapError::NotAllowed(format!(

@@ -33,6 +33,8 @@ pub struct Reloader {
     pub endpoints: watch::Sender<EndpointSet>,
     /// The discovery that runs.
     pub discovery: JoinHandle<()>,
+    /// The configuration whose policy was refused: its file is watched, and may be mended.
+    pub refused: Option<Arc<Config>>,
 }
 
 /// What the cluster takes from a configuration.
@@ -79,8 +81,13 @@ impl Reloader {
         }
     }
 
+    /// The configuration that is to decide: the one in force, unless its successor's policy was refused.
+    fn wanted(&self) -> Arc<Config> {
+        self.refused.clone().unwrap_or_else(|| self.config.load_full())
+    }
+
     fn watched(&self) -> Vec<PathBuf> {
-        let config = self.config.load();
+        let config = self.wanted();
         let test = Policies::watched_file(&config).map(|file| {
             let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
             file.with_file_name(format!("{stem}_test.lua"))
@@ -95,7 +102,7 @@ impl Reloader {
     /// The texts of the policy's file and its test: either may turn a refused version into a good one. A file that is
     /// missing for a moment, as while an editor replaces it, is looked at again.
     fn policy_text(&self) -> Option<Vec<Option<Vec<u8>>>> {
-        let config = self.config.load();
+        let config = self.wanted();
         Policies::watched_file(&config)?;
         let files = self.watched();
         let files = if config.source.is_some() { &files[1..] } else { &files[..] };
@@ -121,6 +128,7 @@ impl Reloader {
             (new.port, new.admin_listen, new.region) = (old.port, old.admin_listen, old.region.clone());
             new.limits.clients = old.limits.clients;
         }
+        self.refused = None;
         if new == *old {
             return;
         }
@@ -129,6 +137,7 @@ impl Reloader {
             // The policy first: if it is refused, the rest of the file still counts, but the old policy stays.
             if self.policies.swap(&new.policy.source, &new, "config").await.is_err() {
                 let kept = Config { policy: old.policy.clone(), ..(*new).clone() };
+                self.refused = Some(new);
                 return self.take_up(&old, Arc::new(kept));
             }
         }
@@ -147,10 +156,14 @@ impl Reloader {
         info!("configuration reloaded");
     }
 
-    async fn reload_policy(&self, by: &str) {
-        let config = self.config.load_full();
+    async fn reload_policy(&mut self, by: &str) {
+        let config = self.wanted();
         // A refusal is logged and remembered where it is found.
-        let _ = self.policies.swap(&config.policy.source, &config, by).await;
+        if self.policies.swap(&config.policy.source, &config, by).await.is_ok()
+            && let Some(wanted) = self.refused.take()
+        {
+            self.config.store(wanted);
+        }
     }
 }
 

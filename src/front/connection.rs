@@ -41,7 +41,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Serves a connection to its end.
 pub(super) async fn serve<H: Handler>(stream: TcpStream, peer: Peer, handler: Arc<H>, slot: Slot, serving: Serving) {
-    let Settings { header, head, keep_alive, stall, .. } = serving.0.settings;
+    let Settings { header, head, keep_alive, stall, .. } = serving.0.settings();
     let stop = serving.0.stop.clone();
     let mut stream = stream;
     if let Err(error) = stream.set_nodelay(true) {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
-use http::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_VERSION, UPGRADE};
-use http::{Method, Request, Response, StatusCode};
+use http::header::{CONNECTION, HOST, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -21,7 +21,7 @@ use super::respond::{RETRY, Refusal};
 use super::room_list::{self, RoomList};
 use super::room_socket::{self, RoomRequest, SocketContext, SocketSettings};
 use super::router::{self, Intent};
-use super::upstream::{Pool, PoolTimeouts};
+use super::upstream::Pool;
 use crate::config::Config;
 use crate::control::Control;
 use crate::link::inbox::Inbox;
@@ -72,7 +72,7 @@ impl FrontDoor {
     ) -> Self {
         let clients = Arc::new(Clients::default());
         let counters = Arc::new(FrontCounters::default());
-        let pool = Pool::new(PoolTimeouts::from(&config.load().timeouts));
+        let pool = Pool::live(config.clone());
         Self {
             sockets: Arc::new(SocketContext { control: control.clone(), clients: clients.clone(), tap: tap.clone() }),
             list: RoomList::default(),
@@ -102,6 +102,10 @@ impl FrontDoor {
     async fn answer(&self, mut request: Request<Incoming>, peer: &Peer) -> Result<Response<Body>, Refusal> {
         if request.method() == Method::CONNECT {
             return Err(Refusal::MethodNotAllowed("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+        }
+        if request.version() == Version::HTTP_11 && !request.headers().contains_key(HOST) {
+            // RFC 9112 section 3.2: whoever reads it next might take another host for granted than we do.
+            return Err(Refusal::BadRequest);
         }
         let config = self.config.load();
         let websocket = router::wants_websocket(request.version(), request.method(), request.headers());

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
@@ -141,8 +142,23 @@ impl Listener {
     /// Accepts and serves until `stop`; then lets requests finish for `grace` and drops what is left. Returns how many
     /// connections that were. Upgraded ones are not waited for: they belong to whoever took them.
     pub async fn serve<H: Handler>(self, handler: Arc<H>, settings: Settings, stop: Stop, grace: Duration) -> usize {
+        self.serve_with(handler, Bounds::Fixed(settings), stop, grace).await
+    }
+
+    /// The same with the bounds that the configuration has when a connection begins.
+    pub async fn serve_live<H: Handler>(
+        self,
+        handler: Arc<H>,
+        config: Arc<ArcSwap<Config>>,
+        stop: Stop,
+        grace: Duration,
+    ) -> usize {
+        self.serve_with(handler, Bounds::Live(config), stop, grace).await
+    }
+
+    async fn serve_with<H: Handler>(self, handler: Arc<H>, bounds: Bounds, stop: Stop, grace: Duration) -> usize {
         let shared = Arc::new(Shared {
-            settings,
+            bounds,
             stop,
             open: AtomicUsize::new(0),
             serving: AtomicUsize::new(0),
@@ -205,7 +221,7 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 /// What all connections of a listener share.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) settings: Settings,
+    bounds: Bounds,
     pub(super) stop: Stop,
     /// Sockets, upgraded ones included.
     open: AtomicUsize,
@@ -214,7 +230,22 @@ pub(super) struct Shared {
     last: Notify,
 }
 
+/// Where the bounds of connections come from.
+#[derive(Debug)]
+enum Bounds {
+    Fixed(Settings),
+    /// As the configuration says at this moment.
+    Live(Arc<ArcSwap<Config>>),
+}
+
 impl Shared {
+    pub(super) fn settings(&self) -> Settings {
+        match &self.bounds {
+            Bounds::Fixed(settings) => *settings,
+            Bounds::Live(config) => Settings::from(&**config.load()),
+        }
+    }
+
     async fn drained(&self) {
         loop {
             let last = self.last.notified();
@@ -232,7 +263,7 @@ pub struct Slot(Arc<Shared>);
 
 impl Slot {
     fn take(shared: &Arc<Shared>) -> Option<Self> {
-        let limit = shared.settings.connections;
+        let limit = shared.settings().connections;
         // Only the accepting task adds, so the count cannot pass the limit in between.
         if shared.open.load(Ordering::Relaxed) >= limit {
             return None;

@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{
+    ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH,
+    IF_RANGE, RANGE, TRANSFER_ENCODING,
+};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
@@ -27,6 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const LIST_LIMIT: usize = 64 << 20;
 /// Names the Monoliths that are missing from a list.
 const PARTIAL: HeaderName = HeaderName::from_static("x-usher-partial");
+/// Fields of a request that would have a Monolith answer with less than its list, or wait for a body that is not sent on.
+const OF_ONE_ANSWER: [HeaderName; 8] =
+    [ACCEPT_ENCODING, CONTENT_LENGTH, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE, TRANSFER_ENCODING];
 const API_KEY: HeaderName = HeaderName::from_static("apikey");
 
 /// The list as it was last made.
@@ -79,6 +85,10 @@ pub async fn privileged(
     uri: &Uri,
     headers: &HeaderMap,
 ) -> Result<Response<Body>, Refusal> {
+    let mut headers = headers.clone();
+    for name in OF_ONE_ANSWER {
+        headers.remove(name);
+    }
     let published = control.routes().published();
     let mut asked = Vec::with_capacity(published.targets.len());
     for target in published.targets.values() {

@@ -46,7 +46,7 @@ pub async fn open(
 ) -> Result<Response<Body>, SendError> {
     let client = hyper::upgrade::on(&mut request);
     let request = request.map(RequestBody::from);
-    let timeouts = *pool.timeouts();
+    let timeouts = pool.timeouts();
     let stream = match wire::connect(target, timeouts.connect).await {
         Ok(stream) => stream,
         Err(kind) => return Err(SendError { kind, request: Some(Box::new(request)) }),

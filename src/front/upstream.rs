@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{Method, Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
@@ -22,7 +23,7 @@ use tokio::time::Instant;
 
 use super::upload::RequestBody;
 use super::wire::{Timer, Wire};
-use crate::config::Timeouts;
+use crate::config::{Config, Timeouts};
 
 /// Idle connections kept per Monolith; beyond it they are closed.
 const IDLE_PER_TARGET: usize = 256;
@@ -117,13 +118,21 @@ impl Drop for InFlight {
     }
 }
 
+/// Where the waits come from.
+#[derive(Debug)]
+enum Waits {
+    Fixed(PoolTimeouts),
+    /// As the configuration says at this moment.
+    Live(Arc<ArcSwap<Config>>),
+}
+
 /// Connections to all Monoliths. A clone is the same pool.
 #[derive(Clone, Debug)]
 pub struct Pool(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    timeouts: PoolTimeouts,
+    waits: Waits,
     idle: Mutex<Idle>,
 }
 
@@ -139,12 +148,17 @@ struct Idle {
 impl Pool {
     /// A pool with these waits.
     pub fn new(timeouts: PoolTimeouts) -> Self {
-        Self(Arc::new(Shared { timeouts, idle: Mutex::default() }))
+        Self(Arc::new(Shared { waits: Waits::Fixed(timeouts), idle: Mutex::default() }))
+    }
+
+    /// A pool whose waits change with the configuration, for requests that begin after the change.
+    pub fn live(config: Arc<ArcSwap<Config>>) -> Self {
+        Self(Arc::new(Shared { waits: Waits::Live(config), idle: Mutex::default() }))
     }
 
     /// The waits.
-    pub fn timeouts(&self) -> &PoolTimeouts {
-        &self.0.timeouts
+    pub fn timeouts(&self) -> PoolTimeouts {
+        self.0.timeouts()
     }
 
     /// How many idle connections there are.
@@ -165,7 +179,7 @@ impl Pool {
         in_flight: Option<InFlight>,
     ) -> Result<Response<UpstreamBody>, SendError> {
         let upload = request.body_mut().track();
-        let timeouts = self.0.timeouts;
+        let timeouts = self.0.timeouts();
         let mut next = request;
         if let Some(mut wire) = self.0.take(target).await {
             let again = (upload.is_none() && is_idempotent(next.method())).then(|| copy_of(&next));
@@ -199,7 +213,7 @@ impl Pool {
         task: Option<AbortHandle>,
         in_flight: Option<InFlight>,
     ) -> UpstreamBody {
-        let timeout = self.0.timeouts.response;
+        let timeout = self.0.timeouts().response;
         let driver = Some(Driver::Runtime(task, Timer::new(Instant::now() + timeout)));
         let rest = Some(Rest { incoming, driver });
         UpstreamBody { first: Bytes::new(), rest, deadline: None, timeout, _in_flight: in_flight }
@@ -221,7 +235,7 @@ impl Pool {
             first: Bytes::new(),
             rest: None,
             deadline: None,
-            timeout: self.0.timeouts.response,
+            timeout: self.0.timeouts().response,
             _in_flight: in_flight,
         };
         if incoming.is_end_stream() && !uploading {
@@ -251,18 +265,26 @@ impl Pool {
 }
 
 impl Shared {
+    fn timeouts(&self) -> PoolTimeouts {
+        match &self.waits {
+            Waits::Fixed(timeouts) => *timeouts,
+            Waits::Live(config) => PoolTimeouts::from(&config.load().timeouts),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Idle> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A connection that is alive as far as one can see.
     async fn take(&self, target: SocketAddr) -> Option<Box<Wire>> {
+        let keep = self.timeouts().idle;
         loop {
             let mut wire = {
                 let mut idle = self.lock();
                 let wires = idle.by_target.get_mut(&target)?;
                 let wire = wires.pop()?;
-                if wire.idle_since.elapsed() >= self.timeouts.idle {
+                if wire.idle_since.elapsed() >= keep {
                     // The others have been idle for longer.
                     wires.clear();
                     return None;
@@ -300,7 +322,7 @@ async fn reap(pool: Weak<Shared>) {
     loop {
         tokio::time::sleep(REAP_EVERY).await;
         let Some(pool) = pool.upgrade() else { return };
-        let keep = pool.timeouts.idle;
+        let keep = pool.timeouts().idle;
         let mut closed = Vec::new();
         let mut idle = pool.lock();
         idle.by_target.retain(|_, wires| {

@@ -104,7 +104,7 @@ async fn f43_a_changed_configuration_is_taken_up_and_a_broken_one_is_not() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_limits_and_waits_change_live() {
     let (mut balancer, head) = from_usher_toml(POLICY, |_| {}).await;
-    let mut clients = vec![("room-1".to_string(), balancer.join("room-1", "token").await)];
+    let mut clients = [("room-1".to_string(), balancer.join("room-1", "token").await)];
     let head = head.replace(KEY, "another-key");
     let text = format!(
         "{head}[policy]\nbudget = \"1s\"\n[timeouts]\nhttp_response = \"1s\"\n[limits]\nheader = \"4KiB\"\nmessage = \"1KiB\"\n"
@@ -138,7 +138,7 @@ async fn f45_a_broken_file_that_the_configuration_names_is_taken_up_once_it_is_m
         fs::write(folder.path().join("mine.lua"), "return {").unwrap();
     })
     .await;
-    let mut clients = vec![("room-1".to_string(), balancer.join("room-1", "token").await)];
+    let mut clients = [("room-1".to_string(), balancer.join("room-1", "token").await)];
     let text = format!("{head}[policy]\nbudget = \"1s\"\nfile = \"./mine.lua\"\n[timeouts]\nauth = \"1s\"\n");
     fs::write(balancer.path("usher.toml"), text).unwrap();
     let policy = eventually("the named policy is refused", async || {
@@ -170,7 +170,7 @@ async fn a_monolith_that_the_file_adds_is_linked_and_others_keep_their_links() {
     let late = Monolith::start(&world).await.unwrap();
     fs::write(folder.path().join("usher.toml"), format!("{HEAD}{}{POLICY}", discovery_line(&fleet))).unwrap();
     let mut balancer = Balancer::from_file(folder, "usher.toml", fleet).await;
-    let mut clients = vec![("room-1".to_string(), balancer.join("room-1", "token").await)];
+    let mut clients = [("room-1".to_string(), balancer.join("room-1", "token").await)];
     balancer.monoliths.push(late);
     let text = format!("{HEAD}{}{POLICY}", discovery_line(&balancer.monoliths));
     fs::write(balancer.path("usher.toml"), text).unwrap();

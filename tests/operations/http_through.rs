@@ -270,7 +270,7 @@ async fn smuggled_requests_are_refused() {
         "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: +5\r\n\r\nhello",
         "GET /echo HTTP/1.1\r\nhost: x\r\nx: a\r\n folded: b\r\n\r\n",
         "GET /echo HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n",
-        "GET /echo HTTP/1.1\r\n\r\n",
+        "GET /echo HTTP/1.1\r\nconnection: close\r\n\r\n",
     ] {
         let answer = raw(balancer.addr, head).await;
         assert!(answer.starts_with("HTTP/1.1 400"), "{head:?}: {answer:?}");

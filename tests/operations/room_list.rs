@@ -125,6 +125,15 @@ async fn with_an_apikey_every_monolith_is_asked() {
         assert_eq!(asked.target, LIST);
         assert_eq!((asked.header("apikey").next(), asked.header("x-trace").next()), (Some("test-key"), Some("7")));
     }
+    for monolith in &balancer.monoliths {
+        let asked = monolith.requests().pop().unwrap();
+        for name in ["if-none-match", "accept-encoding"] {
+            assert_eq!(asked.header(name).next(), None, "each would answer with less than its list");
+        }
+    }
+    // A body belongs to nobody here, and nobody waits for it.
+    let answer = http::request(balancer.addr, "GET", LIST, &key, "a body").await.unwrap();
+    assert_eq!((answer.status, answer.header("x-usher-partial")), (200, None), "{}", answer.text());
     let answer = http::get_with(balancer.addr, LIST, &[("apikey", "wrong")]).await.unwrap();
     assert_eq!(answer.status, 401);
     assert!(answer.text().contains("MissingToken"), "the Monolith's own answer: {}", answer.text());
