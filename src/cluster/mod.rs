@@ -143,8 +143,8 @@ impl Cluster {
             Event::LinkDown { link } => self.link_down(link, &mut turn),
             Event::LinkState { link, state } => self.link_state(link, state),
             Event::Loaded { link, report } => self.loaded(link, report, &mut turn),
-            Event::Unloaded { link, room, reason, unanswered } => {
-                self.unloaded(link, &room, reason, &unanswered, &mut turn);
+            Event::Unloaded { link, room, reason, detached } => {
+                self.unloaded(link, &room, reason, &detached, &mut turn);
             }
             Event::Gossip { link, rooms } => self.gossip(link, rooms, &mut turn),
             Event::Answered { link, client, attachment } => self.answered(link, client, attachment, &mut turn),

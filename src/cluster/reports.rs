@@ -1,7 +1,6 @@
 //! What Monoliths say about rooms: loaded, unloaded, gossip, and who wins when two have the same one.
 
 use std::cmp::Ordering;
-use std::collections::HashSet;
 
 use super::monolith::{Copy, Sync};
 use super::room::{Active, Binding, Placing, State, Waiter};
@@ -106,7 +105,7 @@ impl Cluster {
         link: LinkId,
         key: &RoomKey,
         reason: UnloadReason,
-        unanswered: &[(ClientId, Attachment)],
+        detached: &[(ClientId, Attachment)],
         turn: &mut Turn<'_>,
     ) {
         let Some(monolith) = self.sender(link) else { return };
@@ -115,19 +114,13 @@ impl Cluster {
         if !self.is_active_on(key, &monolith) {
             return;
         }
-        let in_flight: HashSet<ClientId> = unanswered
-            .iter()
-            .filter(|(client, attachment)| {
-                let place = super::members::Place::Joined { link, attachment: *attachment };
-                self.clients.get(client).is_some_and(|entry| entry.room == *key && entry.place == place)
-            })
-            .map(|(client, _)| *client)
-            .collect();
-        let members = self.rooms.get(key).map(|room| room.members.clone()).unwrap_or_default();
-        for client in members.into_iter().filter(|client| !in_flight.contains(client)) {
-            self.end_client(client, Some(reason.close_code()), turn);
+        for (client, attachment) in detached {
+            let place = super::members::Place::Joined { link, attachment: *attachment };
+            if self.clients.get(client).is_some_and(|entry| entry.room == *key && entry.place == place) {
+                self.end_client(*client, Some(reason.close_code()), turn);
+            }
         }
-        if in_flight.is_empty() {
+        if self.rooms.get(key).is_none_or(|room| room.members.is_empty()) {
             self.unbind(key, "unloaded", turn);
         } else {
             // Their joins crossed the unload: they may load the room again, or be kicked. Nobody else goes meanwhile.

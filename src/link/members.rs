@@ -136,20 +136,20 @@ impl Members {
     }
 
     /// A room was unloaded: its members hear nothing more, but for those that had no frame since their `join`. Theirs
-    /// crossed the unload; they stay, and their first frame is reported.
+    /// crossed the unload; they stay, and their first frame is reported. Returns those that hear nothing more.
     pub(super) fn unload(&mut self, room: &RoomKey) -> Vec<(ClientId, Attachment)> {
         let Some(members) = self.rooms.remove(room) else { return Vec::new() };
-        let mut unanswered = Vec::new();
+        let mut detached = Vec::new();
         for mut member in members {
             if member.answer == Answer::Heard {
                 self.slots.insert(member.id, Slot::Unloaded);
+                detached.push((member.client, member.attachment));
             } else {
-                unanswered.push((member.client, member.attachment));
                 member.report = true;
                 self.insert(room.clone(), member);
             }
         }
-        unanswered
+        detached
     }
 
     fn take(&mut self, room: &RoomKey, index: usize) -> Option<Member> {
@@ -266,7 +266,7 @@ mod tests {
         let mut members = Members::default();
         let (settled, crossing) = (member(1, Duration::ZERO), member(2, Duration::from_secs(60)));
         let (a, b) = (settled.id, crossing.id);
-        let expected = vec![(crossing.client, crossing.attachment)];
+        let expected = vec![(settled.client, settled.attachment)];
         members.insert(RoomKey::of("room"), settled);
         members.insert(RoomKey::of("room"), crossing);
         members.unicast(a, "sync".into()).unwrap();

@@ -233,9 +233,9 @@ impl Session {
             FromMonolith::Kick { client, code } => self.kick(client, code),
             FromMonolith::Loaded(report) => self.events.push_back(Event::Loaded { link: self.link, report }),
             FromMonolith::Unloaded { room, reason } => {
-                let unanswered = self.members.unload(room.key());
+                let detached = self.members.unload(room.key());
                 let room: RoomKey = room.key().clone();
-                self.events.push_back(Event::Unloaded { link: self.link, room, reason, unanswered });
+                self.events.push_back(Event::Unloaded { link: self.link, room, reason, detached });
             }
             FromMonolith::Gossip(rooms) => self.events.push_back(Event::Gossip { link: self.link, rooms }),
             FromMonolith::Init(_) => warn!(monolith = %self.init.id, "a second init is ignored"),

@@ -52,8 +52,8 @@ pub enum Event {
         /// The room.
         report: RoomReport,
     },
-    /// A room has left a Monolith's memory. The link has detached its members, but for those that had no frame since
-    /// their `join`: theirs crossed the unload and may yet be answered.
+    /// A room has left a Monolith's memory. The link has detached the members that had heard of it. The `join` of every
+    /// other one crossed the unload and may yet be answered: also of those that the link did not know at that moment.
     Unloaded {
         /// Who says so.
         link: LinkId,
@@ -61,8 +61,8 @@ pub enum Event {
         room: RoomKey,
         /// Why.
         reason: UnloadReason,
-        /// The members that are still attached.
-        unanswered: Vec<(ClientId, Attachment)>,
+        /// The members that were detached.
+        detached: Vec<(ClientId, Attachment)>,
     },
     /// Everything that a Monolith has loaded.
     Gossip {

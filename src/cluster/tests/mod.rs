@@ -14,6 +14,7 @@ mod requests;
 
 use std::sync::Arc;
 
+use super::members::Place;
 use super::{Cluster, Settings};
 use crate::model::event::{Effect, Event, Micros, RequestOutcome, Token};
 use crate::model::policy::{Answer, Call, Cause, Fault, MonolithState, View};
@@ -179,8 +180,15 @@ impl World {
 
     /// `unanswered`: (client, attachment) that had no frame since their join.
     fn unloaded(&mut self, link: u64, room: &str, reason: UnloadReason, unanswered: &[(u64, u64)]) -> Got {
-        let unanswered = unanswered.iter().map(|(n, attachment)| (client(*n), Attachment(*attachment))).collect();
-        self.event(Event::Unloaded { link: LinkId(link), room: RoomKey::of(room), reason, unanswered })
+        let unanswered: Vec<_> = unanswered.iter().map(|(n, at)| (client(*n), Attachment(*at))).collect();
+        let room = RoomKey::of(room);
+        let members = self.cluster.rooms.get(&room).map(|room| room.members.clone()).unwrap_or_default();
+        let joined = |client: ClientId| match self.cluster.clients[&client].place {
+            Place::Joined { link: at, attachment } if at == LinkId(link) => Some((client, attachment)),
+            Place::Joined { .. } | Place::Waiting => None,
+        };
+        let detached = members.into_iter().filter_map(joined).filter(|member| !unanswered.contains(member)).collect();
+        self.event(Event::Unloaded { link: LinkId(link), room, reason, detached })
     }
 
     fn join(&mut self, n: u64, room: &str) -> Got {

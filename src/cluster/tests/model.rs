@@ -231,14 +231,15 @@ impl Model {
         let peer = self.peers.get_mut(&link).unwrap();
         peer.loaded.remove(&room);
         // Whoever had no frame is in flight, and its first frame is told from now on.
-        let mut unanswered = Vec::new();
+        let mut detached = Vec::new();
         for ((client, attachment), member) in &mut peer.members {
-            if member.room == room && !member.answered {
+            if member.room == room && member.answered {
+                detached.push((*client, *attachment));
+            } else if member.room == room {
                 member.report = true;
-                unanswered.push((*client, *attachment));
             }
         }
-        self.feed(Event::Unloaded { link: LinkId(link), room, reason, unanswered });
+        self.feed(Event::Unloaded { link: LinkId(link), room, reason, detached });
     }
 
     pub(super) fn gossip(&mut self, link: u64, vanished: bool) {
