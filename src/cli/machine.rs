@@ -11,7 +11,7 @@ pub(super) fn workers() -> usize {
 /// How many tasks a worker takes from its own queue before it looks into the shared one. A burst for thousands of
 /// clients overflows the workers' queues (256 tasks), and at tokio's own pace those that overflowed would wait for
 /// hundreds of milliseconds while a few rooms went round and round.
-const SHARED_QUEUE_EVERY: u32 = 7;
+const SHARED_QUEUE_EVERY: u32 = 3;
 
 /// The runtime that serves links and clients.
 pub(super) fn runtime(workers: usize) -> std::io::Result<tokio::runtime::Runtime> {

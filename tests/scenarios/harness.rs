@@ -53,6 +53,8 @@ pub fn config_for(links: &[SocketAddr]) -> Config {
         ..Config::default()
     };
     config.timeouts.shutdown = Duration::from_millis(200);
+    // On a busy machine a Monolith may take its time; no broadcast is to come before its answer all the same.
+    config.timeouts.join_answer = SOON;
     config
 }
 

@@ -9,13 +9,16 @@ use crate::harness::*;
 use crate::support;
 
 async fn plays(name: &str, monolith: u32, generation: u32, at_least: usize) {
-    let script = Script::new(&support::recording(name), monolith, generation);
+    play(name, Script::new(&support::recording(name), monolith, generation), at_least).await;
+}
+
+async fn play(name: &str, script: Script, at_least: usize) {
     let clients = script.clients().len();
     assert!(clients >= at_least, "{name}: {clients} clients");
     let playback = Playback::start(script, 80).await.unwrap();
     let balancer = Balancer::start_config(config_for(&[playback.link_addr()])).await;
     balancer.linked(1).await;
-    let deadline = Duration::from_secs(30);
+    let deadline = Duration::from_secs(180);
     let performances = (0..clients).map(|index| perform(&playback, index, balancer.addr(), deadline));
     let performances = futures_util::future::join_all(performances).await;
     for (performance, client) in performances.into_iter().zip(playback.script().clients()) {
@@ -37,6 +40,10 @@ async fn one_room_with_chat_and_kicks() {
 #[tokio::test]
 async fn f55_busy_rooms() {
     plays("b-forty-rooms", 0, 0, 40).await;
+}
+
+#[tokio::test]
+async fn f55_busy_rooms_of_another_monolith() {
     plays("b-forty-rooms", 1, 0, 15).await;
 }
 
@@ -47,5 +54,6 @@ async fn unloads_and_rejoins() {
 
 #[tokio::test]
 async fn f52_joins_that_crossed() {
-    plays("i-concurrent-join-unloaded-rooms", 0, 1, 10).await;
+    let script = Script::new(&support::recording("i-concurrent-join-unloaded-rooms"), 0, 1);
+    play("i", script.with_early_reports(), 10).await;
 }

@@ -160,6 +160,40 @@ impl Script {
         }
     }
 
+    /// The same run with every room reported loaded before its first join, if nothing was said about it before. In some
+    /// recordings joins crossed; a balancer that sends the first join of a room alone would wait for its report.
+    #[must_use]
+    pub fn with_early_reports(self) -> Self {
+        let mut reported: HashSet<String> = HashSet::new();
+        let (mut steps, mut moved) = (Vec::new(), Vec::new());
+        for step in self.steps {
+            match &step {
+                Step::Say { text, .. } => {
+                    let frame: Value = serde_json::from_str(text).unwrap_or_default();
+                    let name = frame["payload"]["room"]["name"].as_str();
+                    reported.extend(name.map(str::to_ascii_lowercase));
+                }
+                Step::Join(index) if reported.insert(self.clients[*index].room.to_ascii_lowercase()) => {
+                    let room = serde_json::json!({"name": self.clients[*index].room});
+                    let payload = serde_json::json!({"room": room, "load_epoch": 1});
+                    let text = serde_json::json!({"type": "loaded", "payload": payload}).to_string();
+                    steps.push(Step::Say { text, to: None });
+                }
+                Step::Join(_) | Step::Leave(_) | Step::Message(_) => {}
+            }
+            moved.push(steps.len());
+            steps.push(step);
+        }
+        let to = |at: usize| moved.get(at).copied().unwrap_or(at);
+        let mut clients = self.clients;
+        for client in &mut clients {
+            client.joined_at = to(client.joined_at);
+            client.left_at = client.left_at.map(to);
+            client.messages.iter_mut().for_each(|(at, _)| *at = to(*at));
+        }
+        Self { region: self.region, steps, clients }
+    }
+
     /// The clients, in the order of their joins.
     pub fn clients(&self) -> &[ScriptClient] {
         &self.clients
