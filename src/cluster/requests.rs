@@ -118,6 +118,8 @@ impl Cluster {
             }
             RequestOutcome::Status(_) | RequestOutcome::NotSent | RequestOutcome::Failed if !was_out => {}
             RequestOutcome::Status(404) => self.advance_or_drop(&key, true, turn),
+            // A refused creation has loaded nothing, so its choice is pending no longer than its answer took.
+            RequestOutcome::Status(_) if entry.cause == Cause::Create => self.advance_or_drop(&key, true, turn),
             RequestOutcome::NotSent => self.not_sent(&key, turn),
             RequestOutcome::Status(_) | RequestOutcome::Failed => self.advance(&key, turn),
         }

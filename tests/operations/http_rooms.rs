@@ -148,7 +148,8 @@ async fn a_birth_that_fails_or_cannot_be_read_pins_nothing() {
     let world = World::new();
     world.add(RoomInfo::permanent("taken"));
     let mut config = quick();
-    config.timeouts.load = Duration::from_millis(500);
+    // Long: nothing that follows may depend on a choice running out.
+    config.timeouts.load = Duration::from_secs(120);
     let balancer = Balancer::start(monoliths(&world, &["ewr"]).await, config).await;
     let answer = http::post(balancer.addr, "/api/room/create", r#"{"name":"taken"}"#).await.unwrap();
     assert_eq!(answer.status, 400);
@@ -162,7 +163,7 @@ async fn a_birth_that_fails_or_cannot_be_read_pins_nothing() {
     let answer = http::post(balancer.addr, "/api/room/create", &large).await.unwrap();
     assert_eq!((answer.status, answer.text().contains("Payload Too Large")), (413, true));
     assert_eq!(balancer.api("GET", "/_usher/v1/rooms/large", "").await.status, 404);
-    // The choice for a name that was asked for lingers for `timeouts.load`, and goes.
+    // The choice for a name that was asked for goes with the answer.
     eventually("nothing is left", async || {
         let rooms = balancer.document("/_usher/v1/rooms").await;
         let monoliths = balancer.document("/_usher/v1/monoliths").await;
