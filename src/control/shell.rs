@@ -95,6 +95,7 @@ impl Shell {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut from_links, mut from_front) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
+        let mut linked = true;
         loop {
             let deadline = self.cluster.next_deadline().map(|at| self.clock.instant_of(at));
             let sleep_until = deadline.unwrap_or_else(Instant::now);
@@ -102,7 +103,9 @@ impl Shell {
             tokio::select! {
                 biased;
                 _ = tick.tick() => self.tick(),
-                _ = reports.recv_many(&mut from_links, BATCH) => {
+                received = reports.recv_many(&mut from_links, BATCH), if linked => {
+                    // Without anybody who dials there is nothing to receive, and the thread must not spin on that.
+                    linked = received > 0;
                     for report in from_links.drain(..) {
                         self.report(report);
                     }

@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use serde_json::Value;
 use tokio::time::Instant;
 use usher::config::QueueLimit;
-use usher::testkit::monolith::State;
+use usher::testkit::monolith::{State, UnloadReason};
 use usher::testkit::{Client, Connect, Monolith, RawSocket};
 
 use crate::harness::*;
@@ -107,17 +107,41 @@ async fn f04_a_room_that_is_loaded_unloaded_and_loaded_is_loaded() {
     for _ in 0..20 {
         for _ in 0..3 {
             a.load("x");
-            a.unload("x", usher::testkit::monolith::UnloadReason::Keepalive);
+            a.unload("x", UnloadReason::Keepalive);
         }
-        a.load("x");
-        let client = balancer.join("x", "t").await;
-        assert_eq!((a.members("x").len(), b.loads()), (1, 0));
-        drop(client);
+        let epoch = a.load("x");
+        eventually("the last load is known", async || match balancer.get("/_usher/v1/rooms/x").await.json() {
+            room if room["epoch"] == epoch && room["monolith"] == a.id() => Ok(()),
+            room => Err(room),
+        })
+        .await;
+        drop(balancer.join("x", "t").await);
         holds(&a, |state| state.client_count() == 0).await;
-        a.unload("x", usher::testkit::monolith::UnloadReason::Keepalive);
+        a.unload("x", UnloadReason::Keepalive);
     }
     nobody_left(&balancer, &[&a, &b]).await;
+    assert_eq!((a.joins().len(), b.joins().len()), (20, 0));
     assert!(a.unloads().is_empty() && b.unloads().is_empty());
+}
+
+#[tokio::test]
+async fn a_join_that_meets_an_unload_is_served_and_not_told_to_give_up() {
+    let world = world_with(["x"]);
+    let a = monolith(&world).start().await.unwrap();
+    let balancer = Balancer::start(&[&a]).await;
+    for _ in 0..100 {
+        for _ in 0..3 {
+            a.load("x");
+            a.unload("x", UnloadReason::Keepalive);
+        }
+        a.load("x");
+        // Wherever the balancer is in that story by now: the client gets its state.
+        drop(balancer.join("x", "t").await);
+        holds(&a, |state| state.client_count() == 0).await;
+        a.unload("x", UnloadReason::Keepalive);
+    }
+    nobody_left(&balancer, &[&a]).await;
+    assert!(a.unloads().is_empty());
 }
 
 #[tokio::test]
