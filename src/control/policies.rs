@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tracing::{error, info, warn};
 
 use super::Control;
-use crate::config::{Config, Gate, PolicyConfig, PolicySource};
+use crate::config::{self, Config, Gate, PolicyConfig, PolicySource};
 use crate::lab;
 use crate::model::metrics::MetricsText;
 use crate::model::policy::{Call, Decision, View};
@@ -51,6 +51,8 @@ pub struct Policies {
     control: Control,
     config: Arc<ArcSwap<Config>>,
     state: Arc<SharedState>,
+    /// The distances that the version in force was given.
+    distances: Mutex<config::Distances>,
     workers: usize,
     counts: Counts,
 }
@@ -81,6 +83,7 @@ impl FirstPolicy {
 impl Policies {
     /// Takes over from the first policy.
     pub fn new(first: FirstPolicy, control: Control, config: Arc<ArcSwap<Config>>, workers: usize) -> Self {
+        let regions = config.load().regions.clone();
         let history = History::new(first.program, "start", now_us(), config.load().policy.history);
         let policies = Self {
             handle: PolicyHandle::new(first.set),
@@ -89,6 +92,7 @@ impl Policies {
             control,
             config,
             state: first.state,
+            distances: Mutex::new(regions),
             workers,
             counts: Counts::default(),
         };
@@ -156,11 +160,40 @@ impl Policies {
             return Err(SwapError::Refused("there is no earlier version to return to".into()));
         };
         let config = self.config.load_full();
-        let environment = environment(&config.policy, &config, &self.state);
-        let prepared = prepare(program.source().clone(), &environment, &self.smoke(&config), None);
-        match prepared.and_then(|prepared| self.activate(&prepared, by)) {
-            Ok(()) => Ok(()),
-            Err(error) => Err(self.refuse(&program.source().name, &error)),
+        let name = program.source().name.clone();
+        let regions = config.regions.clone();
+        let (state, smoke) = (self.state.clone(), self.smoke(&config));
+        let check = move || {
+            let environment = environment(&config.policy, &config, &state);
+            prepare(program.source().clone(), &environment, &smoke, None)
+        };
+        self.try_out(&name, check, &regions, by).await
+    }
+
+    /// Checks and builds a version on a thread that may take its time, and activates it.
+    async fn try_out(
+        &self,
+        name: &str,
+        check: impl FnOnce() -> Result<Prepared, LoadError> + Send + 'static,
+        regions: &config::Distances,
+        by: &str,
+    ) -> Result<(), SwapError> {
+        let workers = self.workers;
+        let built = tokio::task::spawn_blocking(move || {
+            let prepared = check()?;
+            let set = prepared.build(workers)?;
+            let deciding = set.extra()?;
+            Ok((set, deciding))
+        });
+        let built = built.await.unwrap_or_else(|error| {
+            Err(LoadError { file: name.into(), line: None, reason: format!("checking it broke off: {error}") })
+        });
+        match built {
+            Ok((set, deciding)) => {
+                self.activate(set, deciding, regions, by);
+                Ok(())
+            }
+            Err(error) => Err(self.refuse(name, &error)),
         }
     }
 
@@ -174,14 +207,9 @@ impl Policies {
         };
         let (source, policy, config) = (source.clone(), config.policy.clone(), config.clone());
         let (state, view) = (self.state.clone(), self.control.routes().published().view.clone());
-        let checked = tokio::task::spawn_blocking(move || check(read(&source)?, &policy, &config, &state, &view)).await;
-        let checked = checked.unwrap_or_else(|error| {
-            Err(LoadError { file: name.clone(), line: None, reason: format!("checking it broke off: {error}") })
-        });
-        match checked.and_then(|prepared| self.activate(&prepared, by)) {
-            Ok(()) => Ok(()),
-            Err(error) => Err(self.refuse(&name, &error)),
-        }
+        let regions = config.regions.clone();
+        let check = move || check(read(&source)?, &policy, &config, &state, &view);
+        self.try_out(&name, check, &regions, by).await
     }
 
     /// The file behind the configured policy, if it is one.
@@ -212,30 +240,29 @@ impl Policies {
         out.family("usher_policy_faults_total", "Calls of the version in force that failed.", "counter", &samples);
     }
 
-    fn activate(&self, prepared: &Prepared, by: &str) -> Result<(), LoadError> {
-        let program = prepared.program();
-        let active = self.handle.load();
-        let same_text = active.program().version() == program.version();
-        let same_rest = {
-            let (old, new) = (active.program().environment(), program.environment());
-            old.limits == new.limits && old.settings == new.settings
+    fn activate(&self, set: PolicySet, deciding: Guarded<Vm>, regions: &config::Distances, by: &str) {
+        let program = set.program().clone();
+        let same = {
+            let active = self.handle.load();
+            let (old, new) = (active.program(), &program);
+            old.version() == new.version()
+                && old.source().origin == new.source().origin
+                && old.environment().limits == new.environment().limits
+                && old.environment().settings == new.environment().settings
         };
-        let same_origin = active.program().source().origin == program.source().origin;
-        drop(active);
-        if same_text && same_rest && same_origin {
-            return Ok(());
+        let old_regions =
+            std::mem::replace(&mut *self.distances.lock().unwrap_or_else(PoisonError::into_inner), regions.clone());
+        if same && old_regions == *regions {
+            return;
         }
-        let set = prepared.build(self.workers)?;
-        let deciding = set.extra()?;
         self.handle.publish(set);
         // The control thread takes it up between two calls; an error means that it has ended.
         if self.control.use_policy(Box::new(deciding)).is_err() {
             warn!("the control thread has ended; the new policy decides nothing");
         }
-        self.history().activated(program.clone(), by, now_us());
-        self.counts.swaps.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         info!(policy = %program.source().name, version = program.version(), by, "policy decides");
-        Ok(())
+        self.counts.swaps.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.history().activated(program, by, now_us());
     }
 
     fn refuse(&self, name: &str, error: &LoadError) -> SwapError {

@@ -38,7 +38,7 @@ async fn run(discovery: Discovery, endpoints: &watch::Sender<EndpointSet>) {
             std::future::pending().await
         }
         Discovery::Dns { query, service_port, dns_server, polling_interval } => {
-            let query = Query { name: query, server: dns_server, family: Family::Either };
+            let query = Query { name: query, server: dns_server, family: Family::Both };
             polling::poll(query, service_port, polling_interval, endpoints).await;
         }
         Discovery::Fly { fly_app, service_port, polling_interval } => {

@@ -24,9 +24,8 @@ pub(super) struct Query {
 /// Which addresses count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Family {
-    /// A records; AAAA records only if there are none. A Monolith with an address of each kind is one Monolith, and
-    /// would be dialled twice if both counted.
-    Either,
+    /// A and AAAA records. A Monolith with an address of each kind is linked once: the second link finds the first.
+    Both,
     /// AAAA records.
     V6,
 }
@@ -41,20 +40,22 @@ impl Query {
         }
         let resolver = self.resolver()?;
         let kinds: &[RecordType] = match self.family {
-            Family::Either => &[RecordType::A, RecordType::AAAA],
+            Family::Both => &[RecordType::A, RecordType::AAAA],
             Family::V6 => &[RecordType::AAAA],
         };
+        let (mut found, mut failed) = (BTreeSet::new(), None);
         for kind in kinds {
-            let found = match resolver.lookup(self.name.as_str(), *kind).await {
-                Ok(lookup) => lookup.answers().iter().filter_map(|record| address(&record.data)).collect(),
-                Err(error) if error.is_no_records_found() => BTreeSet::new(),
-                Err(error) => return Err(error),
-            };
-            if !found.is_empty() {
-                return Ok(found);
+            match resolver.lookup(self.name.as_str(), *kind).await {
+                Ok(lookup) => found.extend(lookup.answers().iter().filter_map(|record| address(&record.data))),
+                Err(error) if error.is_no_records_found() => {}
+                Err(error) => failed = Some(error),
             }
         }
-        Ok(BTreeSet::new())
+        match failed {
+            // Some servers cannot answer for one kind at all; what the other kind gave is good.
+            Some(error) if found.is_empty() => Err(error),
+            _ => Ok(found),
+        }
     }
 
     fn resolver(&self) -> Result<TokioResolver, NetError> {

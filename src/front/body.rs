@@ -18,6 +18,8 @@ pub enum Body {
     Full(Bytes),
     /// What a Monolith sends, as it comes.
     Upstream(UpstreamBody),
+    /// What was read already, and the rest.
+    Resumed(Bytes, Box<Body>),
 }
 
 impl From<Bytes> for Body {
@@ -64,6 +66,8 @@ impl HttpBody for Body {
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             Self::Upstream(body) => Pin::new(body).poll_frame(cx),
+            Self::Resumed(bytes, body) if bytes.is_empty() => Pin::new(body.as_mut()).poll_frame(cx),
+            Self::Resumed(bytes, _) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
         }
     }
 
@@ -72,6 +76,7 @@ impl HttpBody for Body {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_empty(),
             Self::Upstream(body) => body.is_end_stream(),
+            Self::Resumed(bytes, body) => bytes.is_empty() && body.is_end_stream(),
         }
     }
 
@@ -80,6 +85,10 @@ impl HttpBody for Body {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Upstream(body) => body.size_hint(),
+            Self::Resumed(bytes, body) => match body.size_hint().exact() {
+                Some(rest) => SizeHint::with_exact(bytes.len() as u64 + rest),
+                None => SizeHint::default(),
+            },
         }
     }
 }

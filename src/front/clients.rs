@@ -85,6 +85,10 @@ impl Clients {
         }
         let patience = tokio::time::Instant::now() + Duration::from_secs(2);
         while !self.is_empty() && tokio::time::Instant::now() < patience {
+            // Whoever came through the door as it was closed registers late.
+            let late: Vec<Arc<Inbox>> =
+                self.open.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+            late.iter().for_each(|inbox| inbox.close(code));
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

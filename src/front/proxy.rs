@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HOST, HeaderName};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HOST, HeaderName};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -34,10 +34,7 @@ pub(super) const FLY_REGION: HeaderName = HeaderName::from_static("fly-region");
 /// The longest body of a creation that is read for its name: the Monolith's own limit.
 const CREATE_BODY: usize = 100_000;
 /// The longest answer to a creation that is read for its name.
-const CREATED_BODY: u64 = 64 << 10;
-/// How many Monoliths a request is tried at.
-const TRIES: usize = 3;
-
+const CREATED_BODY: usize = 64 << 10;
 /// Who decides about requests that name no room.
 pub trait RouteDecider: Send + Sync {
     /// One decision of `route`, in a VM of the calling worker.
@@ -83,7 +80,7 @@ impl Proxy {
         }
         let region = region_of(request.headers());
         let mut request = prepare(request, peer, config);
-        for _ in 0..TRIES {
+        for _ in 0..config.limits.place_attempts {
             let Placement { target, sent } = self.place(Some(room.clone()), Cause::Http, region.clone()).await?;
             match (self.send(&target, request).await, sent) {
                 (Ok(response), sent) => {
@@ -119,7 +116,9 @@ impl Proxy {
             let (request, name) = read_name(request, peer, config).await?;
             (request, name)
         };
-        for _ in 0..TRIES {
+        // Its answer is read for the name of the room.
+        request.headers_mut().remove(ACCEPT_ENCODING);
+        for _ in 0..config.limits.place_attempts {
             let Placement { target, sent } = self.place(name.clone(), Cause::Create, region.clone()).await?;
             match (self.send(&target, request).await, sent) {
                 (Ok(response), Some(sent)) if response.status() == StatusCode::CREATED => {
@@ -154,7 +153,9 @@ impl Proxy {
         let choices = self.decide(&request, config, &published)?;
         let mut request = prepare(request, peer, config);
         let mut last = Refusal::Unavailable(RETRY);
-        for target in choices.iter().filter_map(|id| published.targets.get(id)).take(TRIES) {
+        for target in
+            choices.iter().filter_map(|id| published.targets.get(id)).take(config.limits.place_attempts as usize)
+        {
             match self.send(target, request).await {
                 Ok(response) => return Ok(response),
                 Err(SendError { request: Some(unsent), kind }) => {
@@ -332,18 +333,27 @@ async fn read_created(
     struct Created {
         room: String,
     }
-    let readable = !response.headers().contains_key(CONTENT_ENCODING)
-        && response
-            .headers()
-            .get(CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok()?.parse::<u64>().ok())
-            .is_some_and(|length| length <= CREATED_BODY);
-    if asked.is_some() || !readable {
+    if asked.is_some() || response.headers().contains_key(CONTENT_ENCODING) {
         return Ok((response, asked));
     }
-    let (parts, body) = response.into_parts();
-    let body: Body = body;
-    let bytes = body.collect().await.map_err(|_| Refusal::BadGateway)?.to_bytes();
+    let (parts, mut body) = response.into_parts();
+    let mut pieces = Vec::new();
+    loop {
+        if pieces.len() > CREATED_BODY {
+            let rest = Body::Resumed(Bytes::from(pieces), Box::new(body));
+            return Ok((Response::from_parts(parts, rest), None));
+        }
+        match body.frame().await {
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    pieces.extend_from_slice(&data);
+                }
+            }
+            Some(Err(_)) => return Err(Refusal::BadGateway),
+            None => break,
+        }
+    }
+    let bytes = Bytes::from(pieces);
     let name = serde_json::from_slice::<Created>(&bytes).ok();
     let name = name.and_then(|created| RoomName::parse(&created.room).ok());
     Ok((Response::from_parts(parts, Body::Full(bytes)), name))

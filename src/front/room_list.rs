@@ -9,9 +9,10 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{
     ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH,
-    IF_RANGE, RANGE, TRANSFER_ENCODING,
+    IF_RANGE, RANGE, RETRY_AFTER, TRANSFER_ENCODING,
 };
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http::response::Parts;
+use http::{HeaderMap, Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -107,10 +108,15 @@ pub async fn privileged(
     for answer in asked {
         let Ok((target, answer)) = answer.await else { continue };
         match answer {
-            Some((status, body)) if status.is_success() => lists.push((target, body)),
-            Some((status, body)) if status.is_client_error() => {
+            Some((parts, body)) if parts.status.is_success() => lists.push((target, body)),
+            Some((parts, body)) if parts.status.is_client_error() => {
                 let mut response = json(body);
-                *response.status_mut() = status;
+                *response.status_mut() = parts.status;
+                for name in [CONTENT_TYPE, RETRY_AFTER] {
+                    if let Some(value) = parts.headers.get(&name) {
+                        response.headers_mut().insert(name, value.clone());
+                    }
+                }
                 return Ok(response);
             }
             Some(_) | None => partial.push(target.id.as_str().to_string()),
@@ -130,11 +136,11 @@ pub async fn privileged(
     Ok(response)
 }
 
-async fn ask(pool: &Pool, target: &Target, request: Request<RequestBody>) -> Option<(StatusCode, Bytes)> {
+async fn ask(pool: &Pool, target: &Target, request: Request<RequestBody>) -> Option<(Parts, Bytes)> {
     let response = pool.send(target.http, request, None).await.ok()?;
-    let status = response.status();
-    let body = Limited::new(response.into_body(), LIST_LIMIT).collect().await.ok()?;
-    Some((status, body.to_bytes()))
+    let (parts, body) = response.into_parts();
+    let body = Limited::new(body, LIST_LIMIT).collect().await.ok()?;
+    Some((parts, body.to_bytes()))
 }
 
 #[derive(Deserialize)]

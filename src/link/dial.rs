@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::{TcpStream, lookup_host};
@@ -33,8 +34,8 @@ pub(super) enum DialError {
     Connect(#[from] std::io::Error),
     #[error("no websocket: {0}")]
     Upgrade(#[from] tokio_tungstenite::tungstenite::Error),
-    #[error("no init within {0:?}")]
-    TimedOut(std::time::Duration),
+    #[error("not done within {0:?}")]
+    TimedOut(Duration),
     #[error("closed before its init")]
     ClosedEarly,
     #[error("the first frame is no init: {0}")]
@@ -53,7 +54,7 @@ pub(super) async fn dial(endpoint: &Endpoint, settings: &LinkSettings) -> Result
 }
 
 async fn dial_unbounded(endpoint: &Endpoint, settings: &LinkSettings) -> Result<Linked, DialError> {
-    let tcp = connect(endpoint).await?;
+    let tcp = connect(endpoint, settings.timeouts.link_handshake).await?;
     tcp.set_nodelay(true)?;
     let peer = tcp.peer_addr()?;
     let config = WebSocketConfig::default()
@@ -87,16 +88,20 @@ async fn dial_unbounded(endpoint: &Endpoint, settings: &LinkSettings) -> Result<
     }
 }
 
-/// Tries every address of a host: a name may have an IPv6 address that nobody listens on.
-async fn connect(endpoint: &Endpoint) -> Result<TcpStream, DialError> {
-    let mut last = None;
-    for address in lookup_host((endpoint.host.as_str(), endpoint.port)).await? {
-        match TcpStream::connect(address).await {
-            Ok(tcp) => return Ok(tcp),
-            Err(error) => last = Some(error),
+/// Tries every address of a host: a name may have an address that nobody listens on, or that swallows what is sent to
+/// it. Each gets its share of the time, and some is left for the handshake.
+async fn connect(endpoint: &Endpoint, time: Duration) -> Result<TcpStream, DialError> {
+    let addresses: Vec<SocketAddr> = lookup_host((endpoint.host.as_str(), endpoint.port)).await?.collect();
+    let share = time / u32::try_from(addresses.len() + 1).unwrap_or(u32::MAX);
+    let mut last = DialError::NoAddress(endpoint.to_string());
+    for address in addresses {
+        match tokio::time::timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(tcp)) => return Ok(tcp),
+            Ok(Err(error)) => last = DialError::Connect(error),
+            Err(_) => last = DialError::TimedOut(share),
         }
     }
-    Err(last.map_or_else(|| DialError::NoAddress(endpoint.to_string()), DialError::Connect))
+    Err(last)
 }
 
 fn carries(settings: &LinkSettings, init: &Init) -> bool {

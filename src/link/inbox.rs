@@ -72,7 +72,10 @@ impl Inbox {
             if state.closing {
                 return Ok(());
             }
-            if state.messages >= self.limit.messages || state.bytes + frame.len() > self.limit.bytes {
+            // A message larger than the whole queue passes alone: a room with a large state would otherwise be closed
+            // to everyone for good.
+            let too_large = state.messages > 0 && state.bytes + frame.len() > self.limit.bytes;
+            if state.messages >= self.limit.messages || too_large {
                 // What waits will never be read: its memory goes at once.
                 state.queue = VecDeque::new();
                 (state.messages, state.bytes) = (0, 0);
@@ -227,7 +230,7 @@ mod tests {
 
     #[tokio::test]
     async fn f32_a_full_inbox_drops_what_waits_and_closes_its_client() {
-        for frames in [vec!["x"; 4], vec!["x", "y", &"z".repeat(99)]] {
+        for frames in [vec!["x"; 4], vec!["x", "y", &"z".repeat(99)], vec![&"z".repeat(500), "x"]] {
             let inbox = inbox();
             let (last, first) = frames.split_last().unwrap();
             for frame in first {

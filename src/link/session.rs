@@ -1,10 +1,11 @@
 //! One linked Monolith: the read loop with its fan-out, the write loop, heartbeats and commands.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use tokio::sync::{mpsc, watch};
@@ -15,14 +16,14 @@ use tracing::{debug, info, warn};
 
 use super::departed::Departed;
 use super::dial::LinkStream;
-use super::members::{Answer, Delivered, Member, Members};
+use super::members::{Answer, Delivered, Member, Members, lower_case};
 use super::outbox::{Outbox, Outgoing};
 use super::stats::{LinkStats, count};
 use super::tap::{Direction, TapKind};
 use super::{Command, LinkContext, LinkSettings, Report};
 use crate::model::event::Event;
 use crate::model::policy::MonolithState;
-use crate::model::wire::{self, Frame, FromMonolith, Init, Recipient, RoomMessage};
+use crate::model::wire::{self, Frame, FromMonolith, Gossip, Init, Recipient, RoomMessage, RoomReport};
 use crate::model::{CloseCode, LinkId, MemberId, RoomKey};
 
 /// How a session ended.
@@ -45,6 +46,8 @@ pub(super) struct Session {
     context: LinkContext,
     outbox: Arc<Outbox>,
     members: Members,
+    /// What the Monolith says it has loaded, as of the last frame that was read.
+    loaded: HashMap<RoomKey, RoomReport, RandomState>,
     departed: Departed,
     join_answer: Duration,
     drain: Duration,
@@ -68,6 +71,7 @@ impl Session {
             context,
             outbox,
             members: Members::default(),
+            loaded: HashMap::default(),
             departed: Departed::default(),
             join_answer: settings.timeouts.join_answer,
             drain: settings.timeouts.drain,
@@ -175,6 +179,9 @@ impl Session {
                         if let Err(end) = self.message(message) {
                             return end;
                         }
+                        if draining.is_some() && self.members.len() == 0 {
+                            return End::Drained;
+                        }
                     }
                     Some(Err(error)) => {
                         debug!(monolith = %self.init.id, %error, "link broke");
@@ -231,16 +238,36 @@ impl Session {
         match frame.message {
             FromMonolith::RoomMessage(message) => self.room_message(&message),
             FromMonolith::Kick { client, code } => self.kick(client, code),
-            FromMonolith::Loaded(report) => self.events.push_back(Event::Loaded { link: self.link, report }),
+            FromMonolith::Loaded(report) => {
+                self.loaded.insert(report.name.key().clone(), report.clone());
+                self.events.push_back(Event::Loaded { link: self.link, report });
+            }
             FromMonolith::Unloaded { room, reason } => {
                 let detached = self.members.unload(room.key());
                 let room: RoomKey = room.key().clone();
+                self.loaded.remove(&room);
                 self.events.push_back(Event::Unloaded { link: self.link, room, reason, detached });
             }
-            FromMonolith::Gossip(rooms) => self.events.push_back(Event::Gossip { link: self.link, rooms }),
+            FromMonolith::Gossip(gossip) => self.gossip(gossip),
             FromMonolith::Init(_) => warn!(monolith = %self.init.id, "a second init is ignored"),
             FromMonolith::Unknown => count(&counters.unknown_types),
         }
+    }
+
+    fn gossip(&mut self, gossip: Gossip<'_>) {
+        let rooms = match gossip.reports(|name| self.loaded.get(&*lower_case(name))) {
+            Ok((rooms, skipped)) => {
+                self.context.counters.bad_frames.fetch_add(skipped, std::sync::atomic::Ordering::Relaxed);
+                rooms
+            }
+            Err(error) => {
+                count(&self.context.counters.bad_frames);
+                debug!(monolith = %self.init.id, %error, "gossip ignored");
+                return;
+            }
+        };
+        self.loaded = rooms.iter().map(|report| (report.name.key().clone(), report.clone())).collect();
+        self.events.push_back(Event::Gossip { link: self.link, rooms });
     }
 
     fn room_message(&mut self, message: &RoomMessage<'_>) {
@@ -333,6 +360,11 @@ impl Session {
                         self.outbox.push_control(Outgoing::Ping(self.departed.left(id)));
                     }
                 }
+            }
+            // The control thread may not have heard yet that the room has gone, and an unload of a room that is not
+            // loaded kills a Monolith.
+            Command::Unload { room } if !self.loaded.contains_key(room.key()) => {
+                count(&self.context.counters.unloads_withheld);
             }
             Command::Unload { room } => {
                 warn!(monolith = %self.init.id, "asking the loser of a duplicate to unload it");

@@ -22,6 +22,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 const SHORT_CEILING: Duration = Duration::from_millis(800);
 /// The longest wait for an endpoint that has not been linked for long.
 const LONG_CEILING: Duration = Duration::from_secs(5);
+/// How often the supervisors are compared with the list although it did not change.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
 /// What "for long" is.
 const LONG: Duration = Duration::from_secs(300);
 
@@ -29,12 +31,19 @@ const LONG: Duration = Duration::from_secs(300);
 pub fn spawn(mut endpoints: watch::Receiver<EndpointSet>, context: LinkContext) -> JoinHandle<()> {
     tokio::spawn(async move {
         let mut supervisors: HashMap<Endpoint, (watch::Sender<bool>, JoinHandle<()>)> = HashMap::new();
-        while endpoints.changed().await.is_ok() {
-            let listed = endpoints.borrow_and_update().clone();
-            let names = listed.iter().map(label).collect();
-            if context.reports.send(Report::Event(Event::Discovered { endpoints: names })).await.is_err() {
-                return;
+        loop {
+            // An endpoint that is listed again just as its supervisor ends needs another: hence the second look.
+            match tokio::time::timeout(SECOND_LOOK, endpoints.changed()).await {
+                Ok(Ok(())) => {
+                    let names = endpoints.borrow_and_update().iter().map(label).collect();
+                    if context.reports.send(Report::Event(Event::Discovered { endpoints: names })).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(Err(_)) => break,
+                Err(_) => {}
             }
+            let listed = endpoints.borrow().clone();
             supervisors.retain(|endpoint, (keep, task)| {
                 keep.send_if_modified(|kept| {
                     let keep = listed.contains(endpoint);

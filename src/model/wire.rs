@@ -30,7 +30,7 @@ pub enum FromMonolith<'a> {
         reason: UnloadReason,
     },
     /// Everything that is loaded there.
-    Gossip(Vec<RoomReport>),
+    Gossip(Gossip<'a>),
     /// For one client of a room, or for all.
     RoomMessage(RoomMessage<'a>),
     /// One client has to go; the Monolith has forgotten it already.
@@ -42,6 +42,58 @@ pub enum FromMonolith<'a> {
     },
     /// A type that this version does not know.
     Unknown,
+}
+
+/// Everything that is loaded on a Monolith, not yet taken apart: most of it is as it was 20 seconds ago.
+#[derive(Clone, Copy, Debug)]
+pub struct Gossip<'a> {
+    rooms: &'a str,
+}
+
+impl Gossip<'_> {
+    /// The rooms, and how many entries were not understood. A room whose metadata is byte for byte as `known` has it is
+    /// not read again.
+    pub fn reports<'k>(
+        &self,
+        known: impl Fn(&str) -> Option<&'k RoomReport>,
+    ) -> Result<(Vec<RoomReport>, u64), FrameError> {
+        #[derive(Deserialize)]
+        struct Entry<'a> {
+            #[serde(borrow)]
+            room: &'a RawValue,
+            #[serde(borrow)]
+            load_epoch: &'a RawValue,
+        }
+        let one = |entry: &Entry<'_>| {
+            let epoch = epoch(entry.load_epoch, "gossip")?;
+            match leading_name(entry.room.get()).and_then(&known) {
+                Some(same) if same.metadata.raw() == entry.room.get() => Ok(RoomReport { epoch, ..same.clone() }),
+                _ => report(entry.room, epoch),
+            }
+        };
+        let mut skipped = 0;
+        let mut reports = Vec::new();
+        if let Ok(entries) = serde_json::from_str::<Vec<Entry<'_>>>(self.rooms) {
+            reports.reserve_exact(entries.len());
+            for entry in &entries {
+                one(entry).map_or_else(|_: FrameError| skipped += 1, |report| reports.push(report));
+            }
+            return Ok((reports, skipped));
+        }
+        // One malformed entry says nothing about the others.
+        for raw in serde_json::from_str::<Vec<&RawValue>>(self.rooms).map_err(FrameError::json)? {
+            let entry = serde_json::from_str::<Entry<'_>>(raw.get()).map_err(FrameError::json);
+            entry.and_then(|entry| one(&entry)).map_or_else(|_| skipped += 1, |report| reports.push(report));
+        }
+        Ok((reports, skipped))
+    }
+}
+
+/// The name of a room's metadata if it is the first key and holds no escape, as the real Monolith writes it.
+fn leading_name(metadata: &str) -> Option<&str> {
+    let name = metadata.strip_prefix(r#"{"name":""#)?;
+    let name = &name[..name.find('"')?];
+    (!name.contains('\\')).then_some(name)
 }
 
 /// What a Monolith says of itself.
@@ -294,19 +346,7 @@ impl<'a> Payload<'a> {
                 reason: text(self.reason, "unloaded", "reason")
                     .map_or(UnloadReason::Other, |reason| UnloadReason::parse(&reason)),
             },
-            "gossip" => {
-                #[derive(Deserialize)]
-                struct Entry<'a> {
-                    #[serde(borrow)]
-                    room: &'a RawValue,
-                    #[serde(borrow)]
-                    load_epoch: &'a RawValue,
-                }
-                let rooms = required(self.rooms, "gossip", "rooms")?;
-                let entries: Vec<Entry<'_>> = serde_json::from_str(rooms.get()).map_err(FrameError::json)?;
-                let reports = entries.iter().map(|entry| report(entry.room, epoch(entry.load_epoch, "gossip")?));
-                FromMonolith::Gossip(reports.collect::<Result<_, _>>()?)
-            }
+            "gossip" => FromMonolith::Gossip(Gossip { rooms: required(self.rooms, "gossip", "rooms")?.get() }),
             "init" => FromMonolith::Init(Init {
                 port: required(self.port, "init", "port")?
                     .get()
@@ -610,6 +650,26 @@ mod tests {
     }
 
     #[test]
+    fn gossip_reads_what_changed_and_skips_what_is_malformed() {
+        let gossip = |rooms: &str| format!(r#"{{"type":"gossip","payload":{{"rooms":[{rooms}]}}}}"#);
+        let reports = |text: &str, known: &[RoomReport]| {
+            let FromMonolith::Gossip(gossip) = parse(text) else { panic!("not gossip") };
+            gossip.reports(|name| known.iter().find(|report| report.name.spelling() == name)).unwrap()
+        };
+        let (a, b) = (r#"{"room":{"name":"a","users":1},"load_epoch":5}"#, r#"{"room":{"name":"b"},"load_epoch":6}"#);
+        let (first, skipped) = reports(&gossip(&format!("{a},{b}")), &[]);
+        assert_eq!((first.len(), skipped), (2, 0));
+        let changed = r#"{"room":{"name":"b","users":3},"load_epoch":7}"#;
+        let (second, _) = reports(&gossip(&format!("{a},{changed}")), &first);
+        assert!(Arc::ptr_eq(&first[0].metadata, &second[0].metadata), "what is the same is not read again");
+        assert_eq!((second[1].metadata.users, second[1].epoch), (3, Epoch(7)));
+        for bad in ["{}", "7", r#"{"room":{},"load_epoch":1}"#, r#"{"room":{"name":"c"},"load_epoch":-1}"#] {
+            let (good, skipped) = reports(&gossip(&format!("{a},{bad},{b}")), &[]);
+            assert_eq!((good.len(), skipped), (2, 1), "{bad}");
+        }
+    }
+
+    #[test]
     fn an_init_needs_port_region_and_id_and_never_prints_its_token() {
         let text = r#"{"type":"init","payload":{"port":3002,"region":"ewr","id":"m","token":"hush"}}"#;
         let FromMonolith::Init(init) = parse(text) else { panic!("not an init") };
@@ -661,7 +721,9 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_panics(text in ".*") {
-            let _ = Frame::parse(&text);
+            if let Ok(Frame { message: FromMonolith::Gossip(gossip), .. }) = Frame::parse(&text) {
+                let _ = gossip.reports(|_| None);
+            }
             let _ = Hello::parse(&text);
             is_object(&text);
         }
@@ -671,8 +733,10 @@ mod tests {
             let mut bytes = br#"{"type":"gossip","payload":{"rooms":[{"room":{"name":"a","users":1,"visibility":"public"},"load_epoch":5}]}}"#.to_vec();
             let at = at % bytes.len();
             bytes[at] = byte;
-            if let Ok(text) = std::str::from_utf8(&bytes) {
-                let _ = Frame::parse(text);
+            if let Ok(text) = std::str::from_utf8(&bytes)
+                && let Ok(Frame { message: FromMonolith::Gossip(gossip), .. }) = Frame::parse(text)
+            {
+                let _ = gossip.reports(|_| None);
             }
         }
     }

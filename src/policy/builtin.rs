@@ -3,7 +3,7 @@
 use super::Policy;
 use crate::model::policy::{Answer, Call, Fault, View};
 
-/// Leaves everything to the default ranking of [`super::decide`].
+/// Leaves everything to the default ranking of [`super::decide()`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Builtin;
 

@@ -184,7 +184,7 @@ async fn fly_asks_for_aaaa_records_alone() {
 
 #[tokio::test]
 async fn an_address_needs_no_server() {
-    let query = Query { name: "fdaa::7".into(), server: None, family: Family::Either };
+    let query = Query { name: "fdaa::7".into(), server: None, family: Family::Both };
     assert_eq!(query.addresses().await.unwrap().iter().map(IpAddr::to_string).collect::<Vec<_>>(), ["fdaa::7"]);
 }
 
