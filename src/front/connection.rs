@@ -28,6 +28,9 @@ use super::upstream::BodyError;
 /// does not read is held up to this much and then left with the Monolith.
 const BUFFER: usize = 64 << 10;
 
+/// What a client that wants into a room sends first.
+const ROOM: &[u8] = b"GET /api/room/";
+
 /// HTTP/2: requests at once, and how much of each body a client may send ahead of the Monolith.
 const STREAMS: u32 = 100;
 const STREAM_WINDOW: u32 = 64 << 10;
@@ -54,6 +57,9 @@ pub(super) async fn serve<H: Handler>(stream: TcpStream, peer: Peer, handler: Ar
         () = stop.wait() => return,
     };
     let Ok((version, len)) = read else { return };
+    if prefix[..len].starts_with(ROOM) {
+        serving.0.turnstile.turn().await;
+    }
     let activity = Arc::new(Activity::new());
     let http2 = version == Version::HTTP_2;
     let stream = TokioIo::new(Guarded::new(stream, slot, &prefix[..len], http2, Arc::clone(&activity)));

@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use super::body::Body;
 use super::connection;
 use super::guard::Guarded;
+use super::turnstile::Turnstile;
 use crate::config::Config;
 
 /// Sockets beyond `limits.clients`, for HTTP: requests are short, so this is far more than are ever in use at once.
@@ -31,6 +32,9 @@ const HEAD: Duration = Duration::from_secs(10);
 
 /// The queue of connections that the kernel has completed and nobody has accepted yet.
 const BACKLOG: i32 = 4096;
+
+/// Connections that are accepted before anything else has its turn.
+const ACCEPT_BATCH: usize = 512;
 
 /// How long accepting pauses when the process has no file descriptor left; doubled each time, up to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -163,11 +167,13 @@ impl Listener {
             open: AtomicUsize::new(0),
             serving: AtomicUsize::new(0),
             last: Notify::new(),
+            turnstile: Turnstile::new(),
         });
         tokio::select! {
             biased;
             () = shared.stop.wait() => {}
-            () = accept(&self.socket, handler, &shared) => {}
+            // It yields by itself: tokio's own pace would leave thousands of connections waiting to be accepted.
+            () = tokio::task::coop::unconstrained(accept(&self.socket, handler, &shared)) => {}
         }
         drop(self.socket);
         let drained = tokio::time::timeout(grace, shared.drained()).await.is_ok();
@@ -189,10 +195,15 @@ fn no_ipv6(error: &io::Error) -> bool {
 
 async fn accept<H: Handler>(socket: &TcpListener, handler: Arc<H>, shared: &Arc<Shared>) {
     let mut pause = PAUSE.0;
+    let mut accepted = 0usize;
     loop {
         match socket.accept().await {
             Ok((stream, addr)) => {
                 pause = PAUSE.0;
+                accepted += 1;
+                if accepted.is_multiple_of(ACCEPT_BATCH) {
+                    tokio::task::yield_now().await;
+                }
                 let Some(slot) = Slot::take(shared) else {
                     tracing::debug!(%addr, "closed at once: as many connections as there may be");
                     continue;
@@ -228,6 +239,7 @@ pub(super) struct Shared {
     /// Connections that speak HTTP.
     serving: AtomicUsize,
     last: Notify,
+    pub(super) turnstile: Turnstile,
 }
 
 /// Where the bounds of connections come from.

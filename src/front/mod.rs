@@ -14,6 +14,7 @@ pub mod room_list;
 pub mod room_socket;
 pub mod router;
 pub mod tunnel;
+mod turnstile;
 pub mod upload;
 pub mod upstream;
 mod wire;

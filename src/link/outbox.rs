@@ -10,6 +10,9 @@ use tokio::sync::Semaphore;
 
 use crate::model::MonolithId;
 
+/// Bytes of lifecycle frames that may wait beyond what clients may queue: the joins of 20,000 clients with long tokens.
+const LIFECYCLE_LIMIT: usize = 32 << 20;
+
 /// The queue of one link.
 #[derive(Debug)]
 pub struct Outbox {
@@ -77,9 +80,15 @@ impl Outbox {
         Ok(())
     }
 
-    /// Queues a lifecycle frame. There are at most two per client, so this needs no bound of its own.
+    /// Queues a lifecycle frame, which never waits. Clients that come and go leave two each behind, so a Monolith that
+    /// reads nothing is to be given up once [`Outbox::is_choked`].
     pub(super) fn push_control(&self, frame: Outgoing) {
         self.push(frame, 0);
+    }
+
+    /// Whether far more waits than clients alone may queue.
+    pub(super) fn is_choked(&self) -> bool {
+        self.len() > self.limit + LIFECYCLE_LIMIT
     }
 
     /// Bytes that wait.

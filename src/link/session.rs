@@ -149,6 +149,9 @@ impl Session {
                     Some(Command::Stop) | None => return End::Stopped,
                     Some(command) => {
                         self.command(command);
+                        if self.outbox.is_choked() {
+                            return End::Lost("reads nothing");
+                        }
                         if draining.is_some() && self.members.len() == 0 {
                             return End::Drained;
                         }

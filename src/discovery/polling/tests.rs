@@ -135,11 +135,11 @@ async fn changes_in_dns_arrive() {
 }
 
 #[tokio::test]
-async fn a_records_count_before_aaaa_records() {
+async fn a_and_aaaa_records_count_both() {
     let server = Server::start().await;
     server.says(0, &["fdaa::1", "10.0.0.1"]);
     let (mut endpoints, _task) = dns(&server);
-    becomes(&mut endpoints, "10.0.0.1:3002").await;
+    becomes(&mut endpoints, "10.0.0.1:3002, [fdaa::1]:3002").await;
     server.says(0, &["fdaa::1"]);
     becomes(&mut endpoints, "[fdaa::1]:3002").await;
 }
