@@ -21,7 +21,7 @@ fn regional(region: &str) -> String {
 
 async fn fleet() -> (World, Vec<Monolith>) {
     let world = World::new();
-    for room in 0..8 {
+    for room in 0..500 {
         world.add(RoomInfo::permanent(format!("room-{room}")));
     }
     let monoliths = monoliths(&world, &["ewr", "cdg"]).await;
@@ -210,5 +210,27 @@ async fn an_unmodified_balancer_toml_names_its_strategy() {
         fs::write(balancer.path("balancer.toml"), text).unwrap();
         is_active(&balancer, name).await;
     }
+    balancer.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn distances_change_live() {
+    let policy = "return { place = function(call) return usher.nearest(call.monoliths, \"home\") end }\n";
+    let text = |ewr: u32, cdg: u32| {
+        format!("[policy]\nbudget = \"1s\"\nfile = \"near.lua\"\n[regions.ms]\nhome = {{ ewr = {ewr}, cdg = {cdg} }}\n")
+    };
+    let fill = |folder: &TempDir| fs::write(folder.path().join("near.lua"), policy).unwrap();
+    let (balancer, head) = from_usher_toml(&text(10, 90), fill).await;
+    let before = balancer.join("room-0", "token").await;
+    assert_eq!(balancer.owner("room-0").await, balancer.monoliths[0].id());
+    fs::write(balancer.path("usher.toml"), format!("{head}{}", text(90, 10))).unwrap();
+    let mut room = 0;
+    let after = eventually("the other region is the nearer one", async || {
+        room += 1;
+        let client = balancer.join(&format!("room-{room}"), "token").await;
+        (balancer.owner(&format!("room-{room}")).await == balancer.monoliths[1].id()).then_some(client)
+    })
+    .await;
+    drop((before, after));
     balancer.finish().await;
 }
