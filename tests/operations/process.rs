@@ -353,7 +353,14 @@ async fn no_secret_is_ever_logged() {
     let folder = TempDir::new().unwrap();
     let monoliths = [monolith];
     let text = format!("link_token = \"{LINK}\"\n{}", config(&monoliths));
-    let process = Process::with_file(folder.path(), "usher.toml", &text, &["-l", "trace"]).await;
+    // However precisely a filter names a module of a library that writes what passes through it.
+    let process = Process::with_file(
+        folder.path(),
+        "usher.toml",
+        &text,
+        &["-l", "trace,tungstenite::protocol=trace,h2::codec=trace,hyper::proto=trace"],
+    )
+    .await;
     process.ready().await;
     let mut client = Client::join(process.addr, "room-1", TOKEN).await.unwrap();
     client.synced(SOON).await.unwrap();
