@@ -77,7 +77,7 @@ fn cluster(c: &mut Criterion) {
             n += 1;
             let (client, event) = join(n, &room);
             world.apply(event);
-            world.apply(Event::Leave { client });
+            world.apply(Event::Leave { client, told: None });
         });
     });
     c.bench_function("cluster/first_join", |b| {

@@ -72,8 +72,15 @@ impl Cluster {
         }
     }
 
-    pub(super) fn leave(&mut self, client: ClientId, turn: &mut Turn<'_>) {
-        let Some((key, was_out)) = self.end_client(client, None, turn) else { return };
+    /// A client has gone. Where `told` is its present attachment the Monolith's link knows.
+    pub(super) fn leave(&mut self, client: ClientId, told: Option<Attachment>, turn: &mut Turn<'_>) {
+        let Some((key, was_out)) = self.unwait(client, turn) else { return };
+        match self.unjoin(client) {
+            Some((_, attachment)) if told == Some(attachment) => {}
+            Some((link, attachment)) => turn.emit(Effect::Detach { link, client, attachment }),
+            None => {}
+        }
+        self.forget(client);
         if was_out {
             self.advance(&key, turn);
         }
@@ -215,12 +222,21 @@ impl Cluster {
 
     /// Tells the Monolith, if one was told of this client, that it has gone.
     fn detach(&mut self, client: ClientId, turn: &mut Turn<'_>) {
-        let Some(entry) = self.clients.get_mut(&client) else { return };
-        let Place::Joined { link, attachment } = std::mem::replace(&mut entry.place, Place::Waiting) else { return };
-        let Some(monolith) = self.links.get(&link) else { return };
+        if let Some((link, attachment)) = self.unjoin(client) {
+            turn.emit(Effect::Detach { link, client, attachment });
+        }
+    }
+
+    /// Counts a client out of its Monolith, if it is at one that is still linked.
+    fn unjoin(&mut self, client: ClientId) -> Option<(LinkId, Attachment)> {
+        let entry = self.clients.get_mut(&client)?;
+        let Place::Joined { link, attachment } = std::mem::replace(&mut entry.place, Place::Waiting) else {
+            return None;
+        };
+        let monolith = self.links.get(&link)?;
         self.view.update(monolith, |row| row.clients = row.clients.saturating_sub(1));
         self.counters.leaves += 1;
-        turn.emit(Effect::Detach { link, client, attachment });
+        Some((link, attachment))
     }
 
     /// The end of a client: its Monolith is told, and with a code the client too. Returns its room, and whether it was
@@ -231,6 +247,17 @@ impl Cluster {
         code: Option<CloseCode>,
         turn: &mut Turn<'_>,
     ) -> Option<(RoomKey, bool)> {
+        let ended = self.unwait(client, turn)?;
+        self.detach(client, turn);
+        self.forget(client);
+        if let Some(code) = code {
+            turn.emit(Effect::Close { client, code });
+        }
+        Some(ended)
+    }
+
+    /// Whatever a client waits for goes on without it. Returns its room, and whether it was the one that was out for it.
+    fn unwait(&mut self, client: ClientId, turn: &mut Turn<'_>) -> Option<(RoomKey, bool)> {
         let key = self.clients.get(&client)?.room.clone();
         let waiter = Waiter::Client(client);
         let was_out = self.is_out(&key, waiter);
@@ -238,11 +265,6 @@ impl Cluster {
             self.take_out(&key, waiter, turn);
         } else if self.still_waits(waiter) {
             self.waiting -= 1;
-        }
-        self.detach(client, turn);
-        self.forget(client);
-        if let Some(code) = code {
-            turn.emit(Effect::Close { client, code });
         }
         Some((key, was_out))
     }

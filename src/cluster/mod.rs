@@ -152,7 +152,7 @@ impl Cluster {
             Event::Join { client, room, token, region, reconnect } => {
                 self.join(client, room, token, region, reconnect, &mut turn);
             }
-            Event::Leave { client } => self.leave(client, &mut turn),
+            Event::Leave { client, told } => self.leave(client, told, &mut turn),
             Event::Request { request, room, cause, region } => self.request(request, room, cause, region, &mut turn),
             Event::RequestDone { request, outcome } => self.request_done(request, outcome, &mut turn),
             Event::Tick => {}

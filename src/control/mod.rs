@@ -3,6 +3,7 @@
 //! It never awaits a link or a client: commands to links go into queues whose bound is `2 x limits.clients` by
 //! construction, so nothing in the wait graph leads back here.
 
+mod departures;
 mod health;
 pub mod policies;
 pub mod reload;
@@ -23,9 +24,10 @@ use crate::cluster::{Cluster, Settings};
 use crate::link::inbox::Inbox;
 use crate::model::event::{RequestOutcome, Token};
 use crate::model::policy::Cause;
-use crate::model::{ClientId, Region, RequestId, RoomName};
+use crate::model::{Attachment, ClientId, Region, RequestId, RoomName};
 use crate::policy::Policy;
 
+use self::departures::Departures;
 use self::routes::Routes;
 
 /// What the control thread is asked to do. The channel has no number of its own: each client has at most one join and
@@ -40,6 +42,8 @@ enum Command {
         inbox: Arc<Inbox>,
     },
     Leave(ClientId),
+    /// Enough clients have left by themselves to look at them now.
+    Departures,
     Request {
         request: RequestId,
         room: Option<RoomName>,
@@ -64,6 +68,7 @@ pub struct Control {
     routes: Arc<Routes>,
     health: Arc<Health>,
     requests: Arc<AtomicU64>,
+    departures: Arc<Departures>,
 }
 
 /// The control thread has ended: usher is stopping.
@@ -99,6 +104,15 @@ impl Control {
     pub fn leave(&self, client: ClientId) {
         // Without a control thread there is nobody left to be told.
         let _ = self.send(Command::Leave(client));
+    }
+
+    /// A client has gone, and the link of this attachment of its is told by the client itself. The thread hears of it
+    /// before anything that is said to it later, or with its next tick.
+    pub fn left(&self, client: ClientId, told: Attachment) {
+        if self.departures.add(client, told) {
+            // Without a control thread there is nobody left to be told.
+            let _ = self.send(Command::Departures);
+        }
     }
 
     /// Finds a Monolith for a request whose room is not bound or is being created. It is held until the room's first

@@ -9,6 +9,7 @@ use foldhash::fast::RandomState;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info};
 
+use super::departures::Departures;
 use super::health::Health;
 use super::routes::{Published, Routes, Target};
 use super::{Command, Control, Refused};
@@ -40,11 +41,17 @@ pub fn spawn(settings: ControlSettings) -> std::io::Result<Control> {
     let (commands, inbox) = mpsc::unbounded_channel();
     let routes = Arc::new(Routes::default());
     let health = Arc::new(Health::default());
-    let control =
-        Control { commands, routes: routes.clone(), health: health.clone(), requests: Arc::new(AtomicU64::new(1)) };
+    let departures = Arc::new(Departures::default());
+    let control = Control {
+        commands,
+        routes: routes.clone(),
+        health: health.clone(),
+        requests: Arc::new(AtomicU64::new(1)),
+        departures: departures.clone(),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     std::thread::Builder::new().name("usher-control".into()).spawn(move || {
-        let shell = Shell::new(settings.cluster, settings.policy, routes, health);
+        let shell = Shell::new(settings.cluster, settings.policy, (routes, health, departures));
         runtime.block_on(shell.run(inbox, settings.reports));
     })?;
     Ok(control)
@@ -56,6 +63,7 @@ struct Shell {
     clock: Clock,
     routes: Arc<Routes>,
     health: Arc<Health>,
+    departures: Arc<Departures>,
     links: HashMap<LinkId, Linked, RandomState>,
     targets: BTreeMap<MonolithId, Arc<Target>>,
     inboxes: HashMap<ClientId, Arc<Inbox>, RandomState>,
@@ -73,7 +81,11 @@ struct Linked {
 }
 
 impl Shell {
-    fn new(settings: Settings, policy: Box<dyn Policy>, routes: Arc<Routes>, health: Arc<Health>) -> Self {
+    fn new(
+        settings: Settings,
+        policy: Box<dyn Policy>,
+        (routes, health, departures): (Arc<Routes>, Arc<Health>, Arc<Departures>),
+    ) -> Self {
         let clock = Clock::start();
         Self {
             cluster: Cluster::new(settings, clock.now()),
@@ -81,6 +93,7 @@ impl Shell {
             clock,
             routes,
             health,
+            departures,
             links: HashMap::default(),
             targets: BTreeMap::new(),
             inboxes: HashMap::default(),
@@ -102,10 +115,14 @@ impl Shell {
             // What links say comes first: it only ever settles what others wait for.
             tokio::select! {
                 biased;
-                _ = tick.tick() => self.tick(),
+                _ = tick.tick() => {
+                    self.departures();
+                    self.tick();
+                }
                 received = reports.recv_many(&mut from_links, BATCH), if linked => {
                     // Without anybody who dials there is nothing to receive, and the thread must not spin on that.
                     linked = received > 0;
+                    self.departures();
                     for report in from_links.drain(..) {
                         self.report(report);
                     }
@@ -114,6 +131,7 @@ impl Shell {
                     if received == 0 {
                         return;
                     }
+                    self.departures();
                     for command in from_front.drain(..) {
                         if let Some(stopped) = self.command(command) {
                             self.stop(&mut reports).await;
@@ -153,6 +171,14 @@ impl Shell {
         }
     }
 
+    /// Takes in who has left by themselves: before anything that may have been said after it.
+    fn departures(&mut self) {
+        for (client, told) in self.departures.take() {
+            self.apply(Event::Leave { client, told: Some(told) });
+            self.inboxes.remove(&client);
+        }
+    }
+
     /// Carries out one command; a reply to whoever stops usher ends the thread.
     fn command(&mut self, command: Command) -> Option<oneshot::Sender<()>> {
         match command {
@@ -161,9 +187,10 @@ impl Shell {
                 self.apply(Event::Join { client, room, token, region, reconnect });
             }
             Command::Leave(client) => {
-                self.apply(Event::Leave { client });
+                self.apply(Event::Leave { client, told: None });
                 self.inboxes.remove(&client);
             }
+            Command::Departures => {}
             Command::Request { request, room, cause, region, reply } => {
                 self.replies.insert(request, reply);
                 self.apply(Event::Request { request, room, cause, region });

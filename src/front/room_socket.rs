@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::{CapacityError, Error as WsError};
@@ -20,6 +21,7 @@ use super::clients::{ClientCounters, Clients, Registered};
 use super::listener::Slot;
 use crate::config::{Heartbeat, QueueLimit};
 use crate::control::Control;
+use crate::link::Command;
 use crate::link::inbox::{Inbox, Item};
 use crate::link::outbox::{Closed, Outbox};
 use crate::link::tap::{Direction, Tap, TapKind};
@@ -109,8 +111,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     };
     let end = task.run().await;
     debug!(client = %task.client, ?end, "client ends");
-    // The Monolith hears of it before the client has finished its goodbye.
-    task.context.control.leave(task.client);
+    task.leave();
     let ClientTask { mut socket, pending, context, .. } = task;
     drop(pending);
     match end {
@@ -140,6 +141,7 @@ struct Membership {
     attachment: Attachment,
     member: MemberId,
     outbox: Arc<Outbox>,
+    commands: mpsc::UnboundedSender<Command>,
 }
 
 /// How a client ends.
@@ -194,6 +196,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientTask<S> {
         }
     }
 
+    /// The Monolith hears of it before the client has finished its goodbye: where the room is up, straight through the
+    /// link, and the control thread need not be woken for it.
+    fn leave(&mut self) {
+        let (client, control) = (self.client, &self.context.control);
+        match (&self.phase, self.membership.take()) {
+            (Phase::Open, Some(Membership { attachment, commands, .. })) => {
+                // The control thread's list comes first: what the link reports from now on finds it up to date.
+                control.left(client, attachment);
+                // A link that has ended owes nobody a leave.
+                let _ = commands.send(Command::Detach { client, attachment });
+            }
+            _ => control.leave(client),
+        }
+    }
+
     fn sent(&mut self, sent: Option<Result<(), Closed>>) -> Result<(), End> {
         // A link that is gone closes its clients through the control thread, with the right code.
         if let Some(Err(Closed)) = sent {
@@ -219,8 +236,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientTask<S> {
                         self.write(Message::Text(frame)).await?;
                     }
                 }
-                Item::Attached { attachment, member, outbox, open } => {
-                    self.membership = Some(Membership { attachment, member, outbox });
+                Item::Attached { attachment, member, outbox, commands, open } => {
+                    self.membership = Some(Membership { attachment, member, outbox, commands });
                     self.phase = Phase::Joining;
                     self.pending = None;
                     if open {

@@ -6,8 +6,10 @@ use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
+use super::Command;
 use super::outbox::Outbox;
 use crate::config::QueueLimit;
 use crate::model::{Attachment, CloseCode, MemberId};
@@ -23,6 +25,8 @@ pub enum Item {
         member: MemberId,
         /// Where its own frames go.
         outbox: Arc<Outbox>,
+        /// Where it says that it leaves.
+        commands: mpsc::UnboundedSender<Command>,
         /// Whether they may go at once.
         open: bool,
     },
@@ -96,8 +100,14 @@ impl Inbox {
     }
 
     /// Announces an attachment.
-    pub fn attached(&self, attachment: Attachment, member: MemberId, outbox: Arc<Outbox>, open: bool) {
-        self.control(Item::Attached { attachment, member, outbox, open });
+    pub fn attached(
+        &self,
+        attachment: Attachment,
+        member: MemberId,
+        (outbox, commands): (Arc<Outbox>, mpsc::UnboundedSender<Command>),
+        open: bool,
+    ) {
+        self.control(Item::Attached { attachment, member, outbox, commands, open });
     }
 
     /// Lets the client's own frames through.

@@ -49,8 +49,9 @@ pub enum Report {
     Event(Event),
 }
 
-/// What the control thread tells a link. There are at most two of these per client under way (its attach and its
-/// detach), so `2 x limits.clients` bounds the channel although it has no number of its own.
+/// What the control thread tells a link, and what a client does that leaves. There are at most three of these per client
+/// under way (its attach, and its detach from both sides), so `3 x limits.clients` bounds the channel although it has no
+/// number of its own.
 #[derive(Debug)]
 pub enum Command {
     /// The link is registered.

@@ -45,6 +45,8 @@ pub(super) struct Session {
     init: Init,
     context: LinkContext,
     outbox: Arc<Outbox>,
+    /// For those who leave by themselves.
+    commands: mpsc::UnboundedSender<Command>,
     members: Members,
     /// What the Monolith says it has loaded, as of the last frame that was read.
     loaded: HashMap<RoomKey, RoomReport, RandomState>,
@@ -61,15 +63,23 @@ pub(super) struct Session {
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Session {
-    pub(super) fn new(link: LinkId, init: Init, settings: &LinkSettings, context: LinkContext) -> Self {
+    /// A session, and the commands that it is to be run with.
+    pub(super) fn new(
+        link: LinkId,
+        init: Init,
+        settings: &LinkSettings,
+        context: LinkContext,
+    ) -> (Self, mpsc::UnboundedReceiver<Command>) {
+        let (commands, inbox) = mpsc::unbounded_channel();
         let outbox = Arc::new(Outbox::new(init.id.clone(), settings.link_queue));
         let stats = Arc::new(LinkStats::default());
         stats.set_outbox(outbox.clone());
-        Self {
+        let session = Self {
             link,
             init,
             context,
             outbox,
+            commands,
             members: Members::default(),
             loaded: HashMap::default(),
             departed: Departed::default(),
@@ -78,25 +88,26 @@ impl Session {
             heartbeat: Heart::new(settings.heartbeat.interval, settings.heartbeat.missed),
             stats,
             events: VecDeque::new(),
-        }
+        };
+        (session, inbox)
     }
 
     /// Runs until the link ends, and reports the end if it was registered.
     pub(super) async fn run(
         mut self,
+        mut inbox: mpsc::UnboundedReceiver<Command>,
         stream: LinkStream,
         http: SocketAddr,
         endpoint: Arc<str>,
         listed: &mut watch::Receiver<bool>,
     ) -> End {
-        let (commands, mut inbox) = mpsc::unbounded_channel();
         let up = Report::Up {
             link: self.link,
             endpoint: endpoint.clone(),
             monolith: self.init.id.clone(),
             region: self.init.region.clone(),
             http,
-            commands,
+            commands: self.commands.clone(),
             stats: self.stats.clone(),
         };
         if self.context.reports.send(up).await.is_err() {
@@ -347,7 +358,7 @@ impl Session {
                 let id = member.id;
                 self.members.insert(room.key().clone(), member);
                 self.outbox.push_control(Outgoing::Text(wire::join(room.spelling(), id, &token.0)));
-                inbox.attached(attachment, id, self.outbox.clone(), open);
+                inbox.attached(attachment, id, (self.outbox.clone(), self.commands.clone()), open);
             }
             Command::Open { client, attachment } => {
                 if let Some(member) = self.members.get_mut(client.member(attachment)) {

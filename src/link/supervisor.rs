@@ -81,8 +81,8 @@ async fn supervise(endpoint: Endpoint, mut listed: watch::Receiver<bool>, contex
         match dialled {
             Ok(Linked { stream, init, http }) => {
                 let monolith = init.id.clone();
-                let session = Session::new(link, init, &settings, context.clone());
-                let end = session.run(stream, http, name.clone(), &mut listed).await;
+                let (session, commands) = Session::new(link, init, &settings, context.clone());
+                let end = session.run(commands, stream, http, name.clone(), &mut listed).await;
                 match end {
                     End::Refused => {
                         debug!(endpoint = %name, %monolith, "another endpoint leads to this monolith; backing off");

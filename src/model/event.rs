@@ -108,6 +108,8 @@ pub enum Event {
     Leave {
         /// The client.
         client: ClientId,
+        /// The attachment whose link has been told already, so that it need not hear of it twice.
+        told: Option<Attachment>,
     },
     /// An HTTP request needs a Monolith: for a room that is not bound, or for one that is being created.
     Request {

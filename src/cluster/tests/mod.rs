@@ -202,7 +202,7 @@ impl World {
     }
 
     fn leave(&mut self, n: u64) -> Got {
-        self.event(Event::Leave { client: client(n) })
+        self.event(Event::Leave { client: client(n), told: None })
     }
 
     fn answered(&mut self, link: u64, n: u64, attachment: u64) -> Got {

@@ -93,6 +93,23 @@ impl Model {
         }
     }
 
+    /// A client leaves, and has told the link of its open membership itself. Without one it names a membership that is
+    /// over, or none.
+    pub(super) fn leave_directly(&mut self, client: ClientId) {
+        self.clients.remove(&client);
+        let mut told =
+            self.ended.iter().rev().find(|(_, other, _)| *other == client).map(|(.., attachment)| *attachment);
+        for (link, peer) in &mut self.peers {
+            let open = peer.members.iter().find(|((other, _), member)| *other == client && member.open);
+            if let Some((client, attachment)) = open.map(|(key, _)| *key) {
+                peer.members.remove(&(client, attachment));
+                self.ended.push((*link, client, attachment));
+                told = Some(attachment);
+            }
+        }
+        self.feed(Event::Leave { client, told });
+    }
+
     /// What links, sockets and workers do about an effect.
     pub(super) fn carry_out(&mut self, effect: Effect) {
         match effect {
@@ -279,7 +296,7 @@ impl Model {
         // Then everyone goes, and what is left is what Monoliths reported.
         for client in self.clients.clone() {
             self.clients.remove(&client);
-            self.feed(Event::Leave { client });
+            self.feed(Event::Leave { client, told: None });
         }
         self.w.now += 60 * SECOND;
         self.feed(Event::Tick);

@@ -18,6 +18,7 @@ const CODES: [u16; 4] = [4002, 4002, 4004, 4005];
 enum Step {
     Join(usize),
     Leave(usize),
+    LeaveDirectly(usize),
     Request { room: Option<usize>, create: bool },
     Outcome { request: usize, kind: u8 },
     LinkUp { monolith: u64 },
@@ -42,6 +43,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => index().prop_map(Step::Join),
         5 => index().prop_map(Step::Leave),
+        5 => index().prop_map(Step::LeaveDirectly),
         5 => (proptest::option::weighted(0.8, index()), any::<bool>())
             .prop_map(|(room, create)| Step::Request { room, create: create || room.is_none() }),
         5 => (index(), 0u8..8).prop_map(|(request, kind)| Step::Outcome { request, kind }),
@@ -76,7 +78,12 @@ impl Model {
             Step::Leave(index) => {
                 if let Some(client) = pick(index, self.clients.iter().copied()) {
                     self.clients.remove(&client);
-                    self.feed(Event::Leave { client });
+                    self.feed(Event::Leave { client, told: None });
+                }
+            }
+            Step::LeaveDirectly(index) => {
+                if let Some(client) = pick(index, self.clients.iter().copied()) {
+                    self.leave_directly(client);
                 }
             }
             Step::Request { room, create } => self.request(room, create),
