@@ -47,7 +47,7 @@ const FLY: [(&str, f64, f64); 35] = [
 ];
 
 /// How far regions are from each other, in milliseconds of round trip. Without any configuration it knows Fly's regions.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Distances {
     matrix: BTreeMap<Region, BTreeMap<Region, f64>>,
     at: BTreeMap<Region, (f64, f64)>,

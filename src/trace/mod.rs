@@ -1,0 +1,22 @@
+//! Traces: what happened and what was decided, as JSON Lines that a replay reads again.
+//!
+//! `record` has the types, `encode` and `decode` turn them into lines and back, `redact` hides the names of rooms,
+//! `read` finds its way through damaged and cut-off files, `write` is the thread that owns the file.
+//!
+//! A file begins with a header line. Calls do not repeat the Monoliths: a `view` line says what they were like, and each
+//! decision only which counts differ from it. The decoder restores every call whole, as the script saw it.
+
+mod decode;
+mod encode;
+pub mod read;
+pub mod record;
+pub mod redact;
+pub mod write;
+#[cfg(test)]
+mod tests;
+
+pub use decode::{Decoder, Item};
+pub use encode::Encoder;
+
+/// The version of the format.
+pub const FORMAT: u32 = 1;

@@ -1,0 +1,190 @@
+//! Finds its way through a file: compressed or not, cut off at any byte, damaged in the middle. Memory stays flat however
+//! long the file is.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+
+use super::decode::{Decoder, Item};
+use super::record::Header;
+use crate::model::policy::View;
+
+/// The longest line that is read, in bytes. A view of 1,000 Monoliths has 300 KB.
+const MAX_LINE: usize = 64 << 20;
+/// How a file of the compressed kind begins (RFC 8878, section 3.1.1).
+const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// What to do about a line that cannot be understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDamage {
+    /// Say so and end.
+    Stop,
+    /// Count it and go on with the next.
+    Skip,
+}
+
+/// Why a trace cannot be read, or not any further.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{file}{at}: {what}", at = line.map(|line| format!(":{line}")).unwrap_or_default())]
+pub struct TraceError {
+    /// The file.
+    pub file: String,
+    /// The line, where one is to blame.
+    pub line: Option<u64>,
+    /// What is wrong, and the way out.
+    pub what: String,
+}
+
+/// One file, line by line.
+pub struct Reader {
+    file: String,
+    lines: Box<dyn BufRead + Send>,
+    decoder: Decoder,
+    header: Header,
+    on_damage: OnDamage,
+    line: u64,
+    buffer: Vec<u8>,
+    damaged: u64,
+    first_damage: Option<TraceError>,
+    cut: bool,
+    ended: bool,
+}
+
+impl Reader {
+    /// Opens a file and reads its header.
+    pub fn open(path: &Path, on_damage: OnDamage) -> Result<Self, TraceError> {
+        let file = path.display().to_string();
+        let cannot = |e: std::io::Error| TraceError { file: file.clone(), line: None, what: format!("cannot be read: {e}") };
+        if path.is_dir() {
+            return Err(TraceError { file, line: None, what: "is a folder; name a trace file in it".into() });
+        }
+        Self::new(&file, File::open(path).map_err(cannot)?, on_damage)
+    }
+
+    /// Reads a trace from anywhere; `file` is what errors call it.
+    pub fn new(file: &str, source: impl Read + Send + 'static, on_damage: OnDamage) -> Result<Self, TraceError> {
+        let error = |line, what: String| TraceError { file: file.into(), line, what };
+        let mut source = BufReader::with_capacity(1 << 16, source);
+        let start = source.fill_buf().map_err(|e| error(None, format!("cannot be read: {e}")))?;
+        let lines: Box<dyn BufRead + Send> = if start.starts_with(&ZSTD) {
+            let decompressed =
+                zstd::stream::read::Decoder::with_buffer(source).map_err(|e| error(None, format!("cannot be read: {e}")))?;
+            Box::new(BufReader::with_capacity(1 << 16, decompressed))
+        } else {
+            Box::new(source)
+        };
+        let mut reader = Self {
+            file: file.into(),
+            lines,
+            decoder: Decoder::default(),
+            header: Header::nothing(),
+            on_damage,
+            line: 0,
+            buffer: Vec::new(),
+            damaged: 0,
+            first_damage: None,
+            cut: false,
+            ended: false,
+        };
+        match reader.read_line().map(|found| found.then(|| reader.decoder.line(&reader.buffer))) {
+            Ok(Some(Ok((_, Item::Header(header))))) => reader.header = *header,
+            Ok(Some(Ok(_))) => return Err(error(Some(1), NO_HEADER.into())),
+            Ok(Some(Err(what))) if what.starts_with("format ") => return Err(error(Some(1), what)),
+            Ok(Some(Err(what))) => return Err(error(Some(1), format!("{NO_HEADER} ({what})"))),
+            Ok(None) => return Err(error(None, "is empty; nothing was recorded in it".into())),
+            Err(e) => return Err(e),
+        }
+        Ok(reader)
+    }
+
+    /// The header that the lines at hand stand under.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The Monoliths as the last decision saw them.
+    pub fn view(&self) -> &View {
+        self.decoder.view()
+    }
+
+    /// The line that was read last, from 1.
+    pub fn line(&self) -> u64 {
+        self.line
+    }
+
+    /// How many lines could not be understood, and the first of them.
+    pub fn damage(&self) -> (u64, Option<&TraceError>) {
+        (self.damaged, self.first_damage.as_ref())
+    }
+
+    /// Whether the file ends in the middle of a line.
+    pub fn was_cut(&self) -> bool {
+        self.cut
+    }
+
+    /// The next item with its moment in microseconds; none at the end.
+    ///
+    /// A last line without an end is what is left of a recording that was cut off: it is no damage.
+    pub fn read(&mut self) -> Result<Option<(u64, Item)>, TraceError> {
+        while !self.ended {
+            if !self.read_line()? {
+                break;
+            }
+            let what = match self.decoder.line(&self.buffer) {
+                Ok((t, Item::Header(header))) => {
+                    self.header = (*header).clone();
+                    return Ok(Some((t, Item::Header(header))));
+                }
+                Ok(found) => return Ok(Some(found)),
+                Err(what) => what,
+            };
+            let error = TraceError { file: self.file.clone(), line: Some(self.line), what };
+            self.damaged += 1;
+            if self.on_damage == OnDamage::Stop {
+                self.ended = true;
+                return Err(error);
+            }
+            self.first_damage.get_or_insert(error);
+        }
+        Ok(None)
+    }
+
+    /// Reads the next whole line into the buffer; `false` at the end.
+    fn read_line(&mut self) -> Result<bool, TraceError> {
+        self.buffer.clear();
+        loop {
+            let chunk = match self.lines.fill_buf() {
+                Ok(chunk) => chunk,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+                // The end of a compressed file that was cut off.
+                Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => &[],
+                Err(e) => {
+                    self.ended = true;
+                    let what = format!("cannot be read any further: {e}");
+                    return Err(TraceError { file: self.file.clone(), line: Some(self.line + 1), what });
+                }
+            };
+            if chunk.is_empty() {
+                self.ended = true;
+                self.cut = !self.buffer.is_empty();
+                return Ok(false);
+            }
+            if let Some(end) = chunk.iter().position(|byte| *byte == b'\n') {
+                self.buffer.extend_from_slice(&chunk[..end]);
+                self.lines.consume(end + 1);
+                self.line += 1;
+                return Ok(true);
+            }
+            let length = chunk.len();
+            self.buffer.extend_from_slice(chunk);
+            self.lines.consume(length);
+            if self.buffer.len() > MAX_LINE {
+                self.ended = true;
+                let what = format!("a line of more than {MAX_LINE} bytes; this is no trace");
+                return Err(TraceError { file: self.file.clone(), line: Some(self.line + 1), what });
+            }
+        }
+    }
+}
+
+const NO_HEADER: &str = "is no trace: its first line is no header; record one with `usher record start`";
