@@ -27,6 +27,8 @@ impl World {
             place_attempts: 3,
             pending_joins: 10_000,
             pending_rooms: 5_000,
+            rebalance: None,
+            move_rate: 50,
         };
         let cluster = Cluster::new(settings, 1);
         let mut world = Self { cluster, policy: Builtin, effects: Vec::new(), now: 1 };

@@ -127,7 +127,10 @@ fn a_recorded_call_gives_the_same_answer_whatever_has_changed() {
 
 #[test]
 fn reads_are_kept_on_request_only_and_not_without_bound() {
-    let mut vm = place("for i = 1, 12000 do usher.random() end return 'm1'");
+    let limits = Limits { fuel: 1_000_000, budget: Duration::from_secs(60), ..Limits::default() };
+    let environment = Environment { limits, ..Environment::default() };
+    let text = "return { place = function() for i = 1, 12000 do usher.random() end return 'm1' end }";
+    let mut vm = vm_with(text, &environment);
     assert_eq!((ask(&mut vm).is_ok(), vm.take_reads()), (true, Some(Vec::new())));
     vm.keep_reads(true);
     assert_eq!((ask(&mut vm).is_ok(), vm.take_reads()), (true, None));
