@@ -15,6 +15,7 @@ mod http_rooms;
 mod http_through;
 mod policy_limits;
 mod policy_reload;
+mod policy_state;
 mod process;
 mod room_list;
 mod stopping;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use usher::testkit::reconnect::Policy as Pace;
-use usher::testkit::{Monolith, ReconnectingClient};
+use usher::testkit::{Client, Monolith, ReconnectingClient};
 
 use crate::harness::*;
 
@@ -114,5 +114,42 @@ async fn an_operator_moves_a_room() {
     holds(&b, |state| state.members("x").len() == 1).await;
     assert_eq!((a.unloads().len(), b.unloads().len()), (1, 0));
     drop(back);
+    nobody_left(&balancer, &[&a, &b]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_room_whose_only_member_was_not_let_in_yet_is_not_asked_for() {
+    let (a, b, _world) = pair().await;
+    let policy = PolicyFile::new("return { place = function(call) return call.monoliths[1] end }");
+    let balancer = Balancer::start_with(&[&a, &b], |config| {
+        policy.set(config);
+        config.timeouts.load = Duration::from_millis(300);
+    })
+    .await;
+    a.load("x");
+    eventually("the room is reported", async || {
+        let room = balancer.get("/_usher/v1/rooms/x").await;
+        (room.status == 200).then_some(()).ok_or(room.status)
+    })
+    .await;
+    // Its Monolith reads nothing: for all we know it is about to unload the empty room by itself.
+    a.stall();
+    let mut client = Client::join(balancer.addr(), "x", "t").await.unwrap();
+    eventually("the client is a member", async || match balancer.members().await {
+        1 => Ok(()),
+        count => Err(count),
+    })
+    .await;
+    assert_eq!(balancer.post("/_usher/v1/rooms/x/move", &json!({"to": b.id()})).await.status, 200);
+    eventually("the move is given up", async || match balancer.metric("usher_moves_given_up_total").await {
+        1.0 => Ok(()),
+        count => Err(count),
+    })
+    .await;
+    assert_eq!(balancer.metric("usher_unloads_withheld_total").await, 1.0);
+    a.resume();
+    client.synced(SOON).await.unwrap();
+    assert!(a.unloads().is_empty());
+    drop(client);
     nobody_left(&balancer, &[&a, &b]).await;
 }

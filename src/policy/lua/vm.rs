@@ -127,12 +127,15 @@ impl Vm {
             }
         };
         self.host.begin(call);
-        let Some(hook) = &engine.hooks[call.hook as usize] else { return Ok(Answer::Default.into()) };
         match self.fed.take() {
             Some(reads) => self.host.reads.feed(reads),
             None if self.keeps_reads => self.host.reads.keep(),
             None => {}
         }
+        let Some(hook) = &engine.hooks[call.hook as usize] else {
+            self.host.reads.stop();
+            return Ok(Answer::Default.into());
+        };
         let watched = self.host.reads.watched();
         let lua = &engine.sandbox.lua;
         let called = (engine.mirror.sync(lua, view))
