@@ -6,6 +6,7 @@
 //! Monoliths themselves.
 
 mod departed;
+mod facts;
 mod invariants;
 mod links;
 mod members;
@@ -32,6 +33,7 @@ use self::departed::Departed;
 use self::links::WarmUp;
 use self::members::Client;
 use self::requests::Request;
+use crate::config::Weights;
 use crate::model::event::{Effect, Event, Micros};
 use crate::model::policy::View;
 use crate::model::{ClientId, LinkId, MonolithId, Region, RequestId, RoomKey};
@@ -52,6 +54,8 @@ pub struct Settings {
     pub pending_joins: usize,
     /// Rooms that may be unconfirmed.
     pub pending_rooms: usize,
+    /// The share of each Monolith relative to the others.
+    pub weights: Weights,
 }
 
 /// How long a fresh link may take to send its first gossip before placement goes on without it. The real one takes 3 ms
@@ -166,6 +170,7 @@ impl Cluster {
     /// Changes bounds and waits; what is already waiting keeps its deadline.
     pub fn configure(&mut self, settings: Settings) {
         self.settings = settings;
+        self.weigh();
     }
 
     /// When the next time-out is due, if any.

@@ -45,6 +45,7 @@ pub fn cluster_settings(config: &Config) -> Settings {
         place_attempts: config.limits.place_attempts,
         pending_joins: config.limits.pending_joins,
         pending_rooms: config.limits.pending_rooms,
+        weights: config.weights.clone(),
     }
 }
 

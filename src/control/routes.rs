@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use foldhash::fast::{FixedState, RandomState};
+use tokio::time::Instant;
 
 use crate::link::stats::LinkStats;
 use crate::model::policy::View;
@@ -34,6 +35,16 @@ pub struct Target {
     inflight: Arc<AtomicU32>,
     latency_us: AtomicU64,
     errors_ppm: AtomicU64,
+    load: ArcSwapOption<Load>,
+}
+
+/// Numbers from the metrics of a Monolith.
+#[derive(Debug, PartialEq)]
+pub struct Load {
+    /// By the names of `load.metrics`; all finite.
+    pub values: BTreeMap<String, f64>,
+    /// When they came.
+    pub at: Instant,
 }
 
 /// How much one more sample counts in the smoothed values.
@@ -51,6 +62,7 @@ impl Target {
             inflight: Arc::default(),
             latency_us: AtomicU64::new(0),
             errors_ppm: AtomicU64::new(0),
+            load: ArcSwapOption::empty(),
         })
     }
 
@@ -69,9 +81,19 @@ impl Target {
         self.errors_ppm.load(Relaxed) as f64 / 1e6
     }
 
-    /// One more response or failure. Concurrent samples may overwrite each other: it is an average, not an account.
-    pub fn sample(&self, latency: Option<Duration>) {
-        let errors = if latency.is_some() { 0.0 } else { 1e6 };
+    /// What was scraped from it last, if anything was.
+    pub fn load(&self) -> Option<Arc<Load>> {
+        self.load.load_full()
+    }
+
+    pub(super) fn set_load(&self, load: Option<Load>) {
+        self.load.store(load.map(Arc::new));
+    }
+
+    /// One more response, after `latency`, or none; `failed` if it was none or says that the Monolith failed. Concurrent
+    /// samples may overwrite each other: it is an average, not an account.
+    pub fn sample(&self, latency: Option<Duration>, failed: bool) {
+        let errors = if failed { 1e6 } else { 0.0 };
         smooth(&self.errors_ppm, errors, true);
         if let Some(latency) = latency {
             smooth(&self.latency_us, latency.as_micros() as f64, self.latency_us.load(Relaxed) != 0);

@@ -8,11 +8,13 @@
 )]
 
 mod admin_api;
+mod admit;
 mod commands;
 mod config_reload;
 mod harness;
 mod http_rooms;
 mod http_through;
+mod live_facts;
 mod policy_reload;
 mod process;
 mod room_list;

@@ -4,6 +4,7 @@
 //! first attachment of client 2; `alone` means that its first frame is to be reported and its own frames are held,
 //! `unsure` that they may go but the first frame is reported.
 
+mod facts;
 mod failures;
 mod joins;
 mod links;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 use super::members::Place;
 use super::{Cluster, Settings};
+use crate::config::Weights;
 use crate::model::event::{Effect, Event, Micros, RequestOutcome, Token};
 use crate::model::policy::{Answer, Call, Cause, Fault, MonolithState, View};
 use crate::model::wire::{Frame, FromMonolith, RoomReport, UnloadReason};
@@ -68,6 +70,7 @@ fn settings() -> Settings {
         place_attempts: 3,
         pending_joins: 100,
         pending_rooms: 50,
+        weights: Weights::default(),
     }
 }
 
