@@ -333,6 +333,7 @@ fn revision(view: &View) -> u64 {
 }
 
 fn measure(view: &mut View, target: &Target, age_s: f64) {
+    target.tick();
     let Some(row) = view.get(&target.id) else { return };
     let round = |value: f64| (value * 100.0).round() / 100.0;
     let rtt_ms = round(target.stats.rtt().as_secs_f64() * 1e3);

@@ -189,7 +189,9 @@ fn rejected(code: u16, reason: String) -> Result<Verdict, Refusal> {
 
 /// As much of a reason as a close frame holds, in whole characters.
 fn cut(mut reason: String) -> String {
-    reason.truncate(reason.floor_char_boundary(CLOSE_REASON));
+    let ends = reason.char_indices().map(|(at, c)| at + c.len_utf8());
+    let fits = ends.take_while(|end| *end <= CLOSE_REASON).last().unwrap_or(0);
+    reason.truncate(fits);
     reason
 }
 
