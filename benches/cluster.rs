@@ -26,6 +26,7 @@ impl World {
             load_timeout: 5_000_000,
             place_attempts: 3,
             pending_joins: 10_000,
+            weights: usher::config::Weights::default(),
             pending_rooms: 5_000,
             rebalance: None,
             move_rate: 50,

@@ -6,6 +6,7 @@
 //! `members` clients, `requests` HTTP, `links` the Monoliths themselves.
 
 mod departed;
+mod facts;
 mod invariants;
 mod links;
 mod members;
@@ -36,6 +37,7 @@ use self::links::WarmUp;
 use self::members::Client;
 use self::moves::Moves;
 use self::requests::Request;
+use crate::config::Weights;
 use crate::model::event::{Effect, Event, Micros};
 use crate::model::policy::View;
 use crate::model::{ClientId, LinkId, MonolithId, Region, RequestId, RoomKey};
@@ -60,6 +62,8 @@ pub struct Settings {
     pub rebalance: Option<Rebalancing>,
     /// Clients per second and Monolith that moves may cost.
     pub move_rate: u32,
+    /// The share of each Monolith relative to the others.
+    pub weights: Weights,
 }
 
 /// How long a fresh link may take to send its first gossip before placement goes on without it. The real one takes 3 ms
@@ -180,6 +184,7 @@ impl Cluster {
     pub fn configure(&mut self, settings: Settings) {
         self.moves.configure(self.settings.rebalance, settings.rebalance, self.now);
         self.settings = settings;
+        self.weigh();
     }
 
     /// When the next time-out is due, if any.

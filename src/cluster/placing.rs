@@ -313,6 +313,7 @@ impl Cluster {
             call.clients = u32::try_from(room.members.len()).unwrap_or(u32::MAX);
             call.regions = room.regions.clone();
             call.previous = room.previous.clone();
+            call.metadata = self.metadata_value(key);
         }
         call
     }

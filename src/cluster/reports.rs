@@ -6,7 +6,7 @@ use super::monolith::{Copy, Sync};
 use super::room::{Active, Binding, Placing, State, Waiter};
 use super::{Cluster, Turn};
 use crate::model::event::{Effect, UnloadCause};
-use crate::model::policy::{Cause, Previous};
+use crate::model::policy::{Cause, MonolithRow, Previous};
 use crate::model::wire::{RoomReport, UnloadReason};
 use crate::model::{Attachment, ClientId, CloseCode, Epoch, LinkId, MonolithId, RoomKey};
 
@@ -226,6 +226,11 @@ impl Cluster {
         let Some(entry) = self.monoliths.get_mut(monolith) else { return };
         let Some(copy) = entry.copies.remove(key) else { return };
         entry.users -= u64::from(copy.metadata.users);
+        if let Some(room) = self.rooms.get_mut(key)
+            && room.monolith() == Some(monolith)
+        {
+            room.metadata = Some(copy.metadata);
+        }
         self.list_version += 1;
     }
 
@@ -233,11 +238,12 @@ impl Cluster {
     fn count_rooms(&mut self, monolith: &MonolithId) {
         let Some(entry) = self.monoliths.get(monolith) else { return };
         let rooms = u32::try_from(entry.copies.len()).unwrap_or(u32::MAX);
-        let users = u32::try_from(entry.users).unwrap_or(u32::MAX);
-        if self.view.get(monolith).is_some_and(|row| row.rooms != rooms || row.users != users) {
+        let reported = entry.reported_users();
+        let current = |row: &MonolithRow| row.rooms == rooms && row.users == reported.max(row.clients);
+        if self.view.get(monolith).is_some_and(|row| !current(row)) {
             self.view.update(monolith, |row| {
                 row.rooms = rooms;
-                row.users = users;
+                row.users = reported.max(row.clients);
             });
         }
     }

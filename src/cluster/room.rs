@@ -1,11 +1,13 @@
 //! One room and the states of its life.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::model::event::Micros;
 use crate::model::policy::Previous;
+use crate::model::wire::Metadata;
 use crate::model::{ClientId, Epoch, MonolithId, Region, RequestId, RoomName};
 
 /// A room that somebody wants or some Monolith has. A room that is neither does not exist here.
@@ -21,6 +23,8 @@ pub struct Room {
     pub(super) region: Option<Region>,
     /// The Monolith that it left last.
     pub(super) previous: Option<Previous>,
+    /// What the Monolith that it left last said of it.
+    pub(super) metadata: Option<Arc<Metadata>>,
     /// The last decision about it.
     pub(super) placed: Option<Placed>,
 }
@@ -137,8 +141,9 @@ pub enum RoomStatus {
 }
 
 impl Room {
-    pub(super) fn new(name: RoomName, state: State, previous: Option<Previous>) -> Self {
-        Self { name, state, members: Vec::new(), regions: BTreeMap::new(), region: None, previous, placed: None }
+    pub(super) fn new(name: RoomName, state: State) -> Self {
+        let (members, regions) = (Vec::new(), BTreeMap::new());
+        Self { name, state, members, regions, region: None, previous: None, metadata: None, placed: None }
     }
 
     pub(super) fn monolith(&self) -> Option<&MonolithId> {

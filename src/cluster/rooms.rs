@@ -13,8 +13,9 @@ impl Cluster {
     pub(super) fn insert_room(&mut self, name: RoomName, state: State, turn: &mut Turn<'_>) {
         let key = name.key().clone();
         debug_assert!(!self.rooms.contains_key(&key), "{key} exists");
-        let previous = self.departed.of(&key);
-        self.rooms.insert(key.clone(), Room::new(name, state, previous));
+        let mut room = Room::new(name, state);
+        (room.previous, room.metadata) = (self.departed.of(&key), self.departed.metadata_of(&key));
+        self.rooms.insert(key.clone(), room);
         self.account(&key, &Account::default(), turn);
     }
 
@@ -38,7 +39,7 @@ impl Cluster {
         debug_assert!(room.members.is_empty(), "{key} has members");
         self.account(key, &Account::of(&room), turn);
         if let Some(previous) = room.previous {
-            self.departed.note(key, previous);
+            self.departed.note(key, previous, room.metadata);
         }
     }
 

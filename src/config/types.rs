@@ -7,6 +7,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::regions::Distances;
+use super::scrape::LoadConfig;
+use super::weights::Weights;
 use crate::model::Region;
 
 /// Everything that an operator can set, checked and with defaults filled in.
@@ -30,6 +32,10 @@ pub struct Config {
     pub policy: PolicyConfig,
     /// How far regions are from each other.
     pub regions: Distances,
+    /// The share of each Monolith relative to the others.
+    pub weights: Weights,
+    /// What is scraped from each Monolith.
+    pub load: LoadConfig,
     /// Peers whose `X-Forwarded-For` is believed.
     pub trusted: Vec<IpNet>,
     /// Bounds.
@@ -263,6 +269,8 @@ impl Default for Config {
             discovery: Discovery::Manual(Vec::new()),
             policy: PolicyConfig::default(),
             regions: Distances::default(),
+            weights: Weights::default(),
+            load: LoadConfig::default(),
             trusted: private_ranges(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),

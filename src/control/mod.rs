@@ -10,6 +10,7 @@ pub mod policies;
 pub mod reload;
 mod request;
 pub mod routes;
+pub mod scrape;
 mod shell;
 mod watch;
 
@@ -32,7 +33,8 @@ use self::departures::Departures;
 use self::routes::Routes;
 
 /// What the control thread is asked to do. The channel has no number of its own: each client has at most one join and
-/// one leave in it, each HTTP request at most its start and its end, and `limits` bounds both.
+/// one leave in it and before them one question of `admit`, each HTTP request at most its start and its end, and `limits`
+/// bounds both.
 enum Command {
     Join {
         client: ClientId,

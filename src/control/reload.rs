@@ -50,6 +50,7 @@ pub fn cluster_settings(config: &Config) -> Settings {
             dry: config.policy.rebalance == Rebalance::Dry,
         }),
         move_rate: config.handover.rate,
+        weights: config.weights.clone(),
     }
 }
 

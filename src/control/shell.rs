@@ -348,8 +348,9 @@ fn revision(view: &View) -> u64 {
 }
 
 fn measure(view: &mut View, target: &Target, age_s: f64) {
+    target.tick();
     let Some(row) = view.get(&target.id) else { return };
-    let round = |value: f64| (value * 10.0).round() / 10.0;
+    let round = |value: f64| (value * 100.0).round() / 100.0;
     let rtt_ms = round(target.stats.rtt().as_secs_f64() * 1e3);
     let queue = u32::try_from(target.stats.queued()).unwrap_or(u32::MAX);
     let (inflight, latency_ms) =
@@ -360,6 +361,25 @@ fn measure(view: &mut View, target: &Target, age_s: f64) {
         view.update(&target.id, |row| {
             (row.rtt_ms, row.queue, row.inflight, row.latency_ms, row.errors, row.age_s) =
                 (rtt_ms, queue, inflight, latency_ms, errors, age_s);
+        });
+    }
+    load(view, target);
+}
+
+/// Takes in what was scraped. Its age counts in whole seconds, so that a view does not change more often because of it.
+fn load(view: &mut View, target: &Target) {
+    let (load, Some(row)) = (target.load(), view.get(&target.id)) else { return };
+    let age_s = load.as_ref().map(|load| load.at.elapsed().as_secs() as f64);
+    let same = match &load {
+        Some(load) => row.load == load.values,
+        None => row.load.is_empty(),
+    };
+    if !same || row.load_age_s != age_s {
+        view.update(&target.id, |row| {
+            row.load_age_s = age_s;
+            if !same {
+                row.load = load.map(|load| load.values.clone()).unwrap_or_default();
+            }
         });
     }
 }

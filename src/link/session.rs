@@ -143,7 +143,8 @@ impl Session {
         commands: &mut mpsc::UnboundedReceiver<Command>,
         listed: &mut watch::Receiver<bool>,
     ) -> End {
-        let mut beat = tokio::time::interval_at(Instant::now() + self.heartbeat.interval, self.heartbeat.interval);
+        // The first one at once: policies know the round trip of a new Monolith.
+        let mut beat = tokio::time::interval(self.heartbeat.interval);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut draining: Option<Instant> = None;
         loop {

@@ -4,6 +4,7 @@
 pub mod close;
 pub mod epoch;
 pub mod event;
+pub mod exposition;
 pub mod id;
 pub mod metrics;
 pub mod moves;

@@ -101,7 +101,7 @@ pub struct MonolithRow {
     pub rtt_ms: f64,
     /// Smoothed time to the head of an HTTP response.
     pub latency_ms: f64,
-    /// Smoothed share of HTTP requests that failed (0 to 1).
+    /// Smoothed share of HTTP requests that got no answer or one of 500 and more (0 to 1); forgotten without requests.
     pub errors: f64,
     /// Seconds since it was linked.
     pub age_s: f64,

@@ -4,6 +4,7 @@
 //! first attachment of client 2; `alone` means that its first frame is to be reported and its own frames are held,
 //! `unsure` that they may go but the first frame is reported.
 
+mod facts;
 mod failures;
 mod joins;
 mod links;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 
 use super::members::Place;
 use super::{Cluster, Settings};
+use crate::config::Weights;
 use crate::model::event::{Effect, Event, Micros, RequestOutcome, Token, UnloadCause};
 use crate::model::policy::{Answer, Call, Cause, Fault, Hook, MonolithState, Move, View};
 use crate::model::wire::{Frame, FromMonolith, RoomReport, UnloadReason};
@@ -73,6 +75,7 @@ fn settings() -> Settings {
         pending_rooms: 50,
         rebalance: None,
         move_rate: 50,
+        weights: Weights::default(),
     }
 }
 
