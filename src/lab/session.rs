@@ -12,7 +12,7 @@ use super::runner::{Options, TestFile};
 use crate::model::policy::{Answer, FaultKind, Hook};
 use crate::policy::lua::sandbox::{self, Sandbox};
 use crate::policy::lua::surface::{Host, lock};
-use crate::policy::lua::{Environment, Limits, Program, Returned, SharedState, Vm, program, value, vm};
+use crate::policy::lua::{Environment, Inspection, Limits, Program, Returned, SharedState, Vm, program, value, vm};
 
 const TESTLIB: &str = include_str!("testlib.luau");
 /// What one test, or the code around the tests, may use.
@@ -59,8 +59,8 @@ type Broken = (Option<u32>, String);
 impl Session {
     fn run(self: &Arc<Self>) -> Result<(), Broken> {
         let internal = |e: mlua::Error| (None, format!("the test's VM could not be built: {e}"));
-        let bytecode = program::compile(&self.file.name, &self.file.text).map_err(|e| (e.line, e.reason))?;
-        let library = program::compile("usher.test", TESTLIB).map_err(|e| (e.line, e.reason))?;
+        let bytecode = program::compile(&self.file.name, &self.file.text, Inspection::None).map_err(|e| (e.line, e.reason))?;
+        let library = program::compile("usher.test", TESTLIB, Inspection::None).map_err(|e| (e.line, e.reason))?;
         let sandbox = Sandbox::new(&self.host, LIMITS.memory, |lua, usher| {
             let test: Table = sandbox::load(lua, "usher.test", &library)?.call(self.table(lua)?)?;
             test.set_readonly(true);
