@@ -243,7 +243,9 @@ return p";
         assert_eq!(touched(0), [(8, What::Field { from: 0, to: 1, name: "room".into(), chained: false })]);
         let place = touched(1);
         assert!(place.contains(&(6, What::Field { from: 0, to: 3, name: "room".into(), chained: false })), "{place:?}");
-        assert!(place.iter().any(|(line, what)| *line == 6 && matches!(what, What::Field { name, chained: true, .. } if name == "name")));
+        assert!(place.iter().any(
+            |(line, what)| *line == 6 && matches!(what, What::Field { name, chained: true, .. } if name == "name")
+        ));
         assert!(place.contains(&(7, global(&["count"]))) && place.contains(&(7, What::SetGlobal("count".into()))));
         assert!(place.contains(&(8, global(&["usher", "min_by"]))) && place.contains(&(10, global(&["print"]))));
         assert_eq!(touched(2), [(2, What::SetGlobal("count".into()))]);

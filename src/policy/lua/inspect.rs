@@ -90,10 +90,7 @@ pub const FIELDS: [(&str, &[&str]); 6] = [
             "load_age_s",
         ],
     ),
-    (
-        "room",
-        &["name", "region", "clients", "regions", "metadata", "previous", "attempt", "bound", "owner", "age_s"],
-    ),
+    ("room", &["name", "region", "clients", "regions", "metadata", "previous", "attempt", "bound", "owner", "age_s"]),
     ("client", &["region", "reconnect", "attempt"]),
     ("request", &["method", "path", "host", "region", "headers", "query"]),
     ("previous", &["monolith", "why"]),

@@ -80,7 +80,8 @@ impl Source {
         Sha256::digest(self.text.as_bytes()).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
     }
 
-    fn error(&self, line: Option<u32>, reason: impl Into<String>) -> LoadError {
+    /// Something that is wrong with this text.
+    pub fn problem(&self, line: Option<u32>, reason: impl Into<String>) -> LoadError {
         LoadError { file: self.file(), line, reason: reason.into() }
     }
 }
@@ -135,7 +136,7 @@ impl Program {
     pub fn inspected(source: Source, environment: &Environment, inspection: Inspection) -> Result<Self, LoadError> {
         if source.text.len() as u64 > MAX_SOURCE {
             let reason = format!("has {} bytes; a policy may have {MAX_SOURCE}", source.text.len());
-            return Err(source.error(None, reason));
+            return Err(source.problem(None, reason));
         }
         let bytecode = compile(&source.file(), &source.text, inspection)?;
         let version = source.version();

@@ -82,6 +82,7 @@ pub(super) fn script_line(lua: &Lua) -> Option<u32> {
 
 fn prelude_bytecode() -> mlua::Result<&'static [u8]> {
     static BYTECODE: OnceLock<Result<Vec<u8>, String>> = OnceLock::new();
-    let compiled = BYTECODE.get_or_init(|| program::compile(PRELUDE_NAME, PRELUDE, Inspection::None).map_err(|e| e.to_string()));
+    let compiled =
+        BYTECODE.get_or_init(|| program::compile(PRELUDE_NAME, PRELUDE, Inspection::None).map_err(|e| e.to_string()));
     compiled.as_deref().map_err(mlua::Error::runtime)
 }
