@@ -226,7 +226,7 @@ mod tests {
             "a monolith has no romms; did you mean rooms?",
         );
         warns(
-            "local p = {}\nfunction p.place(call)\n  local c = call.room\n  return c.metdata\nend\nreturn p",
+            "local p = {}\nfunction p.place(call)\n  local c = call.room\n  return c and c.metdata\nend\nreturn p",
             4,
             "a room has no metdata; did you mean metadata?",
         );
@@ -244,7 +244,7 @@ mod tests {
         warns(
             "local p = {}\nfunction p.place(call)\n  return #call.room.name > 3 and call.monoliths[1] or nil\nend\nreturn p",
             3,
-            "in a made-up call of place: attempt to get length of a nil value; the call: t.place { room = { name = nil",
+            "in a made-up call of place: attempt to get length of a nil value; the call: t.place { monoliths = { { id = \"m1\" } }, room = {} }",
         );
         warns(
             "return {\n place = function()\n  return 'm99' end }",

@@ -230,7 +230,7 @@ mod tests {
         ]});
         let (parsed, view) = input::parse(Some(Hook::Place), &given).unwrap();
         let text = call(Hook::Place, &input::object_of(&parsed, &view));
-        let same = "t.place {\n  monoliths = { { id = \"a\", rooms = 3 }, { draining = true, id = \"b\", load = { [\"end\"] = 1.5 }, region = \"ewr\" } },\n  region = \"cdg\",\n  room = \"movie\",\n}";
+        let same = "t.place {\n  monoliths = {\n    { id = \"a\", rooms = 3 },\n    { id = \"b\", load = { [\"end\"] = 1.5 }, region = \"ewr\", state = \"draining\" },\n  },\n  region = \"cdg\",\n  room = \"movie\",\n}";
         assert_eq!(text, same);
         assert_eq!(call(Hook::Route, &json!({"monoliths": []})), "t.route {}");
         assert_eq!(quoted("a\"\\\n\u{1}é"), "\"a\\\"\\\\\\n\\001é\"");

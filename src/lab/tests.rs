@@ -220,7 +220,7 @@ fn a_failure_shows_the_call_and_the_answer() {
     check(
         "t.it('x', function() policy.place(t.place { room = 'boom' }) end)",
         Status::Error,
-        None,
+        Some(1),
         "x.lua:4: attempt to index nil",
     );
 }
@@ -264,11 +264,9 @@ fn a_property_is_broken_by_a_call_that_is_made_small() {
     let call = rooms.call.as_deref().unwrap();
     let count: u32 = call.split("rooms = ").nth(1).unwrap().trim_end_matches([' ', '}']).parse().unwrap();
     assert!((100..200).contains(&count) && call.matches("id = ").count() == 1, "{call}");
-    assert_eq!(
-        run("t.property('x', function(call) t.check(call.seed % 7 ~= 0) end)"),
-        run("t.property('x', function(call) t.check(call.seed % 7 ~= 0) end)"),
-        "the same seed finds the same"
-    );
+    let seeded =
+        || serde_json::to_value(run("t.property('x', function(call) t.check(call.seed % 7 ~= 0) end)")).unwrap();
+    assert_eq!(seeded(), seeded(), "the same seed finds the same");
     check("t.property('x', { run = 3 }, function() end)", Status::Error, Some(1), "no option is called \"run\"");
     check(
         "t.property('x', { runs = 0.5 }, function() end)",

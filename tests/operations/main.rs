@@ -13,6 +13,7 @@ mod config_reload;
 mod harness;
 mod http_rooms;
 mod http_through;
+mod policy_commands;
 mod policy_reload;
 mod process;
 mod room_list;

@@ -237,12 +237,12 @@ function p.place(call)
 end
 return p";
         let functions = functions(text).unwrap();
-        assert_eq!(functions.iter().map(|f| (f.line, f.parameters)).collect::<Vec<_>>(), [(8, 1), (4, 1), (0, 0)]);
+        assert_eq!(functions.iter().map(|f| (f.line, f.parameters)).collect::<Vec<_>>(), [(8, 1), (4, 1), (1, 0)]);
         let touched = |at: usize| functions[at].touches.iter().map(|t| (t.line, t.what.clone())).collect::<Vec<_>>();
         let global = |path: &[&str]| What::Global(path.iter().map(|s| (*s).to_owned()).collect());
         assert_eq!(touched(0), [(8, What::Field { from: 0, to: 1, name: "room".into(), chained: false })]);
         let place = touched(1);
-        assert!(place.contains(&(6, What::Field { from: 0, to: 3, name: "room".into(), chained: false })), "{place:?}");
+        assert!(place.contains(&(6, What::Field { from: 0, to: 2, name: "room".into(), chained: false })), "{place:?}");
         assert!(place.iter().any(
             |(line, what)| *line == 6 && matches!(what, What::Field { name, chained: true, .. } if name == "name")
         ));

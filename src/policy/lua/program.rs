@@ -80,6 +80,29 @@ impl Source {
         Sha256::digest(self.text.as_bytes()).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
     }
 
+    /// The first line that looks as if it gave this name a value. Values carry no place of their own, so this is read off
+    /// the text: good enough to point at.
+    pub(super) fn assignment_of(&self, name: &str) -> Option<u32> {
+        self.lines()
+            .find(|(_, line)| {
+                line.match_indices(name).any(|(at, _)| {
+                    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+                    let rest = line[at + name.len()..].trim_start_matches([' ', '\t', '"', '\'', ']']);
+                    !line[..at].ends_with(word) && rest.starts_with('=') && !rest.starts_with("==")
+                })
+            })
+            .map(|(at, _)| at)
+    }
+
+    /// The line of the last `return`.
+    pub(super) fn last_return(&self) -> Option<u32> {
+        self.lines().filter(|(_, line)| line.trim_start().starts_with("return")).last().map(|(at, _)| at)
+    }
+
+    fn lines(&self) -> impl Iterator<Item = (u32, &str)> {
+        (1..).zip(self.text.lines())
+    }
+
     /// Something that is wrong with this text.
     pub fn problem(&self, line: Option<u32>, reason: impl Into<String>) -> LoadError {
         LoadError { file: self.file(), line, reason: reason.into() }

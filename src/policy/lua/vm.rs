@@ -195,7 +195,8 @@ impl Engine {
             (ran, _) => return Err(program::located(&file, &host.fault(&file, ran.err()).message)),
         };
         let Value::Table(table) = value else {
-            return Err(wrong(format!("returns {}; a policy file returns a table of hooks", answer::type_of(&value))));
+            let reason = format!("returns {}; a policy file returns a table of hooks", answer::type_of(&value));
+            return Err(LoadError { line: inner.source.last_return(), ..wrong(reason) });
         };
         check_version(&table).map_err(wrong)?;
         let mut hooks = [const { None }; Hook::ALL.len()];
@@ -204,7 +205,8 @@ impl Engine {
                 Ok(Value::Nil) => None,
                 Ok(Value::Function(function)) => Some(function),
                 Ok(other) => {
-                    return Err(wrong(format!("{hook} is a {}; hooks are functions", answer::type_of(&other))));
+                    let reason = format!("{hook} is a {}; hooks are functions", answer::type_of(&other));
+                    return Err(LoadError { line: inner.source.assignment_of(hook.name()), ..wrong(reason) });
                 }
                 Err(e) => return Err(internal(e)),
             };
