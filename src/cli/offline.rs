@@ -1,6 +1,6 @@
 //! What the commands share that ask a policy without running a balancer.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
@@ -36,19 +36,24 @@ pub(super) enum Format {
 impl PolicyAlone {
     /// What the policy may know and use.
     pub(super) fn environment(&self) -> Result<Environment, String> {
-        let config = match &self.config {
-            None => Config::default(),
-            Some(path) => {
-                let loaded =
-                    config::load(&config::Request::of_process(Some(path.clone()))).map_err(|e| e.to_string())?;
-                for warning in &loaded.warnings {
-                    eprintln!("warning: {warning}");
-                }
-                loaded.config
-            }
-        };
-        Ok(policies::environment(&config.policy, &config, &Arc::default()))
+        environment(self.config.as_deref())
     }
+}
+
+/// What policies may know and use under this configuration, or under the defaults.
+pub(super) fn environment(config: Option<&Path>) -> Result<Environment, String> {
+    let config = match config {
+        None => Config::default(),
+        Some(path) => {
+            let request = config::Request::of_process(Some(path.to_path_buf()));
+            let loaded = config::load(&request).map_err(|e| e.to_string())?;
+            for warning in &loaded.warnings {
+                eprintln!("warning: {warning}");
+            }
+            loaded.config
+        }
+    };
+    Ok(policies::environment(&config.policy, &config, &Arc::default()))
 }
 
 /// The hook of this name, for the command line.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use regex::Regex;
 
+use super::offline::environment;
 use super::{BAD, GOOD, UNABLE};
 use crate::lab::{self, Options, Report};
 
@@ -32,6 +33,9 @@ pub(super) struct TestArgs {
     /// Fail if a script variable outlives a call, instead of only reporting it
     #[arg(long)]
     fail_on_hidden_state: bool,
+    /// A configuration whose limits, settings and regions the policies get; without it the defaults
+    #[arg(short, long = "config", visible_alias = "config-path", value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Files that run at a time; by default as many as there are cores
     #[arg(short, long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     jobs: usize,
@@ -65,9 +69,17 @@ pub(super) fn main(args: &TestArgs) -> u8 {
             return UNABLE;
         }
     };
+    let environment = match environment(args.config.as_deref()) {
+        Ok(environment) => environment,
+        Err(error) => {
+            eprintln!("usher: {error}");
+            return UNABLE;
+        }
+    };
     let shown = args.coverage || args.lcov.is_some();
     let coverage = shown || args.threshold.is_some();
-    let report = lab::run_tests(&files, &Options { filter, coverage, jobs: args.jobs, ..Options::default() });
+    let report =
+        lab::run_tests(&files, &Options { filter, environment, coverage, jobs: args.jobs, ..Options::default() });
     match args.format {
         Format::Pretty => print!("{}", report.pretty()),
         Format::Junit => print!("{}", report.junit()),

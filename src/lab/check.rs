@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::report::Status;
-use super::{input, lint, property};
+use super::subject::Subject;
+use super::{input, lint, literal, property};
 use crate::model::Region;
 use crate::model::policy::{FaultKind, Hook};
 use crate::policy::lua::inspect::Note;
@@ -15,6 +16,8 @@ use crate::policy::{decide, smoke};
 
 /// How long made-up calls of one hook are tried.
 const TRIAL_TIME: Duration = Duration::from_secs(2);
+/// Made-up calls after which a policy has to answer as it did before them.
+const HIDDEN_STATE_CALLS: u64 = 32;
 
 /// One thing that is wrong with a policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +58,7 @@ pub fn check_policy(source: &Source, environment: &Environment) -> Vec<Problem> 
             problems.push(Problem { error, warning: false });
         } else if vm.has(hook) {
             warnings.extend(made_up_calls(source, &mut vm, hook));
+            warnings.extend(hidden_state(source, environment, hook));
         }
     }
     for error in unknown_fields(source, environment) {
@@ -62,7 +66,7 @@ pub fn check_policy(source: &Source, environment: &Environment) -> Vec<Problem> 
             warnings.push(error);
         }
     }
-    warnings.sort_by(|a, b| a.line.cmp(&b.line));
+    warnings.sort_by_key(|warning| warning.line);
     problems.extend(warnings.into_iter().map(warning));
     problems
 }
@@ -103,6 +107,24 @@ fn made_up_calls(source: &Source, vm: &mut Vm, hook: Hook) -> Option<LoadError> 
         reason: format!("{}; the call: {call}", error.reason),
         ..source.problem(line, String::new())
     })
+}
+
+/// An answer that depends on calls that were made before, by other ways than `usher.set` and `usher.counter`.
+fn hidden_state(source: &Source, environment: &Environment, hook: Hook) -> Option<LoadError> {
+    let mut subject = Subject::new(source.clone(), environment, false).ok()?;
+    let line = subject.vm().hook_lines()[hook as usize];
+    for given in property::Options::of(hook).calls(HIDDEN_STATE_CALLS) {
+        let Ok((call, view)) = input::parse(Some(hook), &given) else { continue };
+        let called = subject.call(&call, &view);
+        if let Some(fresh) = called.fresh {
+            let answer = literal::answer(&called.result);
+            let reason = format!(
+                "{hook} answers {answer} after other calls and {fresh} in a fresh VM: a variable of the script outlives its call, and every VM has its own; keep it with usher.set or usher.counter"
+            );
+            return Some(source.problem(line, reason));
+        }
+    }
+    None
 }
 
 /// Reads of fields that no call has, as made-up calls show them.
@@ -237,6 +259,18 @@ mod tests {
             ),
             [""; 0]
         );
+    }
+
+    #[test]
+    fn a_variable_that_outlives_its_call_is_found() {
+        warns(
+            "local n = 0\nlocal p = {}\nfunction p.place(call)\n  n += 1\n  return if n > 3 then call.monoliths[1] else nil\nend\nreturn p",
+            3,
+            "a variable of the script outlives its call",
+        );
+        let kept =
+            "return { place = function(call) return if usher.counter('n')() > 3 then call.monoliths[1] else nil end }";
+        assert_eq!(problems(kept), [""; 0]);
     }
 
     #[test]

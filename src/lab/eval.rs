@@ -11,7 +11,7 @@ use crate::model::MonolithId;
 use crate::model::policy::{Answer, Call, Decision, Fault, FaultKind, Hook, View};
 use crate::policy::Policy;
 use crate::policy::decide::{decide_near, why_not};
-use crate::policy::lua::inspect::{Note, Ranking};
+use crate::policy::lua::inspect::{Note, Ranking, Scored};
 use crate::policy::lua::{Environment, Inspection, LoadError, Program, Returned, SharedState, Source, Vm};
 
 /// How often, and for how long, the decision is repeated to time it.
@@ -146,11 +146,15 @@ fn shown(ranking: &Ranking) -> String {
     let Ranking { helper, by, list, chosen, line } = ranking;
     let mut items: Vec<_> = list.iter().collect();
     let sign = if matches!(helper.as_str(), "max_by" | "rendezvous" | "bounded") { -1.0 } else { 1.0 };
-    let score = |item: &(String, Option<f64>)| item.1.map_or(f64::INFINITY, |score| score * sign);
+    let score = |item: &Scored| item.score.map_or(f64::INFINITY, |score| score * sign);
     items.sort_by(|a, b| score(a).total_cmp(&score(b)));
     let more = items.len().saturating_sub(SHOWN);
     let items: Vec<String> = (items.iter().take(SHOWN))
-        .map(|(id, score)| score.map_or_else(|| id.clone(), |score| format!("{id} {}", (score * 1e4).round() / 1e4)))
+        .map(|Scored { id, score }| match score {
+            Some(score) => format!("{id} {}", (score * 1e4).round() / 1e4),
+            None if helper == "bounded" => format!("{id} (full)"),
+            None => id.clone(),
+        })
         .collect();
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let by = by.as_ref().map(|by| format!(" {by:?}")).unwrap_or_default();
@@ -227,8 +231,21 @@ return p";
             ]
         );
         let hashed = found.rankings.iter().find(|ranking| ranking.helper == "rendezvous").unwrap();
-        let best = hashed.list.iter().max_by(|a, b| a.1.unwrap().total_cmp(&b.1.unwrap())).unwrap();
-        assert_eq!(hashed.chosen, [best.0.clone()], "the scores shown are those that decide");
+        let best = hashed.list.iter().max_by(|a, b| a.score.unwrap().total_cmp(&b.score.unwrap())).unwrap();
+        assert_eq!(hashed.chosen.join(" "), best.id, "the scores shown are those that decide");
+    }
+
+    #[test]
+    fn bounded_says_who_is_full() {
+        let input =
+            json!({"room": "movie", "monoliths": [{"id": "a", "rooms": 90}, {"id": "b"}, {"id": "c", "rooms": 1}]});
+        let policy = "return { place = function(call) return usher.bounded(call.room.name, call.monoliths, 1.25) end }";
+        let found = eval(policy, Hook::Place, &input);
+        assert!(
+            found.explain[0].starts_with("bounded \"movie\": ") && found.explain[0].contains("a (full)"),
+            "{found:?}"
+        );
+        assert_eq!(found.explain[0].matches("(full)").count(), 1);
     }
 
     #[test]

@@ -97,7 +97,8 @@ impl Reader<'_> {
         let lines = if self.byte()? == 0 { vec![0; code.len()] } else { self.lines(code.len())? };
         if self.byte()? != 0 {
             for _ in 0..self.varint()? {
-                (self.varint()?, self.varint()?, self.varint()?, self.byte()?);
+                let _name_from_to = [self.varint()?, self.varint()?, self.varint()?];
+                self.byte()?;
             }
             for _ in 0..self.varint()? {
                 self.varint()?;

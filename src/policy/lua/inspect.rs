@@ -32,13 +32,23 @@ pub struct Ranking {
     /// The field, the key or the region that it went by, where that is a text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
-    /// The list with the score of each, in the list's order; helpers that only thin out give none.
-    pub list: Vec<(String, Option<f64>)>,
+    /// The list, in its own order.
+    pub list: Vec<Scored>,
     /// Who came out, best first.
     pub chosen: Vec<String>,
     /// The policy's line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<u32>,
+}
+
+/// One item of a list that a helper looked at.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Scored {
+    /// The Monolith's id.
+    pub id: String,
+    /// Its score; helpers that only thin out give none, and neither does `bounded` to those that are full.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
 }
 
 /// One thing that a call left behind in a VM that inspects, in the order of the script.
@@ -140,7 +150,7 @@ pub(super) fn extend(inspection: Inspection, host: &Arc<Host>, lua: &Lua, usher:
     let ranked = lua.create_function(
         move |lua, (helper, by, ids, scores, chosen): (String, Option<String>, Vec<String>, Table, Vec<String>)| {
             let score = |at: usize| scores.raw_get::<Option<f64>>(at).ok().flatten();
-            let list = ids.into_iter().zip(1..).map(|(id, at)| (id, score(at))).collect();
+            let list = ids.into_iter().zip(1..).map(|(id, at)| Scored { id, score: score(at) }).collect();
             let line = sandbox::script_line(lua);
             note(&keep, Note::Ranked(Ranking { helper, by, list, chosen, line }));
             Ok(())
