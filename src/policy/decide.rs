@@ -74,14 +74,20 @@ fn load(hook: Hook, row: &MonolithRow) -> u64 {
     }
 }
 
+/// Why a Monolith may not be chosen in this call, if it may not.
+pub fn why_not(call: &Call, view: &View, id: &MonolithId) -> Option<&'static str> {
+    match view.get(id) {
+        None => Some("no such monolith"),
+        Some(_) if call.excluded.contains(id) => Some("already tried in this attempt"),
+        Some(row) if row.draining => Some("draining"),
+        Some(row) if !row.serves() => Some("not serving"),
+        Some(_) => None,
+    }
+}
+
 fn not_eligible(call: &Call, named: &[MonolithId], view: &View) -> Fault {
     let id = &named[0];
-    let why = match view.get(id) {
-        None => "no such monolith",
-        Some(_) if call.excluded.contains(id) => "already tried in this attempt",
-        Some(row) if row.draining => "draining",
-        Some(_) => "not serving",
-    };
+    let why = why_not(call, view, id).unwrap_or("not serving");
     let known: Vec<&str> = view.rows().iter().take(NAMED_IN_MESSAGES).map(|row| row.id.as_str()).collect();
     let more = view.rows().len().saturating_sub(NAMED_IN_MESSAGES);
     let rest = if more > 0 { format!(" and {more} more") } else { String::new() };

@@ -77,7 +77,8 @@ pub fn test(program: &Program, smoke: &[(Call, View)]) -> Result<(), LoadError> 
             answer => answer,
         };
         if let Err(fault) = answer {
-            return Err(program.refused(&format!("in a smoke call of {}: ", call.hook), &fault.message));
+            let refused = program.refused(&format!("in a smoke call of {}: ", call.hook), &fault.message);
+            return Err(LoadError { line: refused.line.or(vm.hook_lines()[call.hook as usize]), ..refused });
         }
     }
     Ok(())

@@ -189,11 +189,11 @@ mod tests {
         for (text, line, reason) in [
             ("local x = ", Some(1), "Expected identifier"),
             ("\nreturn nothing.x", Some(2), "attempt to index nil"),
-            ("return 7", None, "returns number"),
-            ("return { place = 7 }", None, "place is a number"),
+            ("return 7", Some(1), "returns number"),
+            ("return { place = 7 }", Some(1), "place is a number"),
             ("return { api = 2 }", None, "api is 2"),
             ("return {\n place = function(call)\n  return call.rom.name\n end }", Some(3), "smoke call of place"),
-            ("return { route = function() return 7 end }", None, "smoke call of route"),
+            ("return { route = function() return 7 end }", Some(1), "smoke call of route"),
             ("while true do end", Some(1), "safepoints"),
         ] {
             let error = try_out(text).map(|_| ()).unwrap_err();

@@ -16,6 +16,7 @@ mod http_rooms;
 mod http_through;
 mod policy_limits;
 mod live_facts;
+mod policy_commands;
 mod policy_reload;
 mod policy_state;
 mod process;

@@ -1,8 +1,10 @@
 //! The Luau engine: a policy's file becomes a [`Program`], a program any number of VMs, and a [`Vm`] is a policy.
 
 pub mod answer;
+pub(crate) mod bytecode;
 mod call;
 pub mod environment;
+pub mod inspect;
 pub(crate) mod meter;
 mod mirror;
 pub mod program;
@@ -19,6 +21,7 @@ pub(crate) mod vm;
 
 pub use answer::Returned;
 pub use environment::{Distances, Environment, Limits};
+pub use inspect::Inspection;
 pub use program::{LoadError, Origin, Program, Source, read_text};
 pub use state::SharedState;
 pub use surface::SURFACE;

@@ -59,6 +59,17 @@ impl SharedState {
         Ok(counters.entry(name.into()).or_default().clone())
     }
 
+    /// A copy that goes its own way from here.
+    pub fn fork(&self) -> Self {
+        let counter = |(name, value): (&String, &Arc<AtomicU64>)| {
+            (name.clone(), Arc::new(AtomicU64::new(value.load(Ordering::Relaxed))))
+        };
+        let counters = lock(&self.counters).iter().map(counter).collect();
+        let dictionary = lock(&self.dictionary);
+        let dictionary = Dictionary { values: dictionary.values.clone(), bytes: dictionary.bytes };
+        Self { counters: Mutex::new(counters), dictionary: Mutex::new(dictionary) }
+    }
+
     /// Adds one and says the new value.
     pub fn count(counter: &AtomicU64) -> u64 {
         counter.fetch_add(1, Ordering::Relaxed) + 1
@@ -116,6 +127,18 @@ mod tests {
         state.set("a", None).unwrap();
         assert_eq!(state.get("a"), None);
         assert_eq!(lock(&state.dictionary).bytes, 0);
+    }
+
+    #[test]
+    fn a_fork_goes_its_own_way() {
+        let state = SharedState::default();
+        SharedState::count(&state.counter("n").unwrap());
+        state.set(b"a", Some(Kept::Number(1.0))).unwrap();
+        let fork = state.fork();
+        assert_eq!(SharedState::count(&fork.counter("n").unwrap()), 2);
+        fork.set(b"a", None).unwrap();
+        assert_eq!(SharedState::count(&state.counter("n").unwrap()), 2);
+        assert_eq!(state.get(b"a"), Some(Kept::Number(1.0)));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use mlua::{Lua, LuaString, Table, Value};
 
 use super::environment::Environment;
+use super::inspect::Note;
 use super::meter::Meter;
 use super::mirror::{self, NativeRows};
 use super::ranking;
@@ -144,6 +145,8 @@ pub(crate) struct Host {
     pub(crate) random: AtomicU64,
     pub(crate) now_us: AtomicU64,
     pub(super) explanations: Mutex<Vec<String>>,
+    /// What a VM that inspects has written down.
+    pub(super) notes: Mutex<Vec<Note>>,
     /// What the last guard had to say. Its own error does not get far: the next safepoint raises another.
     pub(crate) capped: Mutex<String>,
     logged: Mutex<(u64, u32)>,
