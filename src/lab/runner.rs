@@ -8,7 +8,8 @@ use regex::Regex;
 
 use super::report::{Report, Status, TestResult};
 use super::session;
-use crate::policy::lua::{Environment, LoadError, Source, read_text};
+use crate::config;
+use crate::policy::lua::{Distances, Environment, LoadError, Source, read_text};
 use crate::policy::shipped::{SHIPPED, Shipped, shipped};
 
 /// How a test file's name ends.
@@ -40,8 +41,15 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { filter: None, environment: Environment::default(), time: Duration::from_secs(60) }
+        let environment = Environment { distances: built_in_distances(), ..Environment::default() };
+        Self { filter: None, environment, time: Duration::from_secs(60) }
     }
+}
+
+/// The distances that a configuration has without a word about them: those of Fly's regions.
+fn built_in_distances() -> Distances {
+    let known = config::Distances::default();
+    Distances::new(move |from, to| known.ms(from, to))
 }
 
 impl TestFile {

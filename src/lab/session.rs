@@ -34,7 +34,9 @@ struct Session {
 
 /// Runs one file. What goes wrong outside any test is a result without a name.
 pub(super) fn run(file: &TestFile, options: &Options) -> Vec<TestResult> {
-    let host = Host::new("test", &Environment { limits: LIMITS, ..Environment::default() });
+    // Helpers that go by distance rank for the test as they do for the policy.
+    let distances = options.environment.distances.clone();
+    let host = Host::new("test", &Environment { limits: LIMITS, distances, ..Environment::default() });
     let session = Arc::new(Session {
         file: file.clone(),
         environment: options.environment.clone(),
