@@ -8,6 +8,7 @@
 pub mod app;
 mod check;
 mod demo;
+mod init;
 mod logging;
 mod machine;
 mod run;
@@ -46,6 +47,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Run the tests of policies (`*_test.lua`)
     Test(test::TestArgs),
+    /// Write a configuration, a policy and its test to start from
+    Init(init::InitArgs),
     /// Show how a running usher is doing
     Status(steer::AdminArgs),
     /// Show or change the policy of a running usher
@@ -73,6 +76,7 @@ pub fn main() -> ExitCode {
         Some(Command::Demo(args)) => demo::main(&args),
         Some(Command::Check(args)) => check::main(&args),
         Some(Command::Test(args)) => test::main(&args),
+        Some(Command::Init(args)) => init::main(&args),
         Some(Command::Status(args)) => steer::status(&args),
         Some(Command::Policy(args)) => steer::policy(&args),
         Some(Command::Monolith(args)) => steer::monolith(&args),

@@ -8,11 +8,15 @@
 )]
 
 mod admin_api;
+mod births;
 mod commands;
 mod config_reload;
+#[cfg(target_os = "linux")]
+mod descriptors;
 mod harness;
 mod http_rooms;
 mod http_through;
+mod init;
 mod policy_reload;
 mod process;
 mod room_list;
