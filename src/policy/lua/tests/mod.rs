@@ -10,6 +10,8 @@ use super::{Environment, Limits, Program, Source, Vm};
 
 mod attacks;
 mod calls;
+mod definitions;
+mod helpers;
 mod surface;
 
 /// A VM of this text. Tests run without optimisation beside others, so CPU time is not what they are about.
