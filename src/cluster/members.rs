@@ -67,7 +67,9 @@ impl Cluster {
                 self.enlist(&key, waiter);
                 self.let_in(&key, waiter, turn);
             }
-            Some(State::Placing(_) | State::Parked { .. }) => self.wait_for_room(&key, waiter, turn),
+            Some(State::Placing(_) | State::Parked { .. } | State::Unloading(_)) => {
+                self.wait_for_room(&key, waiter, turn);
+            }
             None => self.place_first(name, waiter, turn),
         }
     }
@@ -104,7 +106,7 @@ impl Cluster {
             State::Active(Active { binding: Binding::Provisional { .. }, .. }) => {
                 self.rebind(&key, binding, turn);
             }
-            State::Active(_) | State::Parked { .. } => {}
+            State::Active(_) | State::Parked { .. } | State::Unloading(_) => {}
         }
     }
 
@@ -336,7 +338,7 @@ impl Cluster {
     pub(super) fn is_out(&self, key: &RoomKey, waiter: Waiter) -> bool {
         match self.rooms.get(key).map(|room| &room.state) {
             Some(State::Placing(placing)) => placing.out.contains(&waiter),
-            Some(State::Parked { .. } | State::Active(_)) | None => false,
+            Some(State::Parked { .. } | State::Active(_) | State::Unloading(_)) | None => false,
         }
     }
 

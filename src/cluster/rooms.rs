@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::room::{Active, Binding, Placing, Room, State, Waiter};
+use super::room::{Active, Binding, Placing, Room, State, Unloading, Waiter};
 use super::{Cluster, Turn};
 use crate::model::event::{Effect, Micros};
 use crate::model::policy::Previous;
@@ -83,7 +83,7 @@ impl Cluster {
             return;
         };
         let (out, waiting) = match before {
-            State::Parked { waiting, .. } => (Vec::new(), waiting),
+            State::Parked { waiting, .. } | State::Unloading(Unloading { waiting, .. }) => (Vec::new(), waiting),
             State::Placing(placing) if placing.monolith == *monolith => {
                 for waiter in &placing.out {
                     self.open(*waiter, turn);
@@ -141,6 +141,7 @@ impl Cluster {
             Some(State::Parked { .. }) => self.unpark(key, turn),
             Some(State::Placing(_)) => self.placing_timed_out(key, turn),
             Some(State::Active(_)) => self.unreported(key, turn),
+            Some(State::Unloading(_)) => self.unloading_timed_out(key, turn),
             None => {}
         }
     }
@@ -169,7 +170,7 @@ impl Cluster {
             }) => {
                 *deadline = later;
             }
-            State::Active(_) | State::Placing(_) | State::Parked { .. } => {}
+            State::Active(_) | State::Placing(_) | State::Parked { .. } | State::Unloading(_) => {}
         });
     }
 

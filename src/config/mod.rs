@@ -24,8 +24,8 @@ pub use problem::{ConfigErrors, Place, Problem};
 pub use regions::Distances;
 pub use resolve::{Input, known_keys, parse};
 pub use types::{
-    Config, Discovery, Gate, Handover, HandoverMode, Heartbeat, Limits, PolicyConfig, PolicySource, QueueLimit, Secret,
-    Timeouts, private_ranges,
+    Config, Discovery, Gate, Handover, HandoverMode, Heartbeat, Limits, PolicyConfig, PolicySource, QueueLimit,
+    Rebalance, Secret, Timeouts, private_ranges,
 };
 
 #[cfg(test)]

@@ -112,8 +112,19 @@ pub struct PolicyConfig {
     pub query: Vec<String>,
     /// How often `rebalance` is asked; none: never. At least one second.
     pub rebalance_every: Option<Duration>,
+    /// What becomes of its answer.
+    pub rebalance: Rebalance,
     /// `usher.settings`. A `[selection_strategy]` adds `own_region_only = true`, and for `HashRing` its `weight`.
     pub settings: serde_json::Map<String, serde_json::Value>,
+}
+
+/// What becomes of the moves that a policy asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rebalance {
+    /// They are checked, paced and carried out.
+    Run,
+    /// They are checked and counted.
+    Dry,
 }
 
 /// What a new policy version has to pass before it decides.
@@ -288,6 +299,7 @@ impl Default for PolicyConfig {
             headers: headers.map(String::from).to_vec(),
             query: Vec::new(),
             rebalance_every: None,
+            rebalance: Rebalance::Run,
             settings: serde_json::Map::new(),
         }
     }

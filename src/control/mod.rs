@@ -5,6 +5,7 @@
 
 mod departures;
 mod health;
+mod moves;
 pub mod policies;
 pub mod reload;
 mod request;
@@ -24,7 +25,7 @@ use crate::cluster::{Cluster, Settings};
 use crate::link::inbox::Inbox;
 use crate::model::event::{RequestOutcome, Token};
 use crate::model::policy::Cause;
-use crate::model::{Attachment, ClientId, Region, RequestId, RoomName};
+use crate::model::{Attachment, ClientId, MonolithId, Region, RequestId, RoomKey, RoomName};
 use crate::policy::Policy;
 
 use self::departures::Departures;
@@ -52,6 +53,12 @@ enum Command {
         reply: oneshot::Sender<Result<(Arc<routes::Target>, bool), Refused>>,
     },
     RequestDone(RequestId, RequestOutcome),
+    Move {
+        request: RequestId,
+        room: RoomKey,
+        to: MonolithId,
+        reply: moves::Reply,
+    },
     Query(Box<dyn FnOnce(&Cluster) + Send>),
     Decide(PolicyTask),
     UsePolicy(Box<dyn Policy>),

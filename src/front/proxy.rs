@@ -210,6 +210,7 @@ impl Proxy {
             cause: None,
             request: Some(visible(request, config)),
             excluded: Vec::new(),
+            rooms: [].into(),
         };
         let decision = self.decider.route(&call, &published.view);
         if decision.fault.is_some() {

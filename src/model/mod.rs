@@ -6,7 +6,9 @@ pub mod epoch;
 pub mod event;
 pub mod id;
 pub mod metrics;
+pub mod moves;
 pub mod policy;
+pub mod read;
 pub mod wire;
 
 pub use close::CloseCode;

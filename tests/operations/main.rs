@@ -17,6 +17,7 @@ mod harness;
 mod http_rooms;
 mod http_through;
 mod init;
+mod policy_limits;
 mod policy_reload;
 mod process;
 mod room_list;

@@ -12,6 +12,7 @@ use super::program::{self, LoadError, Program};
 use super::sandbox::{self, Sandbox};
 use super::surface::{Host, lock};
 use crate::model::policy::{Answer, Call, Fault, FaultKind, Hook, View};
+use crate::model::read::Read;
 use crate::policy::Policy;
 
 /// A VM that holds one policy and its own copy of the Monoliths.
@@ -21,6 +22,10 @@ pub struct Vm {
     engine: Option<Engine>,
     host: Arc<Host>,
     about: About,
+    /// Whether what calls read is kept.
+    keeps_reads: bool,
+    /// What the next call is to read.
+    fed: Option<Vec<Read>>,
 }
 
 /// What the policy's table says, which is the same in every VM of the program.
@@ -40,6 +45,10 @@ impl Policy for Vm {
     fn call(&mut self, call: &Call, view: &View) -> Result<Answer, Fault> {
         self.call_returned(call, view).map(|returned| returned.answer)
     }
+
+    fn has(&self, hook: Hook) -> bool {
+        self.about.has[hook as usize]
+    }
 }
 
 impl Vm {
@@ -48,7 +57,7 @@ impl Vm {
         let inner = &program.inner;
         let host = Host::new(&inner.source.name, &inner.environment);
         let (engine, about) = Engine::new(program, &host)?;
-        Ok(Self { program: program.clone(), engine: Some(engine), host, about })
+        Ok(Self { program: program.clone(), engine: Some(engine), host, about, keeps_reads: false, fed: None })
     }
 
     /// The program that it runs.
@@ -86,6 +95,27 @@ impl Vm {
         std::mem::take(&mut *lock(&self.host.explanations))
     }
 
+    /// Whether what calls read through `now`, `random`, `counter` and `get` is kept for [`Self::take_reads`].
+    pub fn keep_reads(&mut self, keep: bool) {
+        self.keeps_reads = keep;
+    }
+
+    /// What the last call read, in order; `None` if it was too much to keep. Empty unless reads are kept.
+    pub fn take_reads(&mut self) -> Option<Vec<Read>> {
+        self.host.reads.take()
+    }
+
+    /// Gives the next call what a recorded one read: it reads that and neither the clock nor the state, which it does
+    /// not change either. From the first read that is not the next of these on, it reads for itself.
+    pub fn feed(&mut self, reads: Vec<Read>) {
+        self.fed = Some(reads);
+    }
+
+    /// Whether the last call, which was fed, read exactly what it was fed.
+    pub fn reads_matched(&self) -> bool {
+        self.host.reads.matched()
+    }
+
     /// One call, with the shape in which the script answered.
     pub fn call_returned(&mut self, call: &Call, view: &View) -> Result<Returned, Fault> {
         let engine = match &mut self.engine {
@@ -98,9 +128,16 @@ impl Vm {
         };
         self.host.begin(call);
         let Some(hook) = &engine.hooks[call.hook as usize] else { return Ok(Answer::Default.into()) };
+        match self.fed.take() {
+            Some(reads) => self.host.reads.feed(reads),
+            None if self.keeps_reads => self.host.reads.keep(),
+            None => {}
+        }
+        let watched = self.host.reads.watched();
         let lua = &engine.sandbox.lua;
         let called = (engine.mirror.sync(lua, view))
-            .and_then(|()| call::invoke(lua, &engine.sandbox.invoke, hook, &engine.mirror, call));
+            .and_then(|()| call::invoke(lua, &engine.sandbox.invoke, hook, &engine.mirror, call, watched));
+        self.host.reads.stop();
         let answer = match (called, self.host.meter.fired()) {
             (Ok(value), None) => answer::parse(call.hook, &value, view).map_err(|reason| Fault {
                 kind: FaultKind::BadAnswer,

@@ -12,6 +12,7 @@ mod attacks;
 mod calls;
 mod definitions;
 mod helpers;
+mod state;
 mod surface;
 
 /// A VM of this text. Tests run without optimisation beside others, so CPU time is not what they are about.
@@ -48,6 +49,7 @@ pub(super) fn call(hook: Hook) -> Call {
         cause: None,
         request: None,
         excluded: Vec::new(),
+        rooms: [].into(),
     }
 }
 
