@@ -13,7 +13,7 @@ use super::types::{Gate, PolicyConfig, PolicySource, Rebalance};
 use super::units::write_size;
 
 /// The policies that every binary holds.
-pub const SHIPPED_POLICIES: [&str; 9] = [
+pub const SHIPPED_POLICIES: [&str; 10] = [
     "default",
     "least-loaded",
     "region-affinity",
@@ -23,6 +23,7 @@ pub const SHIPPED_POLICIES: [&str; 9] = [
     "slow-start",
     "bounded-hash",
     "capacity",
+    "follow-the-crowd",
 ];
 
 /// Headers that a policy never sees: credentials, addresses, and where the user came from.

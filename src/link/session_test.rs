@@ -31,7 +31,8 @@ fn session() -> (Session, mpsc::Receiver<Report>) {
 }
 
 fn unload(session: &mut Session, room: &str) -> Option<Outgoing> {
-    session.command(Command::Unload { room: RoomName::parse(room).unwrap() });
+    let room = RoomName::parse(room).unwrap();
+    session.command(Command::Unload { room, why: UnloadCause::Duplicate });
     session.outbox.try_next()
 }
 

@@ -26,7 +26,7 @@ macro_rules! shipped {
 }
 
 /// Every shipped policy, the default first.
-pub const SHIPPED: [Shipped; 9] = [
+pub const SHIPPED: [Shipped; 10] = [
     shipped!("default"),
     shipped!("least-loaded"),
     shipped!("region-affinity"),
@@ -36,6 +36,7 @@ pub const SHIPPED: [Shipped; 9] = [
     shipped!("slow-start"),
     shipped!("bounded-hash"),
     shipped!("capacity"),
+    shipped!("follow-the-crowd"),
 ];
 
 /// The types of the policy API, for editors.
