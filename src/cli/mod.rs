@@ -10,6 +10,7 @@ mod bench;
 mod check;
 mod demo;
 mod eval;
+mod init;
 mod logging;
 mod machine;
 mod offline;
@@ -53,6 +54,8 @@ enum Command {
     Eval(eval::EvalArgs),
     /// Measure what decisions of a policy cost
     Bench(bench::BenchArgs),
+    /// Write a configuration, a policy and its test to start from
+    Init(init::InitArgs),
     /// Show how a running usher is doing
     Status(steer::AdminArgs),
     /// Show or change the policy of a running usher
@@ -82,6 +85,7 @@ pub fn main() -> ExitCode {
         Some(Command::Test(args)) => test::main(&args),
         Some(Command::Eval(args)) => eval::main(&args),
         Some(Command::Bench(args)) => bench::main(&args),
+        Some(Command::Init(args)) => init::main(&args),
         Some(Command::Status(args)) => steer::status(&args),
         Some(Command::Policy(args)) => steer::policy(&args),
         Some(Command::Monolith(args)) => steer::monolith(&args),

@@ -13,7 +13,18 @@ use super::types::{Gate, PolicyConfig, PolicySource, Rebalance};
 use super::units::write_size;
 
 /// The policies that every binary holds.
-pub const SHIPPED_POLICIES: [&str; 5] = ["default", "least-loaded", "region-affinity", "hash-ring", "random"];
+pub const SHIPPED_POLICIES: [&str; 10] = [
+    "default",
+    "least-loaded",
+    "region-affinity",
+    "hash-ring",
+    "random",
+    "spill",
+    "slow-start",
+    "bounded-hash",
+    "capacity",
+    "follow-the-crowd",
+];
 
 /// Headers that a policy never sees: credentials, addresses, and where the user came from.
 const HIDDEN_HEADERS: [&str; 7] =

@@ -516,3 +516,7 @@ async fn let_others_queue() {
     })
     .await;
 }
+
+#[cfg(test)]
+#[path = "session_test.rs"]
+mod tests;

@@ -136,6 +136,15 @@ impl Process {
         http::get_with(self.addr, path, &[("authorization", &format!("Bearer {KEY}"))]).await.unwrap().json()
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.0.id()
+    }
+
+    /// What it has said so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
     pub fn signal(&self, signal: rustix::process::Signal) {
         let id = i32::try_from(self.child.0.id()).unwrap();
         rustix::process::kill_process(rustix::process::Pid::from_raw(id).unwrap(), signal).unwrap();

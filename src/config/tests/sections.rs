@@ -7,7 +7,8 @@ fn a_policy_is_a_path_or_a_shipped_name() {
     let source = |text: &str| usher(&format!("policy.file = '{text}'")).config().policy.source;
     assert_eq!(source("least-loaded"), PolicySource::Shipped("least-loaded".into()));
     assert_eq!(source("/etc/usher/mine.lua"), PolicySource::File("/etc/usher/mine.lua".into()));
-    let shipped = "default, least-loaded, region-affinity, hash-ring, random";
+    let shipped = "default, least-loaded, region-affinity, hash-ring, random, spill, slow-start, bounded-hash, capacity, \
+         follow-the-crowd";
     usher("[policy]\nfile = 'policies/x.luau'").fails(&[&format!(
         "usher.toml:2: policy.file: no file \"policies/x.luau\" at /etc/usher/policies/x.luau; write a path from the \
          folder of this file, or a shipped name: {shipped}"

@@ -133,12 +133,12 @@ mod tests {
     fn a_fork_goes_its_own_way() {
         let state = SharedState::default();
         SharedState::count(&state.counter("n").unwrap());
-        state.set(b"a", Some(Kept::Number(1.0))).unwrap();
+        state.set("a", Some(Kept::Number(1.0))).unwrap();
         let fork = state.fork();
         assert_eq!(SharedState::count(&fork.counter("n").unwrap()), 2);
-        fork.set(b"a", None).unwrap();
+        fork.set("a", None).unwrap();
         assert_eq!(SharedState::count(&state.counter("n").unwrap()), 2);
-        assert_eq!(state.get(b"a"), Some(Kept::Number(1.0)));
+        assert_eq!(state.get("a"), Some(Kept::Number(1.0)));
     }
 
     #[test]

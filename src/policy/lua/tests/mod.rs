@@ -10,6 +10,8 @@ use super::{Environment, Limits, Program, Source, Vm};
 
 mod attacks;
 mod calls;
+mod definitions;
+mod helpers;
 mod state;
 mod surface;
 
