@@ -35,7 +35,11 @@ async fn pings(answered: usize) -> usize {
     client.write_all(PREFACE).await.unwrap();
     send(&mut client, SETTINGS, 0, &[]).await;
     let mut seen = 0;
-    while let Some((kind, flags, payload)) = receive(&mut client).await {
+    // Virtual time: an hour of nothing passes at once.
+    let patience = Duration::from_secs(3600);
+    while let Some((kind, flags, payload)) =
+        tokio::time::timeout(patience, receive(&mut client)).await.expect("the connection ends")
+    {
         match (kind, flags & ACK) {
             (SETTINGS, 0) => send(&mut client, SETTINGS, ACK, &[]).await,
             (PING_FRAME, 0) => {
