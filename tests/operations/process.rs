@@ -350,6 +350,11 @@ async fn a_running_process_is_steered_from_the_command_line() {
     assert!(self::text(&wrong.stderr).contains("401") && !self::text(&wrong.stderr).contains("wrong-key"));
     client.chat("still here").await;
     client.recv_until(SOON, |text| text.contains("still here")).await.unwrap();
+    let (_, out, _) = ask(&["room", "where", "room-1"]).await;
+    let other = monoliths.iter().map(|monolith| monolith.id()).find(|id| !out.contains(id.as_str())).unwrap();
+    let (code, out, err) = ask(&["room", "move", "ROOM-1", "--to", &other]).await;
+    assert!(code == 0 && out.contains(&format!("to {other}, 1 clients")), "{out}{err}");
+    assert_eq!(client.closed(SOON).await.unwrap().code, 1001);
     assert_eq!(process.terminate().await.0, Some(0));
     assert_eq!(ask(&["status"]).await.0, 2, "nobody to ask");
 }
