@@ -2,6 +2,7 @@
 
 mod api;
 mod metrics;
+mod policy;
 mod ready;
 pub mod stream;
 

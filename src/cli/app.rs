@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::admin::{self, Admin, AdminRequest, Owner};
 use crate::config::{self, Config, Loaded};
 use crate::control::policies::{FirstPolicy, Policies};
-use crate::control::reload::{Reloader, cluster_settings, link_settings, start_discovery};
+use crate::control::reload::{ReloadCounts, Reloader, cluster_settings, link_settings, start_discovery};
 use crate::control::{Control, ControlSettings};
 use crate::discovery::EndpointSet;
 use crate::front::body::Body;
@@ -93,7 +93,7 @@ impl App {
         let (reports, received) = mpsc::channel(REPORTS);
         let control = crate::control::spawn(ControlSettings {
             cluster: cluster_settings(&now),
-            policy: Box::new(first.deciding()?),
+            policy: Box::new(first.deciding()),
             reports: received,
         })?;
         let policies = Arc::new(Policies::new(first, control.clone(), config.clone(), workers));
@@ -115,13 +115,14 @@ impl App {
         let stopping = Arc::new(AtomicBool::new(false));
         let decider = Arc::new(Deciding(policies.clone()));
         let front = Arc::new(FrontDoor::new(config.clone(), control.clone(), tap.clone(), decider, stop.clone()));
+        let reloads = Arc::new(ReloadCounts::default());
         let admin = Arc::new(Admin {
             config: config.clone(),
             control: control.clone(),
             policies: policies.clone(),
             tap,
             stopping: stopping.clone(),
-            metrics: metrics_sources(&front, &links),
+            metrics: metrics_sources(&front, &links, &reloads),
         });
         let reloader = Reloader {
             request,
@@ -132,6 +133,7 @@ impl App {
             endpoints: endpoints.clone(),
             discovery: start_discovery(now.discovery.clone(), endpoints),
             refused: None,
+            counts: reloads,
         };
         let (addr, admin_addr) = (listener.addr(), admin_listener.as_ref().map(Listener::addr));
         let grace = now.timeouts.shutdown + GRACE;
@@ -293,9 +295,14 @@ impl Dispatch {
     }
 }
 
-fn metrics_sources(front: &Arc<FrontDoor>, links: &Arc<LinkCounters>) -> Vec<admin::MetricsSource> {
-    let (front, links) = (front.clone(), links.clone());
+fn metrics_sources(
+    front: &Arc<FrontDoor>,
+    links: &Arc<LinkCounters>,
+    reloads: &Arc<ReloadCounts>,
+) -> Vec<admin::MetricsSource> {
+    let (front, links, reloads) = (front.clone(), links.clone(), reloads.clone());
     let of_front: admin::MetricsSource = Box::new(move |out: &mut MetricsText| front.write_metrics(out));
     let of_links: admin::MetricsSource = Box::new(move |out: &mut MetricsText| links.write_metrics(out));
-    vec![of_front, of_links]
+    let of_reloads: admin::MetricsSource = Box::new(move |out: &mut MetricsText| reloads.write_metrics(out));
+    vec![of_front, of_links, of_reloads]
 }

@@ -10,6 +10,7 @@ mod check;
 mod demo;
 mod logging;
 mod machine;
+mod policy;
 mod run;
 mod steer;
 mod test;
@@ -49,7 +50,7 @@ enum Command {
     /// Show how a running usher is doing
     Status(steer::AdminArgs),
     /// Show or change the policy of a running usher
-    Policy(steer::PolicyArgs),
+    Policy(policy::PolicyArgs),
     /// Show the Monoliths of a running usher
     Monolith(steer::MonolithArgs),
     /// Show the rooms of a running usher
@@ -74,7 +75,7 @@ pub fn main() -> ExitCode {
         Some(Command::Check(args)) => check::main(&args),
         Some(Command::Test(args)) => test::main(&args),
         Some(Command::Status(args)) => steer::status(&args),
-        Some(Command::Policy(args)) => steer::policy(&args),
+        Some(Command::Policy(args)) => policy::main(&args),
         Some(Command::Monolith(args)) => steer::monolith(&args),
         Some(Command::Room(args)) => steer::room(&args),
     })

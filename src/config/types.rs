@@ -106,6 +106,8 @@ pub struct PolicyConfig {
     pub gate: Gate,
     /// Versions kept for rollback.
     pub history: usize,
+    /// The folder in which the last good version of a policy file is kept for a start at which the file is broken.
+    pub keep: Option<PathBuf>,
     /// Request headers that a policy may see, in lower case.
     pub headers: Vec<String>,
     /// Query parameters that a policy may see.
@@ -285,6 +287,7 @@ impl Default for PolicyConfig {
             total_memory: 64 << 20,
             gate: Gate::Tests,
             history: 8,
+            keep: None,
             headers: headers.map(String::from).to_vec(),
             query: Vec::new(),
             rebalance_every: None,

@@ -54,7 +54,6 @@ enum Command {
     RequestDone(RequestId, RequestOutcome),
     Query(Box<dyn FnOnce(&Cluster) + Send>),
     Decide(PolicyTask),
-    UsePolicy(Box<dyn Policy>),
     Configure(Settings),
     Stop(oneshot::Sender<()>),
 }
@@ -157,11 +156,6 @@ impl Control {
         });
         self.send(Command::Decide(run))?;
         answer.await.map_err(|_| Stopped)
-    }
-
-    /// Lets another policy decide from the next call on.
-    pub fn use_policy(&self, policy: Box<dyn Policy>) -> Result<(), Stopped> {
-        self.send(Command::UsePolicy(policy))
     }
 
     /// Changes bounds and waits.

@@ -74,6 +74,17 @@ impl SharedState {
         Ok(counters.entry(name.into()).or_default().clone())
     }
 
+    /// A copy of what is kept at this moment, which goes its own way from then on.
+    pub fn copy(&self) -> Self {
+        let (counters, dictionary) = (lock(&self.counters), lock(&self.dictionary));
+        let counters = counters.iter().map(|(name, counter)| {
+            let value = counter.load(Ordering::Relaxed);
+            (name.clone(), Arc::new(AtomicU64::new(value)))
+        });
+        let dictionary = Dictionary { values: dictionary.values.clone(), bytes: dictionary.bytes };
+        Self { counters: Mutex::new(counters.collect()), dictionary: Mutex::new(dictionary) }
+    }
+
     /// Adds one and says the new value.
     pub fn count(counter: &AtomicU64) -> u64 {
         counter.fetch_add(1, Ordering::Relaxed) + 1
@@ -127,6 +138,19 @@ mod tests {
         state.set(b"a", None).unwrap();
         assert_eq!(state.get(b"a"), None);
         assert_eq!(lock(&state.dictionary).bytes, 0);
+    }
+
+    #[test]
+    fn a_copy_goes_its_own_way() {
+        let state = SharedState::default();
+        state.set(b"a", Some(Kept::Number(1.0))).unwrap();
+        SharedState::count(&state.counter("n").unwrap());
+        let copy = state.copy();
+        assert_eq!(SharedState::count(&copy.counter("n").unwrap()), 2);
+        copy.set(b"a", None).unwrap();
+        assert_eq!(state.get(b"a"), Some(Kept::Number(1.0)));
+        assert_eq!(SharedState::count(&state.counter("n").unwrap()), 2);
+        assert_eq!((lock(&copy.dictionary).bytes, lock(&state.dictionary).bytes), (0, 9));
     }
 
     #[test]
