@@ -131,9 +131,6 @@ async fn start(args: &DemoArgs, policy: &std::path::Path) -> Result<(App, Vec<Mo
         ..Config::default()
     };
     config.policy.source = PolicySource::File(policy.to_path_buf());
-    // Whoever plays with it may want a canary and a shadow.
-    let vms = config::policy_vms(machine::workers()) + config::trial_vms(machine::workers());
-    config.policy.total_memory = config.policy.total_memory.max(config.policy.memory * vms);
     let listener = Listener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, args.port)))?;
     let request = config::Request {
         path: None,

@@ -19,7 +19,7 @@ mod types;
 pub mod units;
 
 pub use load::{Loaded, Request, load};
-pub use policy::{SHIPPED_POLICIES, policy_vms, trial_vms};
+pub use policy::{SHIPPED_POLICIES, policy_vms};
 pub use problem::{ConfigErrors, Place, Problem};
 pub use regions::Distances;
 pub use resolve::{Input, known_keys, parse};

@@ -28,11 +28,6 @@ pub fn policy_vms(workers: usize) -> usize {
     workers.saturating_add(1).saturating_mul(2)
 }
 
-/// How many VMs a canary and a shadow add to [`policy_vms`]: a set of the canary's own, and one of the shadow's thread.
-pub fn trial_vms(workers: usize) -> usize {
-    workers.saturating_add(2)
-}
-
 /// What `[selection_strategy]` says.
 pub(super) struct Strategy {
     policy: &'static str,
@@ -141,13 +136,13 @@ pub(super) fn read(root: &mut Section<'_>, strategy: Option<Strategy>, input: &I
 }
 
 /// The memory of all VMs: what is set has to suffice for as many as there can be, and a canary or a shadow for which it
-/// does not is refused when it is asked for; what is not set suffices for these too.
+/// does not is refused when it is asked for; what is not set suffices.
 fn total_memory(section: &mut Section<'_>, policy: &mut PolicyConfig, workers: usize) {
     let vms = policy_vms(workers);
     let need = policy.memory.saturating_mul(vms);
-    policy.total_memory = policy.total_memory.max(policy.memory.saturating_mul(vms + trial_vms(workers)));
+    policy.total_memory = policy.total_memory.max(need);
     let Some(total) = section.optional("total_memory", read::size(1 << 20..=1 << 40)) else { return };
-    policy.total_memory = total;
+    (policy.total_memory, policy.total_memory_is_set) = (total, true);
     if total < need {
         let (total, memory, need) = (write_size(total), write_size(policy.memory), write_size(need));
         let fits = write_size(policy.total_memory / vms / 1024 * 1024);

@@ -102,6 +102,8 @@ pub struct PolicyConfig {
     pub memory: usize,
     /// Bytes for all VMs.
     pub total_memory: usize,
+    /// Whether that was set: what was not set bounds no canary and no shadow.
+    pub total_memory_is_set: bool,
     /// What a new version has to pass.
     pub gate: Gate,
     /// Versions kept for rollback.
@@ -285,6 +287,7 @@ impl Default for PolicyConfig {
             budget: Duration::from_millis(10),
             memory: 8 << 20,
             total_memory: 64 << 20,
+            total_memory_is_set: false,
             gate: Gate::Tests,
             history: 8,
             keep: None,

@@ -160,6 +160,7 @@ impl Policy for Current {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::policy::MonolithRow;
     use crate::policy::lua::{Environment, Source};
     use crate::policy::versions::Version;
 
@@ -177,7 +178,9 @@ mod tests {
 
     fn ask(handle: &PolicyHandle, room: &str) -> String {
         let call = serde_json::json!({"hook": "place", "region": "ewr", "room": {"name": room}});
-        let answer = handle.load().call(&serde_json::from_value(call).unwrap(), &View::default()).unwrap();
+        let row = |id: &str| MonolithRow { id: id.into(), ..MonolithRow::default() };
+        let view = View::of(["old", "new", "canary"].map(row));
+        let answer = handle.load().call(&serde_json::from_value(call).unwrap(), &view).unwrap();
         let Answer::Ranked(ids) = answer else { panic!("{answer:?}") };
         ids[0].to_string()
     }

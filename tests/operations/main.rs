@@ -14,6 +14,7 @@ mod harness;
 mod http_rooms;
 mod http_through;
 mod policy_reload;
+mod policy_trials;
 mod process;
 mod room_list;
 mod stopping;

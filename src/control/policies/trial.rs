@@ -122,8 +122,8 @@ impl Policies {
 
     /// Whether the memory for all VMs suffices with a canary, a shadow; an error is the reason why not.
     pub(super) fn suffices(&self, config: &Config, (canary, shadow): (bool, bool)) -> Result<(), String> {
-        if !canary && !shadow {
-            // The configuration was checked for this.
+        if !(canary || shadow) || !config.policy.total_memory_is_set {
+            // The configuration was checked without them; what nobody set suffices.
             return Ok(());
         }
         let more = if canary { slots(self.workers) } else { 0 } + usize::from(shadow);
