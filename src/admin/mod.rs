@@ -3,6 +3,7 @@
 mod api;
 mod metrics;
 mod moves;
+mod policy;
 mod ready;
 pub mod stream;
 

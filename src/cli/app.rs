@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::admin::{self, Admin, AdminRequest, Owner};
 use crate::config::{self, Config, Loaded};
 use crate::control::policies::{FirstPolicy, Policies};
-use crate::control::reload::{Reloader, cluster_settings, link_settings, start_discovery};
+use crate::control::reload::{ReloadCounts, Reloader, cluster_settings, link_settings, start_discovery};
 use crate::control::scrape::{ScrapeCounters, Scraper};
 use crate::control::{Control, ControlSettings};
 use crate::discovery::EndpointSet;
@@ -94,7 +94,7 @@ impl App {
         let (reports, received) = mpsc::channel(REPORTS);
         let control = crate::control::spawn(ControlSettings {
             cluster: cluster_settings(&now),
-            policy: Box::new(first.deciding()?),
+            policy: Box::new(first.deciding()),
             reports: received,
         })?;
         let policies = Arc::new(Policies::new(first, control.clone(), config.clone(), workers));
@@ -118,13 +118,14 @@ impl App {
         let front = Arc::new(FrontDoor::new(config.clone(), control.clone(), tap.clone(), decider, stop.clone()));
         let scrapes = Arc::new(ScrapeCounters::default());
         let scraper = Scraper::new(config.clone(), control.clone(), scrapes.clone());
+        let reloads = Arc::new(ReloadCounts::default());
         let admin = Arc::new(Admin {
             config: config.clone(),
             control: control.clone(),
             policies: policies.clone(),
             tap,
             stopping: stopping.clone(),
-            metrics: metrics_sources(&front, &links, &scrapes),
+            metrics: metrics_sources(&front, &links, &scrapes, &reloads),
         });
         let reloader = Reloader {
             request,
@@ -135,6 +136,7 @@ impl App {
             endpoints: endpoints.clone(),
             discovery: start_discovery(now.discovery.clone(), endpoints),
             refused: None,
+            counts: reloads,
         };
         let (addr, admin_addr) = (listener.addr(), admin_listener.as_ref().map(Listener::addr));
         let grace = now.timeouts.shutdown + GRACE;
@@ -308,10 +310,12 @@ fn metrics_sources(
     front: &Arc<FrontDoor>,
     links: &Arc<LinkCounters>,
     scrapes: &Arc<ScrapeCounters>,
+    reloads: &Arc<ReloadCounts>,
 ) -> Vec<admin::MetricsSource> {
-    let (front, links, scrapes) = (front.clone(), links.clone(), scrapes.clone());
+    let (front, links, scrapes, reloads) = (front.clone(), links.clone(), scrapes.clone(), reloads.clone());
     let of_front: admin::MetricsSource = Box::new(move |out: &mut MetricsText| front.write_metrics(out));
     let of_links: admin::MetricsSource = Box::new(move |out: &mut MetricsText| links.write_metrics(out));
     let of_scrapes: admin::MetricsSource = Box::new(move |out: &mut MetricsText| scrapes.write_metrics(out));
-    vec![of_front, of_links, of_scrapes]
+    let of_reloads: admin::MetricsSource = Box::new(move |out: &mut MetricsText| reloads.write_metrics(out));
+    vec![of_front, of_links, of_scrapes, of_reloads]
 }

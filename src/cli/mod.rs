@@ -14,6 +14,7 @@ mod init;
 mod logging;
 mod machine;
 mod offline;
+mod policy;
 mod run;
 mod steer;
 mod test;
@@ -59,7 +60,7 @@ enum Command {
     /// Show how a running usher is doing
     Status(steer::AdminArgs),
     /// Show or change the policy of a running usher
-    Policy(steer::PolicyArgs),
+    Policy(policy::PolicyArgs),
     /// Show the Monoliths of a running usher
     Monolith(steer::MonolithArgs),
     /// Show the rooms of a running usher
@@ -87,7 +88,7 @@ pub fn main() -> ExitCode {
         Some(Command::Bench(args)) => bench::main(&args),
         Some(Command::Init(args)) => init::main(&args),
         Some(Command::Status(args)) => steer::status(&args),
-        Some(Command::Policy(args)) => steer::policy(&args),
+        Some(Command::Policy(args)) => policy::main(&args),
         Some(Command::Monolith(args)) => steer::monolith(&args),
         Some(Command::Room(args)) => steer::room(&args),
     })

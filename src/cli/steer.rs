@@ -21,30 +21,6 @@ pub(super) struct AdminArgs {
     api_key: String,
 }
 
-/// `usher policy`.
-#[derive(Args, Debug)]
-pub(super) struct PolicyArgs {
-    #[command(flatten)]
-    admin: AdminArgs,
-    #[command(subcommand)]
-    command: PolicyCommand,
-}
-
-#[derive(Debug, Subcommand)]
-enum PolicyCommand {
-    /// List the versions that were active, newest first
-    List,
-    /// Show the policy in force, its history and the last failure
-    Show,
-    /// Let another policy decide: a shipped name, or a file in the folder of `policy.file`
-    Use {
-        /// The policy
-        policy: String,
-    },
-    /// Return to the version before this one
-    Rollback,
-}
-
 /// `usher monolith`.
 #[derive(Args, Debug)]
 pub(super) struct MonolithArgs {
@@ -99,27 +75,6 @@ pub(super) fn status(args: &AdminArgs) -> u8 {
     }
 }
 
-pub(super) fn policy(args: &PolicyArgs) -> u8 {
-    let (method, path, body) = match &args.command {
-        PolicyCommand::List | PolicyCommand::Show => (Method::GET, "/_usher/v1/policy", None),
-        PolicyCommand::Use { policy } => {
-            (Method::POST, "/_usher/v1/policy/use", Some(serde_json::json!({"policy": policy})))
-        }
-        PolicyCommand::Rollback => (Method::POST, "/_usher/v1/policy/rollback", None),
-    };
-    report(&args.admin, ask(&args.admin, method, path, body), |document| match args.command {
-        PolicyCommand::List => {
-            let active = std::iter::once(&document["active"]);
-            for version in active.chain(document["history"].as_array().into_iter().flatten()) {
-                let text = |key: &str| version[key].as_str().unwrap_or("-").to_string();
-                let (name, source) = (text("name"), text("source"));
-                println!("{}  {}  {name}  {source}  by {}", text("activated_at"), text("version"), text("by"));
-            }
-        }
-        PolicyCommand::Show | PolicyCommand::Use { .. } | PolicyCommand::Rollback => print_json(document),
-    })
-}
-
 pub(super) fn monolith(args: &MonolithArgs) -> u8 {
     let MonolithCommand::List = args.command;
     report(&args.admin, ask(&args.admin, Method::GET, "/_usher/v1/monoliths", None), print_json)
@@ -172,11 +127,11 @@ pub(super) fn room(args: &RoomArgs) -> u8 {
     }
 }
 
-fn print_json(document: &Value) {
+pub(super) fn print_json(document: &Value) {
     println!("{document:#}");
 }
 
-fn report(args: &AdminArgs, answer: Result<(u16, Value), String>, show: impl FnOnce(&Value)) -> u8 {
+pub(super) fn report(args: &AdminArgs, answer: Result<(u16, Value), String>, show: impl FnOnce(&Value)) -> u8 {
     match answer {
         Ok((200, document)) => {
             show(&document);
@@ -196,7 +151,7 @@ fn unable(args: &AdminArgs, error: &str) -> u8 {
     UNABLE
 }
 
-fn ask(args: &AdminArgs, method: Method, path: &str, body: Option<Value>) -> Result<(u16, Value), String> {
+pub(super) fn ask(args: &AdminArgs, method: Method, path: &str, body: Option<Value>) -> Result<(u16, Value), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     runtime.block_on(async {
         let limit = std::time::Duration::from_secs(30);

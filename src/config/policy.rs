@@ -26,6 +26,9 @@ pub const SHIPPED_POLICIES: [&str; 10] = [
     "follow-the-crowd",
 ];
 
+/// The folder beside a policy's file in which its last good version is kept, unless `policy.keep` names another one.
+const KEEP: &str = ".usher";
+
 /// Headers that a policy never sees: credentials, addresses, and where the user came from.
 const HIDDEN_HEADERS: [&str; 7] =
     ["apikey", "authorization", "cookie", "forwarded", "proxy-authorization", "referer", "set-cookie"];
@@ -110,6 +113,14 @@ pub(super) fn read(root: &mut Section<'_>, strategy: Option<Strategy>, input: &I
         "replay" => Err("\"replay\" comes with a later version; remove it, or write \"tests\"".into()),
         other => Err(format!("{:?} is no gate; write \"compile\" or \"tests\"", read::cut(other))),
     });
+    // Only a file can break between two starts.
+    if let PolicySource::File(file) = &policy.source {
+        policy.keep = file.parent().map(|folder| folder.join(KEEP));
+    }
+    if let Some(folder) = section.optional("keep", read::text) {
+        let file = matches!(policy.source, PolicySource::File(_));
+        policy.keep = (file && !folder.is_empty()).then(|| input.base_dir.join(folder));
+    }
     section.read(&mut policy.history, "history", read::integer(1..=1000usize));
     section.read(&mut policy.headers, "headers", read::list("header names", header));
     section.read(&mut policy.query, "query", read::list("parameter names", read::word));
@@ -140,13 +151,14 @@ pub(super) fn read(root: &mut Section<'_>, strategy: Option<Strategy>, input: &I
     policy
 }
 
-/// The memory of all VMs: what is set has to suffice for as many as there can be; what is not set does.
+/// The memory of all VMs: what is set has to suffice for as many as there can be, and a canary or a shadow for which it
+/// does not is refused when it is asked for; what is not set suffices.
 fn total_memory(section: &mut Section<'_>, policy: &mut PolicyConfig, workers: usize) {
     let vms = policy_vms(workers);
     let need = policy.memory.saturating_mul(vms);
     policy.total_memory = policy.total_memory.max(need);
     let Some(total) = section.optional("total_memory", read::size(1 << 20..=1 << 40)) else { return };
-    policy.total_memory = total;
+    (policy.total_memory, policy.total_memory_is_set) = (total, true);
     if total < need {
         let (total, memory, need) = (write_size(total), write_size(policy.memory), write_size(need));
         let fits = write_size(policy.total_memory / vms / 1024 * 1024);

@@ -133,6 +133,7 @@ fn everything_can_be_set() {
         total_memory = "32MiB"
         gate = "compile"
         history = 3
+        keep = "/var/lib/usher"
         headers = ["Accept-Language"]
         query = ["v"]
         rebalance_every = "1s"
@@ -169,6 +170,7 @@ fn everything_can_be_set() {
         (policy.history, &policy.headers, &policy.query),
         (3, &vec!["accept-language".into()], &vec!["v".into()])
     );
+    assert_eq!(policy.keep, Some(PathBuf::from("/var/lib/usher")));
     assert_eq!((policy.rebalance_every, policy.rebalance), (Some(Duration::from_secs(1)), Rebalance::Dry));
     assert_eq!(json!(policy.settings), json!({ "cap": 40, "deep": { "list": [1, 2.5, "x", true] } }));
     let trusted = ["10.1.2.3/32", "192.0.2.0/24", "2001:db8::/32"].map(|range| range.parse().unwrap());

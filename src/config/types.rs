@@ -108,10 +108,14 @@ pub struct PolicyConfig {
     pub memory: usize,
     /// Bytes for all VMs.
     pub total_memory: usize,
+    /// Whether that was set: what was not set bounds no canary and no shadow.
+    pub total_memory_is_set: bool,
     /// What a new version has to pass.
     pub gate: Gate,
     /// Versions kept for rollback.
     pub history: usize,
+    /// The folder in which the last good version of a policy file is kept for a start at which the file is broken.
+    pub keep: Option<PathBuf>,
     /// Request headers that a policy may see, in lower case.
     pub headers: Vec<String>,
     /// Query parameters that a policy may see.
@@ -302,8 +306,10 @@ impl Default for PolicyConfig {
             budget: Duration::from_millis(10),
             memory: 8 << 20,
             total_memory: 64 << 20,
+            total_memory_is_set: false,
             gate: Gate::Tests,
             history: 8,
+            keep: None,
             headers: headers.map(String::from).to_vec(),
             query: Vec::new(),
             rebalance_every: None,

@@ -63,7 +63,6 @@ enum Command {
     },
     Query(Box<dyn FnOnce(&Cluster) + Send>),
     Decide(PolicyTask),
-    UsePolicy(Box<dyn Policy>),
     Configure(Settings),
     Stop(oneshot::Sender<()>),
 }
@@ -166,11 +165,6 @@ impl Control {
         });
         self.send(Command::Decide(run))?;
         answer.await.map_err(|_| Stopped)
-    }
-
-    /// Lets another policy decide from the next call on.
-    pub fn use_policy(&self, policy: Box<dyn Policy>) -> Result<(), Stopped> {
-        self.send(Command::UsePolicy(policy))
     }
 
     /// Changes bounds and waits.

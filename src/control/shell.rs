@@ -209,7 +209,6 @@ impl Shell {
             }
             Command::Query(read) => read(&self.cluster),
             Command::Decide(run) => run(self.policy.policy.as_mut(), &self.cluster),
-            Command::UsePolicy(policy) => self.policy.policy = policy,
             Command::Configure(settings) => self.cluster.configure(settings),
             Command::Stop(stopped) => return Some(stopped),
         }

@@ -31,7 +31,7 @@ pub fn decide_near(policy: &mut dyn Policy, call: &Call, view: &View, distances:
         Answer::Default => {}
         Answer::Ranked(named) => {
             for id in named {
-                if view.get(id).is_some_and(|row| eligible(call, row)) && !choices.contains(id) {
+                if is_eligible(call, view, id) && !choices.contains(id) {
                     choices.push(id.clone());
                 }
             }
@@ -44,6 +44,11 @@ pub fn decide_near(policy: &mut dyn Policy, call: &Call, view: &View, distances:
     add_default(call, view, distances, &mut choices);
     let answer = if fault.is_some() { Answer::Default } else { answer };
     Decision { answer, choices, fault }
+}
+
+/// Whether a Monolith that a policy names may be chosen in this attempt.
+pub(super) fn is_eligible(call: &Call, view: &View, id: &MonolithId) -> bool {
+    view.get(id).is_some_and(|row| eligible(call, row))
 }
 
 fn eligible(call: &Call, row: &MonolithRow) -> bool {

@@ -1,9 +1,13 @@
 //! Policies: the trait that the core knows them by, and the Luau engine behind it.
 
 mod builtin;
+pub mod canary;
 pub mod decide;
+pub mod deciding;
+mod diff;
 pub mod guarded;
 pub mod lua;
+pub mod shadow;
 pub mod shipped;
 pub mod slots;
 pub mod smoke;

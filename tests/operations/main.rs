@@ -23,6 +23,7 @@ mod policy_commands;
 mod policy_limits;
 mod policy_reload;
 mod policy_state;
+mod policy_trials;
 mod process;
 mod room_list;
 mod stopping;

@@ -160,11 +160,22 @@ fn weights_are_positive_numbers_under_any_name() {
 }
 
 #[test]
+fn the_last_good_version_of_a_file_is_kept_beside_it_unless_told_otherwise() {
+    let keep = |text: &str| usher(text).config().policy.keep.map(|folder| folder.display().to_string());
+    assert_eq!(keep("policy.file = 'mine.lua'").as_deref(), Some("/etc/usher/.usher"));
+    assert_eq!(keep("[policy]\nfile = 'mine.lua'\nkeep = 'kept'").as_deref(), Some("/etc/usher/kept"));
+    assert_eq!(keep("[policy]\nfile = 'mine.lua'\nkeep = ''"), None);
+    assert_eq!(keep("[policy]\nfile = 'random'\nkeep = 'kept'"), None);
+}
+
+#[test]
 fn total_memory_has_to_suffice() {
     let total = |text: &'static str, workers| Try { workers, ..usher(text) };
     assert_eq!(policy_vms(6), 14);
     assert_eq!(total("", 3).config().policy.total_memory, 64 << 20);
     assert_eq!(total("", 63).config().policy.total_memory, 128 * (8 << 20));
+    assert!(!total("", 63).config().policy.total_memory_is_set);
+    assert!(total("policy.total_memory = '64MiB'", 3).config().policy.total_memory_is_set);
     assert_eq!(total("policy.total_memory = '64MiB'", 3).config().policy.total_memory, 64 << 20);
     total("policy.total_memory = '64MiB'", 4).fails(&[
         "usher.toml:1: policy.total_memory: 64MiB is less than 10 VMs (4 workers and control, twice while swapping) of \

@@ -22,7 +22,7 @@ pub(crate) mod vm;
 pub use answer::Returned;
 pub use environment::{Distances, Environment, Limits};
 pub use inspect::Inspection;
-pub use program::{LoadError, Origin, Program, Source, read_text};
+pub use program::{LoadError, MAX_SOURCE, Origin, Program, Source, read_text};
 pub use state::SharedState;
 pub use surface::SURFACE;
 pub use vm::Vm;

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use super::*;
 use crate::model::policy::{CallRoom, FaultKind, Move, Previous};
 use crate::model::read::{Kept, Read};
+use crate::policy::deciding::{Deciding, PolicyHandle};
 use crate::policy::lua::SharedState;
-use crate::policy::slots::{PolicyHandle, PolicySet};
+use crate::policy::slots::PolicySet;
 
 fn fails(body: &str, reason: &str) {
     let fault = ask(&mut place(body)).expect_err(body);
@@ -54,12 +55,12 @@ fn every_worker_of_every_version_counts_on_one_counter() {
         let program = Program::compile(Source::shipped("test", &text), &environment).unwrap();
         PolicySet::build(&program, 3).unwrap()
     };
-    let handle = Arc::new(PolicyHandle::new(text("first")));
+    let handle = Arc::new(PolicyHandle::new(Deciding::alone(text("first"))));
     let threads: Vec<_> = (0..THREADS)
         .map(|_| {
             let handle = handle.clone();
             std::thread::spawn(move || {
-                let count = |_| match handle.with_slot(|vm| vm.call(&call(Hook::Place), &view())) {
+                let count = |_| match handle.load().call(&call(Hook::Place), &view()) {
                     Ok(Answer::Reject { reason, .. }) => reason.parse::<usize>().unwrap(),
                     other => panic!("{other:?}"),
                 };
@@ -68,7 +69,7 @@ fn every_worker_of_every_version_counts_on_one_counter() {
         })
         .collect();
     // A swap in the middle of it.
-    handle.publish(text("second"));
+    handle.change(|deciding| deciding.with_active(Arc::new(text("second"))));
     let mut seen: Vec<usize> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
     seen.sort_unstable();
     assert_eq!(seen, (1..=THREADS * CALLS).collect::<Vec<_>>(), "each number once");
