@@ -126,13 +126,11 @@ fn bad_input_gets_one_clear_message_with_file_and_line() {
 
 /// The Lua blocks of the guide by the file names in their first lines.
 fn blocks(guide: &str) -> Vec<(&str, &str)> {
-    let blocks = guide.split("```lua\n").skip(1).map(|rest| rest.split_once("```").expect("the block ends").0);
+    let texts = guide.split("```lua\n").skip(1).filter_map(|rest| rest.split_once("```"));
+    let named = |text| Some((str::lines(text).next()?.strip_prefix("-- ")?, text));
+    let blocks: Vec<_> = texts.filter_map(|(text, _)| named(text)).collect();
+    assert_eq!(blocks.len(), guide.matches("```lua\n").count(), "each block ends, and begins with its file name");
     blocks
-        .map(|text| {
-            let name = text.lines().next().and_then(|line| line.strip_prefix("-- "));
-            (name.expect("a block begins with its file name"), text)
-        })
-        .collect()
 }
 
 #[test]
