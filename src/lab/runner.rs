@@ -11,9 +11,10 @@ use regex::Regex;
 use super::coverage::Coverage;
 use super::report::{Report, Status, TestResult};
 use super::session::{self, Outcome};
+use crate::config;
 use crate::policy::lua::inspect::Lines;
 use crate::policy::lua::surface::lock;
-use crate::policy::lua::{Environment, LoadError, Source, read_text};
+use crate::policy::lua::{Distances, Environment, LoadError, Source, read_text};
 use crate::policy::shipped::{SHIPPED, Shipped, shipped};
 
 /// How a test file's name ends.
@@ -49,9 +50,15 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        let environment = Environment::default();
+        let environment = Environment { distances: built_in_distances(), ..Environment::default() };
         Self { filter: None, environment, time: Duration::from_secs(60), coverage: false, jobs: 0 }
     }
+}
+
+/// The distances that a configuration has without a word about them: those of Fly's regions.
+fn built_in_distances() -> Distances {
+    let known = config::Distances::default();
+    Distances::new(move |from, to| known.ms(from, to))
 }
 
 impl TestFile {

@@ -64,7 +64,9 @@ pub(super) struct Outcome {
 
 /// Runs one file.
 pub(super) fn run(file: &TestFile, options: &Options) -> Outcome {
-    let host = Host::new("test", &Environment { limits: LIMITS, ..Environment::default() });
+    // Helpers that go by distance rank for the test as they do for the policy.
+    let distances = options.environment.distances.clone();
+    let host = Host::new("test", &Environment { limits: LIMITS, distances, ..Environment::default() });
     let session = Arc::new(Session {
         file: file.clone(),
         environment: options.environment.clone(),

@@ -48,7 +48,7 @@ impl Subject {
         self.calls += 1;
         let compared = self.made > 0 && (self.calls <= ALWAYS_FRESH || self.calls.is_power_of_two());
         // Counters and kept values are part of the contract, so the fresh VM begins with the same ones.
-        let state = compared.then(|| Arc::new(self.program.environment().state.fork()));
+        let state = compared.then(|| Arc::new(self.program.environment().state.copy()));
         let result = self.warm.call_returned(call, view);
         self.made += 1;
         let fresh = state.and_then(|state| {

@@ -74,15 +74,15 @@ impl SharedState {
         Ok(counters.entry(name.into()).or_default().clone())
     }
 
-    /// A copy that goes its own way from here.
-    pub fn fork(&self) -> Self {
-        let counter = |(name, value): (&String, &Arc<AtomicU64>)| {
-            (name.clone(), Arc::new(AtomicU64::new(value.load(Ordering::Relaxed))))
-        };
-        let counters = lock(&self.counters).iter().map(counter).collect();
-        let dictionary = lock(&self.dictionary);
+    /// A copy of what is kept at this moment, which goes its own way from then on.
+    pub fn copy(&self) -> Self {
+        let (counters, dictionary) = (lock(&self.counters), lock(&self.dictionary));
+        let counters = counters.iter().map(|(name, counter)| {
+            let value = counter.load(Ordering::Relaxed);
+            (name.clone(), Arc::new(AtomicU64::new(value)))
+        });
         let dictionary = Dictionary { values: dictionary.values.clone(), bytes: dictionary.bytes };
-        Self { counters: Mutex::new(counters), dictionary: Mutex::new(dictionary) }
+        Self { counters: Mutex::new(counters.collect()), dictionary: Mutex::new(dictionary) }
     }
 
     /// Adds one and says the new value.
@@ -141,15 +141,16 @@ mod tests {
     }
 
     #[test]
-    fn a_fork_goes_its_own_way() {
+    fn a_copy_goes_its_own_way() {
         let state = SharedState::default();
-        SharedState::count(&state.counter("n").unwrap());
         state.set(b"a", Some(Kept::Number(1.0))).unwrap();
-        let fork = state.fork();
-        assert_eq!(SharedState::count(&fork.counter("n").unwrap()), 2);
-        fork.set(b"a", None).unwrap();
-        assert_eq!(SharedState::count(&state.counter("n").unwrap()), 2);
+        SharedState::count(&state.counter("n").unwrap());
+        let copy = state.copy();
+        assert_eq!(SharedState::count(&copy.counter("n").unwrap()), 2);
+        copy.set(b"a", None).unwrap();
         assert_eq!(state.get(b"a"), Some(Kept::Number(1.0)));
+        assert_eq!(SharedState::count(&state.counter("n").unwrap()), 2);
+        assert_eq!((lock(&copy.dictionary).bytes, lock(&state.dictionary).bytes), (0, 9));
     }
 
     #[test]
