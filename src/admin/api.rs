@@ -71,8 +71,12 @@ impl Admin {
                 only(request, &[Method::GET])?;
                 self.rooms(request.query).await
             }
-            _ => match path.strip_prefix("rooms/") {
-                Some(name) if !name.is_empty() && !name.contains('/') => {
+            _ => match path.strip_prefix("rooms/").map(|rest| rest.strip_suffix("/move").ok_or(rest)) {
+                Some(Ok(name)) if !name.is_empty() && !name.contains('/') => {
+                    only(request, &[Method::POST])?;
+                    self.move_room(name, request).await
+                }
+                Some(Err(name)) if !name.is_empty() && !name.contains('/') => {
                     only(request, &[Method::GET])?;
                     self.room(name).await
                 }
@@ -116,7 +120,7 @@ impl Admin {
     }
 }
 
-fn body<'a, T: Deserialize<'a>>(request: &AdminRequest<'a>, example: &str) -> Result<T, AdminError> {
+pub(super) fn body<'a, T: Deserialize<'a>>(request: &AdminRequest<'a>, example: &str) -> Result<T, AdminError> {
     serde_json::from_slice(request.body)
         .map_err(|error| bad_request(format!("the body has to be JSON like {example}: {error}")))
 }

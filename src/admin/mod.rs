@@ -2,6 +2,7 @@
 
 mod api;
 mod metrics;
+mod moves;
 mod ready;
 pub mod stream;
 

@@ -78,6 +78,14 @@ enum RoomCommand {
         /// Its name
         name: String,
     },
+    /// Move a room: its clients are closed with a code on which they come back, to the other Monolith
+    Move {
+        /// Its name
+        name: String,
+        /// The id of the Monolith that is to have it
+        #[arg(long, value_name = "ID")]
+        to: String,
+    },
 }
 
 pub(super) fn status(args: &AdminArgs) -> u8 {
@@ -146,6 +154,20 @@ pub(super) fn room(args: &RoomArgs) -> u8 {
         RoomCommand::Where { name } => {
             let path = format!("/_usher/v1/rooms/{name}");
             report(&args.admin, ask(&args.admin, Method::GET, &path, None), print_json)
+        }
+        RoomCommand::Move { name, to } => {
+            let path = format!("/_usher/v1/rooms/{name}/move");
+            let body = serde_json::json!({"to": to});
+            report(&args.admin, ask(&args.admin, Method::POST, &path, Some(body)), |moving| {
+                let text = |key: &str| moving[key].as_str().unwrap_or("-");
+                println!(
+                    "{} goes from {} to {}, {} clients",
+                    text("room"),
+                    text("from"),
+                    text("to"),
+                    moving["clients"]
+                );
+            })
         }
     }
 }

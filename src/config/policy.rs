@@ -9,7 +9,7 @@ use super::read;
 use super::resolve::Input;
 use super::section::Section;
 use super::tree::{Node, Value};
-use super::types::{Gate, PolicyConfig, PolicySource};
+use super::types::{Gate, PolicyConfig, PolicySource, Rebalance};
 use super::units::write_size;
 
 /// The policies that every binary holds.
@@ -104,6 +104,11 @@ pub(super) fn read(root: &mut Section<'_>, strategy: Option<Strategy>, input: &I
     section.read(&mut policy.query, "query", read::list("parameter names", read::word));
     let every = Duration::from_secs(1)..=Duration::from_secs(86_400);
     policy.rebalance_every = section.optional("rebalance_every", read::duration(every));
+    section.read(&mut policy.rebalance, "rebalance", |node| match read::text(node)?.as_str() {
+        "run" => Ok(Rebalance::Run),
+        "dry" => Ok(Rebalance::Dry),
+        other => Err(format!("{:?} is neither; write \"run\", or \"dry\" to count moves only", read::cut(other))),
+    });
     if let Some(strategy) = strategy {
         policy.settings = strategy.settings;
     }

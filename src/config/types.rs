@@ -7,6 +7,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::regions::Distances;
+use super::scrape::LoadConfig;
+use super::weights::Weights;
 use crate::model::Region;
 
 /// Everything that an operator can set, checked and with defaults filled in.
@@ -30,6 +32,10 @@ pub struct Config {
     pub policy: PolicyConfig,
     /// How far regions are from each other.
     pub regions: Distances,
+    /// The share of each Monolith relative to the others.
+    pub weights: Weights,
+    /// What is scraped from each Monolith.
+    pub load: LoadConfig,
     /// Peers whose `X-Forwarded-For` is believed.
     pub trusted: Vec<IpNet>,
     /// Bounds.
@@ -112,8 +118,19 @@ pub struct PolicyConfig {
     pub query: Vec<String>,
     /// How often `rebalance` is asked; none: never. At least one second.
     pub rebalance_every: Option<Duration>,
+    /// What becomes of its answer.
+    pub rebalance: Rebalance,
     /// `usher.settings`. A `[selection_strategy]` adds `own_region_only = true`, and for `HashRing` its `weight`.
     pub settings: serde_json::Map<String, serde_json::Value>,
+}
+
+/// What becomes of the moves that a policy asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rebalance {
+    /// They are checked, paced and carried out.
+    Run,
+    /// They are checked and counted.
+    Dry,
 }
 
 /// What a new policy version has to pass before it decides.
@@ -252,6 +269,8 @@ impl Default for Config {
             discovery: Discovery::Manual(Vec::new()),
             policy: PolicyConfig::default(),
             regions: Distances::default(),
+            weights: Weights::default(),
+            load: LoadConfig::default(),
             trusted: private_ranges(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
@@ -288,6 +307,7 @@ impl Default for PolicyConfig {
             headers: headers.map(String::from).to_vec(),
             query: Vec::new(),
             rebalance_every: None,
+            rebalance: Rebalance::Run,
             settings: serde_json::Map::new(),
         }
     }

@@ -12,7 +12,7 @@ use super::Control;
 use crate::config::{self, Config, Gate, PolicyConfig, PolicySource};
 use crate::lab;
 use crate::model::metrics::MetricsText;
-use crate::model::policy::{Call, Decision, View};
+use crate::model::policy::{Call, Decision, Hook, View};
 use crate::policy::decide::decide_near;
 use crate::policy::guarded::{BreakerState, Guarded};
 use crate::policy::lua::{Distances, Environment, Limits, LoadError, Origin, Program, SharedState, Source, Vm};
@@ -100,6 +100,11 @@ impl Policies {
         info!(policy = %active.program().source().name, version = active.program().version(), "policy decides");
         drop(active);
         policies
+    }
+
+    /// Whether the version in force has a hook.
+    pub fn has(&self, hook: Hook) -> bool {
+        self.handle.load().has(hook)
     }
 
     /// One decision in the VM of the calling worker.

@@ -12,8 +12,8 @@ use tracing::{error, info, warn};
 use super::Control;
 use super::policies::Policies;
 use super::watch::FileWatch;
-use crate::cluster::Settings;
-use crate::config::{self, Config, Discovery};
+use crate::cluster::{Rebalancing, Settings};
+use crate::config::{self, Config, Discovery, Rebalance};
 use crate::discovery::{self, EndpointSet};
 use crate::link::LinkSettings;
 
@@ -45,6 +45,12 @@ pub fn cluster_settings(config: &Config) -> Settings {
         place_attempts: config.limits.place_attempts,
         pending_joins: config.limits.pending_joins,
         pending_rooms: config.limits.pending_rooms,
+        rebalance: config.policy.rebalance_every.map(|every| Rebalancing {
+            every: u64::try_from(every.as_micros()).unwrap_or(u64::MAX),
+            dry: config.policy.rebalance == Rebalance::Dry,
+        }),
+        move_rate: config.handover.rate,
+        weights: config.weights.clone(),
     }
 }
 

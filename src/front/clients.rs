@@ -1,7 +1,7 @@
 //! Every client socket there is: how many, and how to reach them when usher stops.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -53,7 +53,6 @@ impl Clients {
         }
         open.insert(client, inbox);
         drop(open);
-        self.counters.upgraded.fetch_add(1, Relaxed);
         Some(Registered { client, clients: self.clone() })
     }
 

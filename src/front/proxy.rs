@@ -35,10 +35,16 @@ pub(super) const FLY_REGION: HeaderName = HeaderName::from_static("fly-region");
 const CREATE_BODY: usize = 100_000;
 /// The longest answer to a creation that is read for its name.
 const CREATED_BODY: usize = 64 << 10;
-/// Who decides about requests that name no room.
+/// Who decides about requests that name no room, and about clients that want into one.
 pub trait RouteDecider: Send + Sync {
     /// One decision of `route`, in a VM of the calling worker.
     fn route(&self, call: &Call, view: &View) -> Decision;
+
+    /// Whether the policy has `admit` at all.
+    fn admits(&self) -> bool;
+
+    /// One decision of `admit`, in the same way.
+    fn admit(&self, call: &Call, view: &View) -> Decision;
 }
 
 /// Everything that proxying needs.
@@ -206,19 +212,18 @@ impl Proxy {
         config: &Config,
         published: &Published,
     ) -> Result<Vec<crate::model::MonolithId>, Refusal> {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let number = self.calls.fetch_add(1, Relaxed);
-        let now_us = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+        let (now_us, seed) = clock_and_seed(&self.calls);
         let call = Call {
             hook: Hook::Route,
             now_us,
-            seed: now_us.rotate_left(32) ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            seed,
             region: config.region.clone(),
             room: None,
             client: None,
             cause: None,
             request: Some(visible(request, config)),
             excluded: Vec::new(),
+            rooms: [].into(),
         };
         let decision = self.decider.route(&call, &published.view);
         if decision.fault.is_some() {
@@ -239,13 +244,13 @@ impl Proxy {
         let sent = self.pool.send(target.http, request, Some(InFlight::enter(&target.inflight()))).await;
         match sent {
             Ok(mut response) => {
-                target.sample(Some(started.elapsed()));
+                target.sample(Some(started.elapsed()), response.status().is_server_error());
                 forward::to_client(response.headers_mut());
                 Ok(response.map(Body::Upstream))
             }
             Err(error) => {
                 self.counters.proxy_errors.fetch_add(1, Relaxed);
-                target.sample(None);
+                target.sample(None, true);
                 Err(error)
             }
         }
@@ -257,8 +262,16 @@ fn prepare(mut request: Request<Incoming>, peer: &Peer, config: &Config) -> Requ
     request.map(RequestBody::from)
 }
 
+/// The clock of a call, and randomness of its own.
+pub(super) fn clock_and_seed(calls: &AtomicU64) -> (u64, u64) {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now_us = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+    let number = calls.fetch_add(1, Relaxed);
+    (now_us, now_us.rotate_left(32) ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
 /// What a policy may see of a request.
-fn visible<B>(request: &Request<B>, config: &Config) -> CallRequest {
+pub(super) fn visible<B>(request: &Request<B>, config: &Config) -> CallRequest {
     let headers = request.headers();
     let header = |name: &String| {
         let value = headers.get(name.as_str())?.to_str().ok()?;

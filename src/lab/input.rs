@@ -2,6 +2,7 @@
 //! [`View`]. Tests (`t.place {...}`) and CALL.json files are read by this.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value as Json, json};
@@ -26,6 +27,7 @@ const CALL: &[&str] = &[
     "monoliths",
     "all_monoliths",
     "excluded",
+    "rooms",
 ];
 const ROW: &[&str] = &[
     "id",
@@ -46,7 +48,8 @@ const ROW: &[&str] = &[
     "load",
     "load_age_s",
 ];
-const ROOM: &[&str] = &["name", "region", "clients", "regions", "metadata", "previous", "attempt", "bound", "owner"];
+const ROOM: &[&str] =
+    &["name", "region", "clients", "regions", "metadata", "previous", "attempt", "bound", "owner", "age_s"];
 const CLIENT: &[&str] = &["region", "reconnect", "attempt"];
 const REQUEST: &[&str] = &["method", "path", "host", "region", "headers", "query"];
 
@@ -100,6 +103,7 @@ pub fn parse(hook: Option<Hook>, input: &Json) -> Result<(Call, View), String> {
             .iter()
             .map(|id| id.as_str().map(MonolithId::from).ok_or_else(|| format!("excluded: {id} is no id")))
             .collect::<Result<_, _>>()?,
+        rooms: rooms(map, &region)?,
         region,
     };
     Ok((call, view))
@@ -120,6 +124,7 @@ pub fn object_of(call: &Call, view: &View) -> Json {
     add("client", call.client.as_ref().map(|client| json!(client)));
     add("request", call.request.as_ref().map(|request| json!(request)));
     add("cause", call.cause.map(|cause| json!(cause)));
+    add("rooms", (call.hook == Hook::Rebalance).then(|| json!(call.rooms)));
     add("excluded", (!call.excluded.is_empty()).then(|| json!(call.excluded)));
     object
 }
@@ -161,6 +166,27 @@ fn room(given: &Json, region: &Region) -> Result<Json, String> {
     }
     default(&mut map, "clients", json!(members.values().sum::<u32>()));
     Ok(Json::Object(map))
+}
+
+/// The rooms of a `rebalance`, sorted by name as a script sees them. Each has a name and an owner.
+fn rooms(map: &Map<String, Json>, region: &Region) -> Result<Arc<[CallRoom]>, String> {
+    let mut rooms = Vec::new();
+    for (at, given) in list(map, "rooms")?.iter().enumerate() {
+        let wrong = |reason: String| format!("rooms[{}]: {reason}", at + 1);
+        let read: CallRoom = typed("a room", room(given, region).map_err(wrong)?).map_err(wrong)?;
+        if !given["name"].is_string() {
+            return Err(wrong("has no name".into()));
+        }
+        if read.owner.is_none() {
+            return Err(wrong("has no owner; name the Monolith that has it, as in owner = \"m1\"".into()));
+        }
+        rooms.push(CallRoom { bound: true, ..read });
+    }
+    rooms.sort_by(|a, b| a.name.cmp(&b.name));
+    match rooms.windows(2).find(|pair| pair[0].name == pair[1].name) {
+        Some(pair) => Err(format!("rooms: {:?} is there twice", pair[0].name.as_deref().unwrap_or_default())),
+        None => Ok(rooms.into()),
+    }
 }
 
 fn client(given: &Json, region: &Region) -> Result<Json, String> {
@@ -284,6 +310,13 @@ mod tests {
             ),
             (json!({"room": {"clients": -1}}), "room.clients: invalid value"),
             (json!({"room": {"nam": "x"}}), "room: a room has no \"nam\""),
+            (json!({"rooms": [{"name": "a"}]}), "rooms[1]: has no owner"),
+            (json!({"rooms": [{"owner": "a"}]}), "rooms[1]: has no name"),
+            (json!({"rooms": ["a"]}), "rooms[1]: has no name"),
+            (
+                json!({"rooms": [{"name": "a", "owner": "m"}, {"name": "A", "owner": "m"}]}),
+                "rooms: \"a\" is there twice",
+            ),
             (json!({"cause": "whim"}), "cause: unknown variant"),
             (json!(7), "the call is 7, not a table"),
         ] {

@@ -76,6 +76,9 @@ fn answers_compare_as_the_script_gave_them() {
         end)
         t.it('rebalance', function()
             t.equal(policy.rebalance(t.rebalance { monoliths = list }), { { room = 'a', to = 'a' } })
+            local call = t.rebalance { monoliths = list, rooms = { { name = 'B', owner = 'a', clients = 3 }, { name = 'a', owner = 'b' } } }
+            t.equal({ call.rooms[1].name, call.rooms[2].name, call.rooms[2].clients, call.rooms[2].bound }, { 'a', 'b', 3, true })
+            t.error(function() t.rebalance { rooms = { { name = 'x' } } } end, 'has no owner')
         end)
         t.each('cases', { 1, 2 }, function(n) t.check(n > 0) end)
         t.it('errors', function()

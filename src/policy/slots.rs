@@ -8,11 +8,13 @@ use arc_swap::ArcSwap;
 
 use super::guarded::{Guarded, PolicyStats};
 use super::lua::{LoadError, Program, Vm};
+use crate::model::policy::Hook;
 
 /// All VMs of one version. Every decision is taken in one set, so no two versions mix.
 pub struct PolicySet {
     generation: u64,
     program: Program,
+    has: [bool; Hook::ALL.len()],
     stats: Arc<PolicyStats>,
     slots: Box<[Mutex<Guarded<Vm>>]>,
 }
@@ -21,9 +23,15 @@ impl PolicySet {
     /// Builds a VM for each of `slots` workers, at least one.
     pub fn build(program: &Program, slots: usize) -> Result<Self, LoadError> {
         let stats = Arc::new(PolicyStats::default());
-        let slot = |_| Ok(Mutex::new(Guarded::new(Vm::new(program)?, stats.clone())));
+        let mut has = [false; Hook::ALL.len()];
+        let slot = |_| {
+            let vm = Vm::new(program)?;
+            // The same in all of them.
+            has = Hook::ALL.map(|hook| vm.has(hook));
+            Ok(Mutex::new(Guarded::new(vm, stats.clone())))
+        };
         let slots = (0..slots.max(1)).map(slot).collect::<Result<_, LoadError>>()?;
-        Ok(Self { generation: 0, program: program.clone(), stats, slots })
+        Ok(Self { generation: 0, program: program.clone(), has, stats, slots })
     }
 
     /// Rises by one with each published set.
@@ -34,6 +42,11 @@ impl PolicySet {
     /// What its VMs run.
     pub fn program(&self) -> &Program {
         &self.program
+    }
+
+    /// Whether the policy has a hook.
+    pub fn has(&self, hook: Hook) -> bool {
+        self.has[hook as usize]
     }
 
     /// Counters and breaker of all its VMs.

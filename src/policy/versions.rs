@@ -218,7 +218,7 @@ mod tests {
         let region = Region::from("ewr");
         let smoke: Vec<_> = smoke::calls(&region, 0).into_iter().map(|call| (call, View::default())).collect();
         prepare(source(text), &environment, &smoke, None).unwrap();
-        assert_eq!(environment.state.get(b"seen"), None);
+        assert_eq!(environment.state.get("seen"), None);
     }
 
     #[test]

@@ -8,13 +8,17 @@
 )]
 
 mod admin_api;
+mod admit;
 mod commands;
 mod config_reload;
 mod harness;
 mod http_rooms;
 mod http_through;
+mod policy_limits;
+mod live_facts;
 mod policy_commands;
 mod policy_reload;
+mod policy_state;
 mod process;
 mod room_list;
 mod stopping;

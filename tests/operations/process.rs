@@ -332,6 +332,8 @@ async fn a_running_process_is_steered_from_the_command_line() {
     let (code, out, _) = ask(&["room", "where", "ROOM-1"]).await;
     assert!(code == 0 && out.contains("\"name\": \"room-1\""), "{out}");
     assert_eq!(ask(&["room", "where", "nowhere"]).await.0, 1);
+    assert_eq!(ask(&["room", "move", "nowhere", "--to", "m"]).await.0, 1);
+    assert_eq!(ask(&["room", "move", "ROOM-1"]).await.0, 2, "without a target");
     let mut wrong = usher(folder.path());
     wrong.args(["policy", "show", "--admin", &admin, "--api-key", "wrong-key"]);
     let wrong = output(&mut wrong).await;

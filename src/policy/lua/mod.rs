@@ -9,6 +9,8 @@ pub(crate) mod meter;
 mod mirror;
 pub mod program;
 pub(crate) mod ranking;
+mod reads;
+mod rooms;
 pub(crate) mod sandbox;
 pub mod state;
 pub mod surface;

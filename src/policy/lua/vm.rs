@@ -13,6 +13,7 @@ use super::program::{self, LoadError, Program};
 use super::sandbox::{self, Sandbox};
 use super::surface::{Host, lock};
 use crate::model::policy::{Answer, Call, Fault, FaultKind, Hook, View};
+use crate::model::read::Read;
 use crate::policy::Policy;
 
 /// A VM that holds one policy and its own copy of the Monoliths.
@@ -22,6 +23,10 @@ pub struct Vm {
     engine: Option<Engine>,
     host: Arc<Host>,
     about: About,
+    /// Whether what calls read is kept.
+    keeps_reads: bool,
+    /// What the next call is to read.
+    fed: Option<Vec<Read>>,
     /// What VMs that were thrown away had counted.
     lines: Lines,
 }
@@ -46,6 +51,10 @@ impl Policy for Vm {
     fn call(&mut self, call: &Call, view: &View) -> Result<Answer, Fault> {
         self.call_returned(call, view).map(|returned| returned.answer)
     }
+
+    fn has(&self, hook: Hook) -> bool {
+        self.about.has[hook as usize]
+    }
 }
 
 impl Vm {
@@ -54,7 +63,8 @@ impl Vm {
         let inner = &program.inner;
         let host = Host::new(&inner.source.name, &inner.environment);
         let (engine, about) = Engine::new(program, &host)?;
-        Ok(Self { program: program.clone(), engine: Some(engine), host, about, lines: Lines::default() })
+        let lines = Lines::default();
+        Ok(Self { program: program.clone(), engine: Some(engine), host, about, keeps_reads: false, fed: None, lines })
     }
 
     /// The program that it runs.
@@ -92,6 +102,27 @@ impl Vm {
         std::mem::take(&mut *lock(&self.host.explanations))
     }
 
+    /// Whether what calls read through `now`, `random`, `counter` and `get` is kept for [`Self::take_reads`].
+    pub fn keep_reads(&mut self, keep: bool) {
+        self.keeps_reads = keep;
+    }
+
+    /// What the last call read, in order; `None` if it was too much to keep. Empty unless reads are kept.
+    pub fn take_reads(&mut self) -> Option<Vec<Read>> {
+        self.host.reads.take()
+    }
+
+    /// Gives the next call what a recorded one read: it reads that and neither the clock nor the state, which it does
+    /// not change either. From the first read that is not the next of these on, it reads for itself.
+    pub fn feed(&mut self, reads: Vec<Read>) {
+        self.fed = Some(reads);
+    }
+
+    /// Whether the last call, which was fed, read exactly what it was fed.
+    pub fn reads_matched(&self) -> bool {
+        self.host.reads.matched()
+    }
+
     /// The line at which each hook begins, in the order of [`Hook::ALL`].
     pub fn hook_lines(&self) -> &[Option<u32>; Hook::ALL.len()] {
         &self.about.lines
@@ -122,10 +153,20 @@ impl Vm {
             }
         };
         self.host.begin(call);
-        let Some(hook) = &engine.hooks[call.hook as usize] else { return Ok(Answer::Default.into()) };
+        match self.fed.take() {
+            Some(reads) => self.host.reads.feed(reads),
+            None if self.keeps_reads => self.host.reads.keep(),
+            None => {}
+        }
+        let Some(hook) = &engine.hooks[call.hook as usize] else {
+            self.host.reads.stop();
+            return Ok(Answer::Default.into());
+        };
+        let watched = self.host.reads.watched();
         let lua = &engine.sandbox.lua;
         let called = (engine.mirror.sync(lua, view))
-            .and_then(|()| call::invoke(lua, &engine.sandbox.invoke, hook, &engine.mirror, call));
+            .and_then(|()| call::invoke(lua, &engine.sandbox.invoke, hook, &engine.mirror, call, watched));
+        self.host.reads.stop();
         let answer = match (called, self.host.meter.fired()) {
             (Ok(value), None) => answer::parse(call.hook, &value, view).map_err(|reason| Fault {
                 kind: FaultKind::BadAnswer,

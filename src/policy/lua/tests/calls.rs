@@ -17,6 +17,7 @@ fn a_script_sees_the_whole_call() {
         attempt: 2,
         bound: false,
         owner: None,
+        age_s: None,
     };
     let request = CallRequest {
         method: "GET".into(),

@@ -10,6 +10,7 @@ use super::{Environment, Limits, Program, Source, Vm};
 
 mod attacks;
 mod calls;
+mod state;
 mod surface;
 
 /// A VM of this text. Tests run without optimisation beside others, so CPU time is not what they are about.
@@ -46,6 +47,7 @@ pub(super) fn call(hook: Hook) -> Call {
         cause: None,
         request: None,
         excluded: Vec::new(),
+        rooms: [].into(),
     }
 }
 
