@@ -132,12 +132,12 @@ mod tests {
     #[test]
     fn a_copy_goes_its_own_way() {
         let state = SharedState::default();
-        state.set(b"a", Some(Kept::Number(1.0))).unwrap();
+        state.set("a", Some(Kept::Number(1.0))).unwrap();
         SharedState::count(&state.counter("n").unwrap());
         let copy = state.copy();
         assert_eq!(SharedState::count(&copy.counter("n").unwrap()), 2);
-        copy.set(b"a", None).unwrap();
-        assert_eq!(state.get(b"a"), Some(Kept::Number(1.0)));
+        copy.set("a", None).unwrap();
+        assert_eq!(state.get("a"), Some(Kept::Number(1.0)));
         assert_eq!(SharedState::count(&state.counter("n").unwrap()), 2);
         assert_eq!((lock(&copy.dictionary).bytes, lock(&state.dictionary).bytes), (0, 9));
     }
