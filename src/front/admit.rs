@@ -150,7 +150,7 @@ impl Gate {
             cause: None,
             request: Some(asking.request.clone()),
             excluded: Vec::new(),
-            rooms: Arc::default(),
+            rooms: [].into(),
         };
         let decision = self.decider.admit(&call, &self.control.routes().published().view);
         if decision.fault.is_some() {

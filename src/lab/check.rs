@@ -252,6 +252,11 @@ mod tests {
             4,
             "a room has no metdata; did you mean metadata?",
         );
+        warns(
+            "local p = {}\nfunction p.rebalance(call)\n  for _, r in call.rooms do\n    if r.clints then return {} end\n  end\nend\nreturn p",
+            4,
+            "a room has no clints; did you mean clients?",
+        );
         // What may be nil is no mistake, and neither is data under names of its own.
         assert_eq!(
             problems(

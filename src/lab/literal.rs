@@ -12,6 +12,8 @@ use crate::policy::lua::Returned;
 const WIDTH: usize = 100;
 /// Keys that are tried when a call is made short; beyond that it is shown as it is.
 const MAX_TRIES: usize = 400;
+/// Keys that follow from others which say the same more plainly: `clients`, `draining`.
+const FOLLOW: [&str; 3] = ["regions", "state", "users"];
 const KEYWORDS: [&str; 21] = [
     "and", "break", "do", "else", "elseif", "end", "false", "for", "function", "if", "in", "local", "nil", "not", "or",
     "repeat", "return", "then", "true", "until", "while",
@@ -83,7 +85,9 @@ fn shortened(hook: Hook, object: &Json) -> Json {
         }
     }
     let Some(whole) = meaning(&object) else { return object };
-    for path in paths(&object).into_iter().take(MAX_TRIES) {
+    let mut paths = paths(&object);
+    paths.sort_by_key(|path| !matches!(path.last(), Some(Step::Key(key)) if FOLLOW.contains(&key.as_str())));
+    for path in paths.into_iter().take(MAX_TRIES) {
         let mut shorter = object.clone();
         remove(&mut shorter, &path);
         if meaning(&shorter).as_ref() == Some(&whole) {
@@ -230,7 +234,7 @@ mod tests {
         ]});
         let (parsed, view) = input::parse(Some(Hook::Place), &given).unwrap();
         let text = call(Hook::Place, &input::object_of(&parsed, &view));
-        let same = "t.place {\n  monoliths = {\n    { id = \"a\", rooms = 3 },\n    { id = \"b\", load = { [\"end\"] = 1.5 }, region = \"ewr\", state = \"draining\" },\n  },\n  region = \"cdg\",\n  room = \"movie\",\n}";
+        let same = "t.place {\n  monoliths = { { id = \"a\", rooms = 3 }, { draining = true, id = \"b\", load = { [\"end\"] = 1.5 }, region = \"ewr\" } },\n  region = \"cdg\",\n  room = \"movie\",\n}";
         assert_eq!(text, same);
         assert_eq!(call(Hook::Route, &json!({"monoliths": []})), "t.route {}");
         assert_eq!(quoted("a\"\\\n\u{1}é"), "\"a\\\"\\\\\\n\\001é\"");

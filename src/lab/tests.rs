@@ -280,6 +280,28 @@ fn a_property_is_broken_by_a_call_that_is_made_small() {
 }
 
 #[test]
+fn rooms_are_drawn_given_and_shown() {
+    let report = run("t.property('owners', { hook = 'rebalance' }, function(call)
+            for _, r in call.rooms do t.check(r.clients < 20, 'crowded') end
+        end)
+        t.it('moves', function()
+            local call = t.rebalance { rooms = { { name = 'b', owner = 'm1', clients = 3 } }, monoliths = { { id = 'm1' } } }
+            t.equal(policy.rebalance(call), {})
+        end)");
+    let [drawn, given] = &report.tests[..] else { panic!("{report:?}") };
+    let call = drawn.call.as_deref().unwrap();
+    assert!(
+        drawn.status == Status::Fail
+            && call.starts_with("t.rebalance { monoliths = ")
+            && call.matches("owner").count() == 1,
+        "{call}"
+    );
+    let call = given.call.as_deref().unwrap();
+    assert!(call.contains("rooms = { { clients = 3, name = \"b\", owner = \"m1\" } }"), "{call}");
+    assert_eq!(given.answer.as_deref(), Some("{ usher.move(\"a\", \"m1\") }"));
+}
+
+#[test]
 fn clock_and_seeds_are_those_of_the_test() {
     let policy =
         "return { place = function(call) return tostring(usher.now()) .. ' ' .. tostring(usher.random(1000000)) end }";
