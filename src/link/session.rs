@@ -271,8 +271,15 @@ impl Session {
 
     fn gossip(&mut self, gossip: Gossip<'_>) {
         let rooms = match gossip.reports(|name| self.loaded.get(&*lower_case(name))) {
-            Ok((rooms, skipped)) => {
+            Ok((rooms, 0)) => rooms,
+            Ok((mut rooms, skipped)) => {
                 self.context.counters.bad_frames.fetch_add(skipped, std::sync::atomic::Ordering::Relaxed);
+                // Whatever could not be read may be any of the rooms that are known: none of them is missing for certain.
+                let mut known = std::mem::take(&mut self.loaded);
+                for report in &rooms {
+                    known.remove(report.name.key());
+                }
+                rooms.extend(known.into_values());
                 rooms
             }
             Err(error) => {
@@ -288,6 +295,8 @@ impl Session {
     fn room_message(&mut self, message: &RoomMessage<'_>) {
         let (link, events, counters) = (self.link, &mut self.events, &self.context.counters);
         let mut first = |member: &Member| {
+            // It is in, so its own frames may go: the control thread, which lets everybody else in, comes later.
+            member.inbox.open(member.attachment);
             events.push_back(Event::Answered { link, client: member.client, attachment: member.attachment });
         };
         // One copy per message, shared by every delivery: a slice of the frame would keep the whole read buffer alive.
