@@ -26,7 +26,10 @@ impl World {
             load_timeout: 5_000_000,
             place_attempts: 3,
             pending_joins: 10_000,
+            weights: usher::config::Weights::default(),
             pending_rooms: 5_000,
+            rebalance: None,
+            move_rate: 50,
         };
         let cluster = Cluster::new(settings, 1);
         let mut world = Self { cluster, policy: Builtin, effects: Vec::new(), now: 1 };

@@ -38,6 +38,7 @@ fn call() -> Call {
         cause: Some(Cause::Join),
         request: None,
         excluded: Vec::new(),
+        rooms: [].into(),
     }
 }
 

@@ -1,5 +1,5 @@
 local t = usher.test
-local policy = t.policy()
+local policy = t.policy {}   -- without any settings, also where the configuration has some
 
 local function fleet(n)
   local list = {}

@@ -1,5 +1,5 @@
 local t = usher.test
-local policy = t.policy()
+local policy = t.policy {}   -- without any settings, also where the configuration has some
 
 t.it("keeps a room in its own region", function()
   local call = t.place { room = "movie", region = "cdg", monoliths = { { id = "e1", region = "ewr" }, { id = "c1", region = "cdg", rooms = 90 } } }

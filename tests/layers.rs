@@ -34,7 +34,7 @@ const LAYERS: [(&str, &[&str]); 8] = [
 const BESIDE: &str = "testkit";
 
 /// What may lie at the top level, besides names that begin with a dot.
-const TOP_LEVEL: [&str; 12] = [
+const TOP_LEVEL: [&str; 13] = [
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "Cargo.lock",
@@ -43,6 +43,8 @@ const TOP_LEVEL: [&str; 12] = [
     "README.md",
     "benches",
     "examples",
+    // What `usher test --coverage` writes, which git ignores.
+    "lcov.info",
     "policies",
     "src",
     // The build's own folder, which git ignores.

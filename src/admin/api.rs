@@ -8,7 +8,6 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{Admin, AdminError, AdminRequest, json as answer, not_found, only, text};
-use crate::control::policies::SwapError;
 use crate::model::RoomKey;
 
 /// Rooms on one page if nobody says otherwise, and at most.
@@ -41,26 +40,6 @@ impl Admin {
 
     pub(super) async fn api(&self, path: &str, request: &AdminRequest<'_>) -> Result<Response<Bytes>, AdminError> {
         match path {
-            "policy" => {
-                only(request, &[Method::GET])?;
-                Ok(answer(StatusCode::OK, &self.policies.document()))
-            }
-            "policy/use" => {
-                only(request, &[Method::POST])?;
-                #[derive(Deserialize)]
-                #[serde(deny_unknown_fields)]
-                struct Use {
-                    policy: String,
-                }
-                let Use { policy } = body(request, r#"{"policy": "least-loaded"}"#)?;
-                self.policies.switch(&policy, "admin").await.map_err(refused)?;
-                Ok(answer(StatusCode::OK, &self.policies.document()))
-            }
-            "policy/rollback" => {
-                only(request, &[Method::POST])?;
-                self.policies.rollback("admin").await.map_err(refused)?;
-                Ok(answer(StatusCode::OK, &self.policies.document()))
-            }
             "monoliths" => {
                 only(request, &[Method::GET])?;
                 let read = self.control.query(crate::cluster::Cluster::monoliths);
@@ -71,8 +50,14 @@ impl Admin {
                 only(request, &[Method::GET])?;
                 self.rooms(request.query).await
             }
-            _ => match path.strip_prefix("rooms/") {
-                Some(name) if !name.is_empty() && !name.contains('/') => {
+            "policy" => self.policy("", request).await,
+            _ if path.starts_with("policy/") => self.policy(&path["policy/".len()..], request).await,
+            _ => match path.strip_prefix("rooms/").map(|rest| rest.strip_suffix("/move").ok_or(rest)) {
+                Some(Ok(name)) if !name.is_empty() && !name.contains('/') => {
+                    only(request, &[Method::POST])?;
+                    self.move_room(name, request).await
+                }
+                Some(Err(name)) if !name.is_empty() && !name.contains('/') => {
                     only(request, &[Method::GET])?;
                     self.room(name).await
                 }
@@ -116,18 +101,11 @@ impl Admin {
     }
 }
 
-fn body<'a, T: Deserialize<'a>>(request: &AdminRequest<'a>, example: &str) -> Result<T, AdminError> {
+pub(super) fn body<'a, T: Deserialize<'a>>(request: &AdminRequest<'a>, example: &str) -> Result<T, AdminError> {
     serde_json::from_slice(request.body)
         .map_err(|error| bad_request(format!("the body has to be JSON like {example}: {error}")))
 }
 
-fn bad_request(message: String) -> AdminError {
+pub(super) fn bad_request(message: String) -> AdminError {
     AdminError::new(StatusCode::BAD_REQUEST, "bad_request", message)
-}
-
-fn refused(error: SwapError) -> AdminError {
-    match error {
-        SwapError::NotAllowed(message) => bad_request(message),
-        SwapError::Refused(message) => AdminError::new(StatusCode::CONFLICT, "refused", message),
-    }
 }

@@ -9,9 +9,12 @@ use crate::model::metrics::MetricsText;
 
 impl Admin {
     pub(super) async fn metrics_text(&self) -> Result<Response<Bytes>, AdminError> {
-        let read =
-            self.control.query(|cluster| (cluster.counters(), cluster.size(), cluster.waiting(), cluster.monoliths()));
-        let (counters, (rooms, members), waiting, monoliths) = read.await.map_err(|_| AdminError::stopping())?;
+        let read = self.control.query(|cluster| {
+            let waiting = (cluster.waiting(), cluster.queued_moves());
+            (cluster.counters(), cluster.size(), waiting, cluster.monoliths())
+        });
+        let (counters, (rooms, members), (waiting, moves), monoliths) =
+            read.await.map_err(|_| AdminError::stopping())?;
         let mut out = MetricsText::default();
         out.gauge("usher_rooms", "Rooms that are bound, being placed or waited for.", rooms);
         out.gauge("usher_members", "Clients that have asked for a room.", members);
@@ -38,6 +41,7 @@ impl Admin {
         ] {
             out.counter(name, help, value);
         }
+        super::moves::write(&mut out, &counters.moves, moves);
         type Column = (&'static str, &'static str, fn(&crate::cluster::MonolithSummary) -> f64);
         let columns: [Column; 5] = [
             ("usher_monolith_rooms", "Rooms that a Monolith reports loaded.", |m| f64::from(m.rooms)),

@@ -2,6 +2,8 @@
 
 mod api;
 mod metrics;
+mod moves;
+mod policy;
 mod ready;
 pub mod stream;
 

@@ -40,6 +40,10 @@ impl Admin {
             // The built-in policy serves meanwhile, so this is a detail and no reason to stay away.
             reasons.push(format!("detail: the policy's breaker is {}", self.policies.breaker()));
         }
+        if self.policies.serves_last_good() {
+            let detail = "detail: the configured policy is broken since the start; its last good version serves";
+            reasons.push(detail.to_string());
+        }
         Readiness { ready, reasons }
     }
 }

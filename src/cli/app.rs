@@ -20,7 +20,8 @@ use uuid::Uuid;
 use crate::admin::{self, Admin, AdminRequest, Owner};
 use crate::config::{self, Config, Loaded};
 use crate::control::policies::{FirstPolicy, Policies};
-use crate::control::reload::{Reloader, cluster_settings, link_settings, start_discovery};
+use crate::control::reload::{ReloadCounts, Reloader, cluster_settings, link_settings, start_discovery};
+use crate::control::scrape::{ScrapeCounters, Scraper};
 use crate::control::{Control, ControlSettings};
 use crate::discovery::EndpointSet;
 use crate::front::body::Body;
@@ -33,7 +34,7 @@ use crate::link::tap::Tap;
 use crate::link::{self, LinkContext};
 use crate::model::CloseCode;
 use crate::model::metrics::MetricsText;
-use crate::model::policy::{Call, Decision, View};
+use crate::model::policy::{Call, Decision, Hook, View};
 use crate::policy::lua::LoadError;
 
 /// Reports that links may be ahead of the control thread; beyond it they read no further.
@@ -93,7 +94,7 @@ impl App {
         let (reports, received) = mpsc::channel(REPORTS);
         let control = crate::control::spawn(ControlSettings {
             cluster: cluster_settings(&now),
-            policy: Box::new(first.deciding()?),
+            policy: Box::new(first.deciding()),
             reports: received,
         })?;
         let policies = Arc::new(Policies::new(first, control.clone(), config.clone(), workers));
@@ -115,13 +116,16 @@ impl App {
         let stopping = Arc::new(AtomicBool::new(false));
         let decider = Arc::new(Deciding(policies.clone()));
         let front = Arc::new(FrontDoor::new(config.clone(), control.clone(), tap.clone(), decider, stop.clone()));
+        let scrapes = Arc::new(ScrapeCounters::default());
+        let scraper = Scraper::new(config.clone(), control.clone(), scrapes.clone());
+        let reloads = Arc::new(ReloadCounts::default());
         let admin = Arc::new(Admin {
             config: config.clone(),
             control: control.clone(),
             policies: policies.clone(),
             tap,
             stopping: stopping.clone(),
-            metrics: metrics_sources(&front, &links),
+            metrics: metrics_sources(&front, &links, &scrapes, &reloads),
         });
         let reloader = Reloader {
             request,
@@ -132,6 +136,7 @@ impl App {
             endpoints: endpoints.clone(),
             discovery: start_discovery(now.discovery.clone(), endpoints),
             refused: None,
+            counts: reloads,
         };
         let (addr, admin_addr) = (listener.addr(), admin_listener.as_ref().map(Listener::addr));
         let grace = now.timeouts.shutdown + GRACE;
@@ -143,7 +148,7 @@ impl App {
         let admin_stop = Stop::new();
         let serving = serve(listener, main_scope, &stop);
         let admin_serving = admin_listener.map(|listener| serve(listener, Scope::Admin, &admin_stop));
-        let background = vec![supervisor, tokio::spawn(reloader.run())];
+        let background = vec![supervisor, tokio::spawn(reloader.run()), tokio::spawn(scraper.run())];
         info!(%addr, region = %now.region, "usher accepts");
         Ok(Self {
             addr,
@@ -213,11 +218,19 @@ impl App {
     }
 }
 
-/// `route` decisions in the VM of the calling worker.
+/// `route` and `admit` decisions in the VM of the calling worker.
 struct Deciding(Arc<Policies>);
 
 impl RouteDecider for Deciding {
     fn route(&self, call: &Call, view: &View) -> Decision {
+        self.0.decide(call, view)
+    }
+
+    fn admits(&self) -> bool {
+        self.0.has(Hook::Admit)
+    }
+
+    fn admit(&self, call: &Call, view: &View) -> Decision {
         self.0.decide(call, view)
     }
 }
@@ -293,9 +306,16 @@ impl Dispatch {
     }
 }
 
-fn metrics_sources(front: &Arc<FrontDoor>, links: &Arc<LinkCounters>) -> Vec<admin::MetricsSource> {
-    let (front, links) = (front.clone(), links.clone());
+fn metrics_sources(
+    front: &Arc<FrontDoor>,
+    links: &Arc<LinkCounters>,
+    scrapes: &Arc<ScrapeCounters>,
+    reloads: &Arc<ReloadCounts>,
+) -> Vec<admin::MetricsSource> {
+    let (front, links, scrapes, reloads) = (front.clone(), links.clone(), scrapes.clone(), reloads.clone());
     let of_front: admin::MetricsSource = Box::new(move |out: &mut MetricsText| front.write_metrics(out));
     let of_links: admin::MetricsSource = Box::new(move |out: &mut MetricsText| links.write_metrics(out));
-    vec![of_front, of_links]
+    let of_scrapes: admin::MetricsSource = Box::new(move |out: &mut MetricsText| scrapes.write_metrics(out));
+    let of_reloads: admin::MetricsSource = Box::new(move |out: &mut MetricsText| reloads.write_metrics(out));
+    vec![of_front, of_links, of_scrapes, of_reloads]
 }

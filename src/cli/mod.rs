@@ -6,10 +6,15 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod app;
+mod bench;
 mod check;
 mod demo;
+mod eval;
+mod init;
 mod logging;
 mod machine;
+mod offline;
+mod policy;
 mod run;
 mod steer;
 mod test;
@@ -46,10 +51,16 @@ enum Command {
     Check(check::CheckArgs),
     /// Run the tests of policies (`*_test.lua`)
     Test(test::TestArgs),
+    /// Ask a policy for one decision on one call
+    Eval(eval::EvalArgs),
+    /// Measure what decisions of a policy cost
+    Bench(bench::BenchArgs),
+    /// Write a configuration, a policy and its test to start from
+    Init(init::InitArgs),
     /// Show how a running usher is doing
     Status(steer::AdminArgs),
     /// Show or change the policy of a running usher
-    Policy(steer::PolicyArgs),
+    Policy(policy::PolicyArgs),
     /// Show the Monoliths of a running usher
     Monolith(steer::MonolithArgs),
     /// Show the rooms of a running usher
@@ -73,8 +84,11 @@ pub fn main() -> ExitCode {
         Some(Command::Demo(args)) => demo::main(&args),
         Some(Command::Check(args)) => check::main(&args),
         Some(Command::Test(args)) => test::main(&args),
+        Some(Command::Eval(args)) => eval::main(&args),
+        Some(Command::Bench(args)) => bench::main(&args),
+        Some(Command::Init(args)) => init::main(&args),
         Some(Command::Status(args)) => steer::status(&args),
-        Some(Command::Policy(args)) => steer::policy(&args),
+        Some(Command::Policy(args)) => policy::main(&args),
         Some(Command::Monolith(args)) => steer::monolith(&args),
         Some(Command::Room(args)) => steer::room(&args),
     })

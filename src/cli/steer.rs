@@ -21,30 +21,6 @@ pub(super) struct AdminArgs {
     api_key: String,
 }
 
-/// `usher policy`.
-#[derive(Args, Debug)]
-pub(super) struct PolicyArgs {
-    #[command(flatten)]
-    admin: AdminArgs,
-    #[command(subcommand)]
-    command: PolicyCommand,
-}
-
-#[derive(Debug, Subcommand)]
-enum PolicyCommand {
-    /// List the versions that were active, newest first
-    List,
-    /// Show the policy in force, its history and the last failure
-    Show,
-    /// Let another policy decide: a shipped name, or a file in the folder of `policy.file`
-    Use {
-        /// The policy
-        policy: String,
-    },
-    /// Return to the version before this one
-    Rollback,
-}
-
 /// `usher monolith`.
 #[derive(Args, Debug)]
 pub(super) struct MonolithArgs {
@@ -78,6 +54,14 @@ enum RoomCommand {
         /// Its name
         name: String,
     },
+    /// Move a room: its clients are closed with a code on which they come back, to the other Monolith
+    Move {
+        /// Its name
+        name: String,
+        /// The id of the Monolith that is to have it
+        #[arg(long, value_name = "ID")]
+        to: String,
+    },
 }
 
 pub(super) fn status(args: &AdminArgs) -> u8 {
@@ -89,27 +73,6 @@ pub(super) fn status(args: &AdminArgs) -> u8 {
         }
         Err(error) => unable(args, &error),
     }
-}
-
-pub(super) fn policy(args: &PolicyArgs) -> u8 {
-    let (method, path, body) = match &args.command {
-        PolicyCommand::List | PolicyCommand::Show => (Method::GET, "/_usher/v1/policy", None),
-        PolicyCommand::Use { policy } => {
-            (Method::POST, "/_usher/v1/policy/use", Some(serde_json::json!({"policy": policy})))
-        }
-        PolicyCommand::Rollback => (Method::POST, "/_usher/v1/policy/rollback", None),
-    };
-    report(&args.admin, ask(&args.admin, method, path, body), |document| match args.command {
-        PolicyCommand::List => {
-            let active = std::iter::once(&document["active"]);
-            for version in active.chain(document["history"].as_array().into_iter().flatten()) {
-                let text = |key: &str| version[key].as_str().unwrap_or("-").to_string();
-                let (name, source) = (text("name"), text("source"));
-                println!("{}  {}  {name}  {source}  by {}", text("activated_at"), text("version"), text("by"));
-            }
-        }
-        PolicyCommand::Show | PolicyCommand::Use { .. } | PolicyCommand::Rollback => print_json(document),
-    })
 }
 
 pub(super) fn monolith(args: &MonolithArgs) -> u8 {
@@ -147,14 +110,28 @@ pub(super) fn room(args: &RoomArgs) -> u8 {
             let path = format!("/_usher/v1/rooms/{name}");
             report(&args.admin, ask(&args.admin, Method::GET, &path, None), print_json)
         }
+        RoomCommand::Move { name, to } => {
+            let path = format!("/_usher/v1/rooms/{name}/move");
+            let body = serde_json::json!({"to": to});
+            report(&args.admin, ask(&args.admin, Method::POST, &path, Some(body)), |moving| {
+                let text = |key: &str| moving[key].as_str().unwrap_or("-");
+                println!(
+                    "{} goes from {} to {}, {} clients",
+                    text("room"),
+                    text("from"),
+                    text("to"),
+                    moving["clients"]
+                );
+            })
+        }
     }
 }
 
-fn print_json(document: &Value) {
+pub(super) fn print_json(document: &Value) {
     println!("{document:#}");
 }
 
-fn report(args: &AdminArgs, answer: Result<(u16, Value), String>, show: impl FnOnce(&Value)) -> u8 {
+pub(super) fn report(args: &AdminArgs, answer: Result<(u16, Value), String>, show: impl FnOnce(&Value)) -> u8 {
     match answer {
         Ok((200, document)) => {
             show(&document);
@@ -174,7 +151,7 @@ fn unable(args: &AdminArgs, error: &str) -> u8 {
     UNABLE
 }
 
-fn ask(args: &AdminArgs, method: Method, path: &str, body: Option<Value>) -> Result<(u16, Value), String> {
+pub(super) fn ask(args: &AdminArgs, method: Method, path: &str, body: Option<Value>) -> Result<(u16, Value), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     runtime.block_on(async {
         let limit = std::time::Duration::from_secs(30);

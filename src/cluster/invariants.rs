@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::Cluster;
 use super::members::Place;
-use super::room::{Placing, State, Waiter};
+use super::room::{Placing, State, Unloading, Waiter};
 use crate::model::{ClientId, MonolithId};
 
 impl Cluster {
@@ -59,6 +59,10 @@ impl Cluster {
                         placing.out.contains(&waiter) && self.link_of(&placing.monolith) == Some(link)
                     }
                     (State::Active(active), Place::Joined { link, .. }) => self.link_of(&active.monolith) == Some(link),
+                    (State::Unloading(unloading), Place::Joined { link, .. }) => {
+                        self.link_of(&unloading.monolith) == Some(link)
+                    }
+                    (State::Unloading(unloading), Place::Waiting) => unloading.waiting.contains(&waiter),
                     (State::Parked { .. }, Place::Joined { .. }) | (State::Active(_), Place::Waiting) => false,
                 };
                 if !fine {
@@ -80,7 +84,10 @@ impl Cluster {
             if let Some(monolith) = room.pending_on() {
                 *pending.entry(monolith).or_insert(0) += 1;
             }
-            if let State::Parked { waiting: queue, .. } | State::Placing(Placing { waiting: queue, .. }) = &room.state {
+            if let State::Parked { waiting: queue, .. }
+            | State::Placing(Placing { waiting: queue, .. })
+            | State::Unloading(Unloading { waiting: queue, .. }) = &room.state
+            {
                 let live = queue.iter().filter(|waiter| self.still_waits(**waiter));
                 live.for_each(|waiter| {
                     waiting += 1;

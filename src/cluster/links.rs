@@ -86,7 +86,8 @@ impl Cluster {
         // From here on the Monolith's own time to send its gossip counts.
         self.warm_up.settle(&endpoint);
         self.links.insert(link, id.clone());
-        self.view.insert(MonolithRow { id: id.clone(), region: region.clone(), ..MonolithRow::default() });
+        let weight = self.settings.weights.of(id.as_str(), &endpoint, region.as_str());
+        self.view.insert(MonolithRow { id: id.clone(), region: region.clone(), weight, ..MonolithRow::default() });
         let monolith = Monolith {
             link,
             region,
@@ -102,9 +103,19 @@ impl Cluster {
         turn.emit(Effect::AcceptLink { link });
     }
 
+    /// The weights of all Monoliths as the settings have them by now.
+    pub(super) fn weigh(&mut self) {
+        for (id, monolith) in &self.monoliths {
+            let weight = self.settings.weights.of(id.as_str(), &monolith.endpoint, monolith.region.as_str());
+            if self.view.get(id).is_some_and(|row| row.weight.to_bits() != weight.to_bits()) {
+                self.view.update(id, |row| row.weight = weight);
+            }
+        }
+    }
+
     pub(super) fn link_down(&mut self, link: LinkId, turn: &mut Turn<'_>) {
         let Some(id) = self.links.remove(&link) else { return };
-        self.monoliths.remove(&id);
+        let gone = self.monoliths.remove(&id);
         self.view.remove(&id);
         self.list_version += 1;
         // What it created without a name is no longer booked as pending; a later report will tell of the room.
@@ -113,7 +124,11 @@ impl Cluster {
             self.rooms.iter().filter(|(_, room)| room.monolith() == Some(&id)).map(|(key, _)| key.clone()).collect();
         // The order of effects must not depend on how a table hashes.
         orphans.sort_unstable();
+        let mut copies = gone.map(|gone| gone.copies).unwrap_or_default();
         for key in orphans {
+            if let (Some(room), Some(copy)) = (self.rooms.get_mut(&key), copies.remove(&key)) {
+                room.metadata = Some(copy.metadata);
+            }
             self.orphan(&key, turn);
         }
         self.unpark_all_if_synced(turn);

@@ -1,11 +1,12 @@
 //! Clients: one membership at a time, and exactly one `leave` for every `join`.
 
+use super::monolith::Monolith;
 use super::placing::Refusal;
 use super::room::{Active, Binding, Placing, State, Waiter};
 use super::{Cluster, Turn};
 use crate::model::event::{Effect, Token};
 use crate::model::policy::CallClient;
-use crate::model::{Attachment, ClientId, CloseCode, LinkId, Region, RoomKey, RoomName};
+use crate::model::{Attachment, ClientId, CloseCode, LinkId, MonolithId, Region, RoomKey, RoomName};
 
 /// A client that has said which room it wants.
 pub(super) struct Client {
@@ -67,7 +68,9 @@ impl Cluster {
                 self.enlist(&key, waiter);
                 self.let_in(&key, waiter, turn);
             }
-            Some(State::Placing(_) | State::Parked { .. }) => self.wait_for_room(&key, waiter, turn),
+            Some(State::Placing(_) | State::Parked { .. } | State::Unloading(_)) => {
+                self.wait_for_room(&key, waiter, turn);
+            }
             None => self.place_first(name, waiter, turn),
         }
     }
@@ -104,7 +107,7 @@ impl Cluster {
             State::Active(Active { binding: Binding::Provisional { .. }, .. }) => {
                 self.rebind(&key, binding, turn);
             }
-            State::Active(_) | State::Parked { .. } => {}
+            State::Active(_) | State::Parked { .. } | State::Unloading(_) => {}
         }
     }
 
@@ -207,7 +210,8 @@ impl Cluster {
         let attachment = Attachment(entry.attachments);
         entry.place = Place::Joined { link, attachment };
         let (room, token) = (entry.name.clone(), entry.token.clone());
-        self.view.update(monolith, |row| row.clients += 1);
+        let monolith = monolith.clone();
+        self.count_client(&monolith, 1);
         self.counters.joins += 1;
         self.list_version += 1;
         turn.emit(Effect::Attach { link, client, attachment, room, token, open, report });
@@ -233,8 +237,8 @@ impl Cluster {
         let Place::Joined { link, attachment } = std::mem::replace(&mut entry.place, Place::Waiting) else {
             return None;
         };
-        let monolith = self.links.get(&link)?;
-        self.view.update(monolith, |row| row.clients = row.clients.saturating_sub(1));
+        let monolith = self.links.get(&link)?.clone();
+        self.count_client(&monolith, -1);
         self.counters.leaves += 1;
         Some((link, attachment))
     }
@@ -269,13 +273,22 @@ impl Cluster {
         Some((key, was_out))
     }
 
+    /// One of our clients more or less on a Monolith. Its users are at least these: what it reports is up to 20 s old.
+    fn count_client(&mut self, monolith: &MonolithId, by: i32) {
+        let reported = self.monoliths.get(monolith).map_or(0, Monolith::reported_users);
+        self.view.update(monolith, |row| {
+            row.clients = row.clients.saturating_add_signed(by);
+            row.users = reported.max(row.clients);
+        });
+    }
+
     /// Removes a client from every table.
     fn forget(&mut self, client: ClientId) {
         let Some(entry) = self.clients.remove(&client) else { return };
         if let Place::Joined { link, .. } = entry.place
-            && let Some(monolith) = self.links.get(&link)
+            && let Some(monolith) = self.links.get(&link).cloned()
         {
-            self.view.update(monolith, |row| row.clients = row.clients.saturating_sub(1));
+            self.count_client(&monolith, -1);
         }
         self.list_version += 1;
         let Some(room) = self.rooms.get_mut(&entry.room) else { return };
@@ -336,7 +349,7 @@ impl Cluster {
     pub(super) fn is_out(&self, key: &RoomKey, waiter: Waiter) -> bool {
         match self.rooms.get(key).map(|room| &room.state) {
             Some(State::Placing(placing)) => placing.out.contains(&waiter),
-            Some(State::Parked { .. } | State::Active(_)) | None => false,
+            Some(State::Parked { .. } | State::Active(_) | State::Unloading(_)) | None => false,
         }
     }
 

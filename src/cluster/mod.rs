@@ -2,14 +2,16 @@
 //!
 //! [`Cluster::apply`] is the only way in. Everything that can go wrong among balancers, Monoliths and clients is a
 //! sequence of [`Event`]s, and therefore a test of this module. `rooms` holds the life of a room, `placing` how
-//! one finds its Monolith, `reports` what Monoliths say about rooms, `members` clients, `requests` HTTP, `links` the
-//! Monoliths themselves.
+//! one finds its Monolith, `moves` and `unloading` how it gets to another, `reports` what Monoliths say about rooms,
+//! `members` clients, `requests` HTTP, `links` the Monoliths themselves.
 
 mod departed;
+mod facts;
 mod invariants;
 mod links;
 mod members;
 mod monolith;
+mod moves;
 mod placing;
 mod reports;
 mod requests;
@@ -18,6 +20,7 @@ mod rooms;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod unloading;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -25,13 +28,16 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 pub use self::monolith::Monolith;
+pub use self::moves::{MoveCounters, Rebalancing};
 pub use self::room::{Room, RoomStatus};
 pub use self::snapshot::{MonolithSummary, RoomSummary, StateMonolith, StateRoom};
 
 use self::departed::Departed;
 use self::links::WarmUp;
 use self::members::Client;
+use self::moves::Moves;
 use self::requests::Request;
+use crate::config::Weights;
 use crate::model::event::{Effect, Event, Micros};
 use crate::model::policy::View;
 use crate::model::{ClientId, LinkId, MonolithId, Region, RequestId, RoomKey};
@@ -52,6 +58,12 @@ pub struct Settings {
     pub pending_joins: usize,
     /// Rooms that may be unconfirmed.
     pub pending_rooms: usize,
+    /// Whether and how the policy is asked what should move.
+    pub rebalance: Option<Rebalancing>,
+    /// Clients per second and Monolith that moves may cost.
+    pub move_rate: u32,
+    /// The share of each Monolith relative to the others.
+    pub weights: Weights,
 }
 
 /// How long a fresh link may take to send its first gossip before placement goes on without it. The real one takes 3 ms
@@ -81,6 +93,8 @@ pub struct Counters {
     pub refused_unplaced: u64,
     /// Events of links that are not registered.
     pub stale_events: u64,
+    /// Moves of rooms.
+    pub moves: MoveCounters,
 }
 
 /// Which room is where, who waits, which clients exist.
@@ -94,6 +108,7 @@ pub struct Cluster {
     requests: Map<RequestId, Request>,
     timers: BTreeSet<(Micros, RoomKey)>,
     departed: Departed,
+    moves: Moves,
     warm_up: WarmUp,
     view: View,
     counters: Counters,
@@ -112,6 +127,7 @@ impl Cluster {
     pub fn new(settings: Settings, now: Micros) -> Self {
         Self {
             warm_up: WarmUp::new(now + settings.load_timeout),
+            moves: Moves::new(settings.rebalance, now),
             settings,
             now,
             monoliths: BTreeMap::new(),
@@ -155,6 +171,7 @@ impl Cluster {
             Event::Leave { client, told } => self.leave(client, told, &mut turn),
             Event::Request { request, room, cause, region } => self.request(request, room, cause, region, &mut turn),
             Event::RequestDone { request, outcome } => self.request_done(request, outcome, &mut turn),
+            Event::Move { request, room, to } => self.move_by_hand(request, &room, &to, &mut turn),
             Event::Tick => {}
         }
         self.expire(&mut turn);
@@ -165,13 +182,15 @@ impl Cluster {
 
     /// Changes bounds and waits; what is already waiting keeps its deadline.
     pub fn configure(&mut self, settings: Settings) {
+        self.moves.configure(self.settings.rebalance, settings.rebalance, self.now);
         self.settings = settings;
+        self.weigh();
     }
 
     /// When the next time-out is due, if any.
     pub fn next_deadline(&self) -> Option<Micros> {
         let room = self.timers.first().map(|(at, _)| *at);
-        [room, self.next_sync_deadline()].into_iter().flatten().min()
+        [room, self.next_sync_deadline(), self.moves.next_due()].into_iter().flatten().min()
     }
 
     /// What policies see of the Monoliths.
@@ -209,6 +228,8 @@ impl Cluster {
             debug_assert!(!self.timers.contains(&(at, key.clone())), "{key} is due twice");
             self.timers.remove(&(at, key));
         }
+        self.rebalance_if_due(turn);
+        self.begin_due_moves(turn);
     }
 }
 

@@ -24,6 +24,13 @@ pub struct Monolith {
     pub(super) shunned: Micros,
 }
 
+impl Monolith {
+    /// The users in its rooms by its own account, over all balancers.
+    pub(super) fn reported_users(&self) -> u32 {
+        u32::try_from(self.users).unwrap_or(u32::MAX)
+    }
+}
+
 /// Whether a Monolith has said what it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sync {

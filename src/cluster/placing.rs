@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::room::{Placed, Placing, State, Waiter};
+use super::room::{Placed, Placing, State, Unloading, Waiter};
 use super::{Cluster, Turn};
 use crate::model::policy::{Answer, Call, CallClient, CallRoom, Cause, Decision, Hook, Previous};
 use crate::model::{CloseCode, MonolithId, RoomKey, RoomName};
@@ -44,7 +44,7 @@ impl Cluster {
     pub(super) fn wait_for_room(&mut self, key: &RoomKey, waiter: Waiter, turn: &mut Turn<'_>) {
         self.enlist(key, waiter);
         let lingering = match self.rooms.get_mut(key).map(|room| &mut room.state) {
-            Some(State::Parked { waiting, .. }) => {
+            Some(State::Parked { waiting, .. } | State::Unloading(Unloading { waiting, .. })) => {
                 waiting.push_back(waiter);
                 false
             }
@@ -194,7 +194,7 @@ impl Cluster {
         let waiting = match self.rooms.get_mut(key).map(|room| &mut room.state) {
             Some(State::Parked { waiting, .. }) => std::mem::take(waiting),
             Some(State::Placing(placing)) => std::mem::take(&mut placing.waiting),
-            Some(State::Active(_)) | None => return,
+            Some(State::Active(_) | State::Unloading(_)) | None => return,
         };
         for waiter in waiting {
             if self.still_waits(waiter) {
@@ -230,7 +230,14 @@ impl Cluster {
         tried: Vec<MonolithId>,
         turn: &mut Turn<'_>,
     ) -> Result<MonolithId, Refusal> {
-        let cause = cause.unwrap_or_else(|| self.cause_of(first));
+        let aim = self.moves.take_aim(key, self.now);
+        let cause = if aim.is_some() { Cause::Move } else { cause.unwrap_or_else(|| self.cause_of(first)) };
+        if let Some(to) = aim.filter(|to| self.may_take(to) && !tried.contains(to)) {
+            if let Some(room) = self.rooms.get_mut(key) {
+                room.placed = Some(Placed { at: self.now, cause, attempt, monolith: to.clone(), fault: None });
+            }
+            return Ok(to);
+        }
         let call_room = CallRoom { attempt, ..self.call_room(key, first) };
         let decision = self.decide(call_room, self.call_client(first), cause, tried, turn);
         let monolith = self.first_choice(&decision)?;
@@ -254,20 +261,30 @@ impl Cluster {
         let call = Call {
             hook: Hook::Place,
             now_us: self.now,
-            // Every decision has randomness of its own, which a recorded call brings along.
-            seed: self.now.rotate_left(32) ^ self.decisions.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            seed: self.seed(),
             region: self.settings.region.clone(),
             room: Some(room),
             client,
             cause: Some(cause),
             request: None,
             excluded,
+            rooms: [].into(),
         };
         let decision = decide(turn.policy, &call, &self.view);
         if decision.fault.is_some() {
             self.counters.fallbacks += 1;
         }
         decision
+    }
+
+    /// Every decision has randomness of its own, which a recorded call brings along.
+    pub(super) fn seed(&self) -> u64 {
+        self.now.rotate_left(32) ^ self.decisions.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
+    /// Whether somebody waits for a room.
+    pub(super) fn waits_for(&self, key: &RoomKey) -> bool {
+        self.first_waiting(key).is_some()
     }
 
     fn first_choice(&self, decision: &Decision) -> Result<MonolithId, Refusal> {
@@ -280,9 +297,11 @@ impl Cluster {
 
     fn first_waiting(&self, key: &RoomKey) -> Option<Waiter> {
         match self.rooms.get(key).map(|room| &room.state) {
-            Some(State::Parked { waiting, .. } | State::Placing(Placing { waiting, .. })) => {
-                waiting.iter().copied().find(|waiter| self.still_waits(*waiter))
-            }
+            Some(
+                State::Parked { waiting, .. }
+                | State::Placing(Placing { waiting, .. })
+                | State::Unloading(Unloading { waiting, .. }),
+            ) => waiting.iter().copied().find(|waiter| self.still_waits(*waiter)),
             Some(State::Active(_)) | None => None,
         }
     }
@@ -294,6 +313,7 @@ impl Cluster {
             call.clients = u32::try_from(room.members.len()).unwrap_or(u32::MAX);
             call.regions = room.regions.clone();
             call.previous = room.previous.clone();
+            call.metadata = self.metadata_value(key);
         }
         call
     }

@@ -5,8 +5,8 @@ use std::cmp::Ordering;
 use super::monolith::{Copy, Sync};
 use super::room::{Active, Binding, Placing, State, Waiter};
 use super::{Cluster, Turn};
-use crate::model::event::Effect;
-use crate::model::policy::{Cause, Previous};
+use crate::model::event::{Effect, UnloadCause};
+use crate::model::policy::{Cause, MonolithRow, Previous};
 use crate::model::wire::{RoomReport, UnloadReason};
 use crate::model::{Attachment, ClientId, CloseCode, Epoch, LinkId, MonolithId, RoomKey};
 
@@ -39,6 +39,9 @@ impl Cluster {
             if self.is_active_on(&key, &monolith) {
                 self.close_members(&key, CloseCode::RESTART, turn);
                 self.unbind(&key, "unloaded", turn);
+            } else if self.is_leaving(&key, &monolith) {
+                self.close_joined(&key, CloseCode::RESTART, turn);
+                self.unloading_over(&key, "moved", turn);
             }
         }
         self.count_rooms(&monolith);
@@ -66,7 +69,15 @@ impl Cluster {
                     self.rebind(key, binding, turn);
                 }
             }
+            State::Unloading(unloading) if unloading.monolith == *monolith => {
+                let known = unloading.epoch == epoch;
+                room.name = name.clone();
+                if !known {
+                    self.loaded_again(key, epoch, turn);
+                }
+            }
             _ if leaving => {}
+            State::Unloading(_) => self.loaded_elsewhere(key, monolith, epoch, turn),
             State::Parked { .. } | State::Placing(_) => {
                 room.name = name.clone();
                 self.activate(key, monolith, binding, turn);
@@ -111,7 +122,8 @@ impl Cluster {
         let Some(monolith) = self.sender(link) else { return };
         self.remove_copy(&monolith, key);
         self.count_rooms(&monolith);
-        if !self.is_active_on(key, &monolith) {
+        let leaving = self.is_leaving(key, &monolith);
+        if !leaving && !self.is_active_on(key, &monolith) {
             return;
         }
         for (client, attachment) in detached {
@@ -120,7 +132,9 @@ impl Cluster {
                 self.end_client(*client, Some(reason.close_code()), turn);
             }
         }
-        if self.rooms.get(key).is_none_or(|room| room.members.is_empty()) {
+        if leaving {
+            self.unloading_over(key, "moved", turn);
+        } else if self.rooms.get(key).is_none_or(|room| room.members.is_empty()) {
             self.unbind(key, "unloaded", turn);
         } else {
             // Their joins crossed the unload: they may load the room again, or be kicked. Nobody else goes meanwhile.
@@ -142,6 +156,10 @@ impl Cluster {
                     Some((monolith, epoch)) => self.activate(key, &monolith, Binding::Reported(epoch), turn),
                     None => self.next_attempt(key, "link_down", Some(Cause::Lost), turn),
                 }
+            }
+            Some(State::Unloading(_)) => {
+                self.close_joined(key, CloseCode::AWAY, turn);
+                self.unloading_over(key, "link_down", turn);
             }
             Some(State::Parked { .. }) | None => {}
         }
@@ -180,7 +198,7 @@ impl Cluster {
         copy.asked = Some(entry.gossips);
         self.counters.duplicates += 1;
         self.counters.unloads += 1;
-        turn.emit(Effect::Unload { link: entry.link, room: copy.name.clone() });
+        turn.emit(Effect::Unload { link: entry.link, room: copy.name.clone(), why: UnloadCause::Duplicate });
     }
 
     /// Writes down what a Monolith has. Returns whether that copy is on its way out.
@@ -208,6 +226,11 @@ impl Cluster {
         let Some(entry) = self.monoliths.get_mut(monolith) else { return };
         let Some(copy) = entry.copies.remove(key) else { return };
         entry.users -= u64::from(copy.metadata.users);
+        if let Some(room) = self.rooms.get_mut(key)
+            && room.monolith() == Some(monolith)
+        {
+            room.metadata = Some(copy.metadata);
+        }
         self.list_version += 1;
     }
 
@@ -215,11 +238,12 @@ impl Cluster {
     fn count_rooms(&mut self, monolith: &MonolithId) {
         let Some(entry) = self.monoliths.get(monolith) else { return };
         let rooms = u32::try_from(entry.copies.len()).unwrap_or(u32::MAX);
-        let users = u32::try_from(entry.users).unwrap_or(u32::MAX);
-        if self.view.get(monolith).is_some_and(|row| row.rooms != rooms || row.users != users) {
+        let reported = entry.reported_users();
+        let current = |row: &MonolithRow| row.rooms == rooms && row.users == reported.max(row.clients);
+        if self.view.get(monolith).is_some_and(|row| !current(row)) {
             self.view.update(monolith, |row| {
                 row.rooms = rooms;
-                row.users = users;
+                row.users = reported.max(row.clients);
             });
         }
     }

@@ -44,7 +44,9 @@ impl Cluster {
         }
         match self.rooms.get(&key).map(|room| &room.state) {
             Some(State::Active(_)) => self.let_in(&key, waiter, turn),
-            Some(State::Placing(_) | State::Parked { .. }) => self.wait_for_room(&key, waiter, turn),
+            Some(State::Placing(_) | State::Parked { .. } | State::Unloading(_)) => {
+                self.wait_for_room(&key, waiter, turn);
+            }
             None => self.place_first(name, waiter, turn),
         }
     }
@@ -141,7 +143,7 @@ impl Cluster {
                 self.insert_room(name.clone(), State::Active(active), turn);
             }
             Some(State::Placing(_) | State::Parked { .. }) => self.activate(&key, monolith, binding, turn),
-            Some(State::Active(_)) => {}
+            Some(State::Active(_) | State::Unloading(_)) => {}
         }
     }
 

@@ -1,11 +1,13 @@
 //! One room and the states of its life.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::model::event::Micros;
 use crate::model::policy::Previous;
+use crate::model::wire::Metadata;
 use crate::model::{ClientId, Epoch, MonolithId, Region, RequestId, RoomName};
 
 /// A room that somebody wants or some Monolith has. A room that is neither does not exist here.
@@ -21,6 +23,8 @@ pub struct Room {
     pub(super) region: Option<Region>,
     /// The Monolith that it left last.
     pub(super) previous: Option<Previous>,
+    /// What the Monolith that it left last said of it.
+    pub(super) metadata: Option<Arc<Metadata>>,
     /// The last decision about it.
     pub(super) placed: Option<Placed>,
 }
@@ -48,6 +52,21 @@ pub(super) enum State {
     Placing(Placing),
     /// On one Monolith.
     Active(Active),
+    /// Its Monolith was asked to unload it, so that it can go to another.
+    Unloading(Unloading),
+}
+
+/// A room whose Monolith has been asked to let it go. Its members are joined there until it has; whoever comes
+/// meanwhile waits, since a join or a request would load the room there again.
+pub(super) struct Unloading {
+    pub(super) monolith: MonolithId,
+    /// The load that was asked to go.
+    pub(super) epoch: Epoch,
+    /// Where it is to go.
+    pub(super) to: MonolithId,
+    pub(super) waiting: VecDeque<Waiter>,
+    /// When it is given up.
+    pub(super) deadline: Micros,
 }
 
 /// A room whose Monolith has been chosen and has not confirmed it.
@@ -117,11 +136,14 @@ pub enum RoomStatus {
     Placing,
     /// On one Monolith.
     Active,
+    /// On one Monolith that was asked to let it go.
+    Unloading,
 }
 
 impl Room {
-    pub(super) fn new(name: RoomName, state: State, previous: Option<Previous>) -> Self {
-        Self { name, state, members: Vec::new(), regions: BTreeMap::new(), region: None, previous, placed: None }
+    pub(super) fn new(name: RoomName, state: State) -> Self {
+        let (members, regions) = (Vec::new(), BTreeMap::new());
+        Self { name, state, members, regions, region: None, previous: None, metadata: None, placed: None }
     }
 
     pub(super) fn monolith(&self) -> Option<&MonolithId> {
@@ -129,6 +151,7 @@ impl Room {
             State::Parked { .. } => None,
             State::Placing(placing) => Some(&placing.monolith),
             State::Active(active) => Some(&active.monolith),
+            State::Unloading(unloading) => Some(&unloading.monolith),
         }
     }
 
@@ -137,13 +160,23 @@ impl Room {
         match &self.state {
             State::Placing(placing) => Some(&placing.monolith),
             State::Active(Active { monolith, binding: Binding::Provisional { .. } }) => Some(monolith),
-            State::Parked { .. } | State::Active(_) => None,
+            State::Parked { .. } | State::Active(_) | State::Unloading(_) => None,
         }
     }
 
+    /// The Monolith to which everybody who comes may go at once.
     pub(super) fn bound_to(&self) -> Option<&MonolithId> {
         match &self.state {
             State::Active(active) => Some(&active.monolith),
+            State::Parked { .. } | State::Placing(_) | State::Unloading(_) => None,
+        }
+    }
+
+    /// The Monolith that has it, even if it was asked to let it go.
+    pub(super) fn owner(&self) -> Option<&MonolithId> {
+        match &self.state {
+            State::Active(active) => Some(&active.monolith),
+            State::Unloading(unloading) => Some(&unloading.monolith),
             State::Parked { .. } | State::Placing(_) => None,
         }
     }
@@ -151,6 +184,7 @@ impl Room {
     pub(super) fn is_confirmed(&self) -> bool {
         match &self.state {
             State::Active(active) => !matches!(active.binding, Binding::Provisional { .. }),
+            State::Unloading(_) => true,
             State::Parked { .. } | State::Placing(_) => false,
         }
     }
@@ -160,6 +194,7 @@ impl Room {
             State::Parked { deadline, .. } => Some(*deadline),
             State::Placing(placing) => Some(placing.deadline),
             State::Active(active) => active.binding.deadline(),
+            State::Unloading(unloading) => Some(unloading.deadline),
         }
     }
 
@@ -168,6 +203,7 @@ impl Room {
             State::Parked { .. } => RoomStatus::Parked,
             State::Placing(_) => RoomStatus::Placing,
             State::Active(_) => RoomStatus::Active,
+            State::Unloading(_) => RoomStatus::Unloading,
         }
     }
 }

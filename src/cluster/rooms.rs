@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::room::{Active, Binding, Placing, Room, State, Waiter};
+use super::room::{Active, Binding, Placing, Room, State, Unloading, Waiter};
 use super::{Cluster, Turn};
 use crate::model::event::{Effect, Micros};
 use crate::model::policy::Previous;
@@ -13,8 +13,9 @@ impl Cluster {
     pub(super) fn insert_room(&mut self, name: RoomName, state: State, turn: &mut Turn<'_>) {
         let key = name.key().clone();
         debug_assert!(!self.rooms.contains_key(&key), "{key} exists");
-        let previous = self.departed.of(&key);
-        self.rooms.insert(key.clone(), Room::new(name, state, previous));
+        let mut room = Room::new(name, state);
+        (room.previous, room.metadata) = (self.departed.of(&key), self.departed.metadata_of(&key));
+        self.rooms.insert(key.clone(), room);
         self.account(&key, &Account::default(), turn);
     }
 
@@ -38,7 +39,7 @@ impl Cluster {
         debug_assert!(room.members.is_empty(), "{key} has members");
         self.account(key, &Account::of(&room), turn);
         if let Some(previous) = room.previous {
-            self.departed.note(key, previous);
+            self.departed.note(key, previous, room.metadata);
         }
     }
 
@@ -83,7 +84,7 @@ impl Cluster {
             return;
         };
         let (out, waiting) = match before {
-            State::Parked { waiting, .. } => (Vec::new(), waiting),
+            State::Parked { waiting, .. } | State::Unloading(Unloading { waiting, .. }) => (Vec::new(), waiting),
             State::Placing(placing) if placing.monolith == *monolith => {
                 for waiter in &placing.out {
                     self.open(*waiter, turn);
@@ -141,6 +142,7 @@ impl Cluster {
             Some(State::Parked { .. }) => self.unpark(key, turn),
             Some(State::Placing(_)) => self.placing_timed_out(key, turn),
             Some(State::Active(_)) => self.unreported(key, turn),
+            Some(State::Unloading(_)) => self.unloading_timed_out(key, turn),
             None => {}
         }
     }
@@ -169,7 +171,7 @@ impl Cluster {
             }) => {
                 *deadline = later;
             }
-            State::Active(_) | State::Placing(_) | State::Parked { .. } => {}
+            State::Active(_) | State::Placing(_) | State::Parked { .. } | State::Unloading(_) => {}
         });
     }
 

@@ -141,7 +141,7 @@ impl Cluster {
     pub fn public_rooms(&self) -> Vec<(RoomName, Arc<Metadata>, u32)> {
         let mut rooms = Vec::new();
         for (key, room) in &self.rooms {
-            let copy = room.bound_to().and_then(|id| self.monoliths.get(id)).and_then(|m| m.copies.get(key));
+            let copy = room.owner().and_then(|id| self.monoliths.get(id)).and_then(|m| m.copies.get(key));
             if let Some(copy) = copy.filter(|copy| copy.metadata.public) {
                 let clients = u32::try_from(room.members.len()).unwrap_or(u32::MAX);
                 rooms.push((copy.name.clone(), copy.metadata.clone(), clients));
@@ -180,6 +180,7 @@ fn summary(room: &super::Room) -> RoomSummary {
         monolith: room.monolith().cloned(),
         epoch: match &room.state {
             super::room::State::Active(active) => active.binding.epoch(),
+            super::room::State::Unloading(unloading) => Some(unloading.epoch),
             super::room::State::Parked { .. } | super::room::State::Placing(_) => None,
         },
         clients: room.members.len(),

@@ -13,20 +13,24 @@ mod read;
 pub mod regions;
 mod reload;
 mod resolve;
+mod scrape;
 mod section;
 mod tree;
 mod types;
 pub mod units;
+mod weights;
 
 pub use load::{Loaded, Request, load};
 pub use policy::{SHIPPED_POLICIES, policy_vms};
 pub use problem::{ConfigErrors, Place, Problem};
 pub use regions::Distances;
 pub use resolve::{Input, known_keys, parse};
+pub use scrape::LoadConfig;
 pub use types::{
-    Config, Discovery, Gate, Handover, HandoverMode, Heartbeat, Limits, PolicyConfig, PolicySource, QueueLimit, Secret,
-    Timeouts, private_ranges,
+    Config, Discovery, Gate, Handover, HandoverMode, Heartbeat, Limits, PolicyConfig, PolicySource, QueueLimit,
+    Rebalance, Secret, Timeouts, private_ranges,
 };
+pub use weights::Weights;
 
 #[cfg(test)]
 mod tests;

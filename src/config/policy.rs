@@ -9,11 +9,25 @@ use super::read;
 use super::resolve::Input;
 use super::section::Section;
 use super::tree::{Node, Value};
-use super::types::{Gate, PolicyConfig, PolicySource};
+use super::types::{Gate, PolicyConfig, PolicySource, Rebalance};
 use super::units::write_size;
 
 /// The policies that every binary holds.
-pub const SHIPPED_POLICIES: [&str; 5] = ["default", "least-loaded", "region-affinity", "hash-ring", "random"];
+pub const SHIPPED_POLICIES: [&str; 10] = [
+    "default",
+    "least-loaded",
+    "region-affinity",
+    "hash-ring",
+    "random",
+    "spill",
+    "slow-start",
+    "bounded-hash",
+    "capacity",
+    "follow-the-crowd",
+];
+
+/// The folder beside a policy's file in which its last good version is kept, unless `policy.keep` names another one.
+const KEEP: &str = ".usher";
 
 /// Headers that a policy never sees: credentials, addresses, and where the user came from.
 const HIDDEN_HEADERS: [&str; 7] =
@@ -99,11 +113,24 @@ pub(super) fn read(root: &mut Section<'_>, strategy: Option<Strategy>, input: &I
         "replay" => Err("\"replay\" comes with a later version; remove it, or write \"tests\"".into()),
         other => Err(format!("{:?} is no gate; write \"compile\" or \"tests\"", read::cut(other))),
     });
+    // Only a file can break between two starts.
+    if let PolicySource::File(file) = &policy.source {
+        policy.keep = file.parent().map(|folder| folder.join(KEEP));
+    }
+    if let Some(folder) = section.optional("keep", read::text) {
+        let file = matches!(policy.source, PolicySource::File(_));
+        policy.keep = (file && !folder.is_empty()).then(|| input.base_dir.join(folder));
+    }
     section.read(&mut policy.history, "history", read::integer(1..=1000usize));
     section.read(&mut policy.headers, "headers", read::list("header names", header));
     section.read(&mut policy.query, "query", read::list("parameter names", read::word));
     let every = Duration::from_secs(1)..=Duration::from_secs(86_400);
     policy.rebalance_every = section.optional("rebalance_every", read::duration(every));
+    section.read(&mut policy.rebalance, "rebalance", |node| match read::text(node)?.as_str() {
+        "run" => Ok(Rebalance::Run),
+        "dry" => Ok(Rebalance::Dry),
+        other => Err(format!("{:?} is neither; write \"run\", or \"dry\" to count moves only", read::cut(other))),
+    });
     if let Some(strategy) = strategy {
         policy.settings = strategy.settings;
     }
@@ -124,13 +151,14 @@ pub(super) fn read(root: &mut Section<'_>, strategy: Option<Strategy>, input: &I
     policy
 }
 
-/// The memory of all VMs: what is set has to suffice for as many as there can be; what is not set does.
+/// The memory of all VMs: what is set has to suffice for as many as there can be, and a canary or a shadow for which it
+/// does not is refused when it is asked for; what is not set suffices.
 fn total_memory(section: &mut Section<'_>, policy: &mut PolicyConfig, workers: usize) {
     let vms = policy_vms(workers);
     let need = policy.memory.saturating_mul(vms);
     policy.total_memory = policy.total_memory.max(need);
     let Some(total) = section.optional("total_memory", read::size(1 << 20..=1 << 40)) else { return };
-    policy.total_memory = total;
+    (policy.total_memory, policy.total_memory_is_set) = (total, true);
     if total < need {
         let (total, memory, need) = (write_size(total), write_size(policy.memory), write_size(need));
         let fits = write_size(policy.total_memory / vms / 1024 * 1024);

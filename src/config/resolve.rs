@@ -9,7 +9,7 @@ use super::problem::ConfigErrors;
 use super::section::{Section, Walk};
 use super::tree::{self, Table};
 use super::types::{Config, Handover, HandoverMode, Heartbeat, Limits, QueueLimit, Timeouts};
-use super::{discovery, environment, policy, read, regions};
+use super::{discovery, environment, policy, read, regions, scrape, weights};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -92,6 +92,8 @@ fn root(mut root: Section<'_>, input: &Input<'_>) -> Config {
     config.policy = policy::read(&mut root, strategy, input);
     config.discovery = discovery::read(&mut root);
     config.regions = regions::read(root.section("regions"));
+    config.weights = weights::read(root.section("weights"));
+    config.load = scrape::read(root.section("load"));
     let mut proxy = root.section("proxy");
     proxy.read(&mut config.trusted, "trusted", read::trusted);
     proxy.finish();
@@ -99,7 +101,7 @@ fn root(mut root: Section<'_>, input: &Input<'_>) -> Config {
     config.timeouts = timeouts(root.section("timeouts"));
     config.heartbeat = heartbeat(root.section("heartbeat"));
     config.handover = handover(root.section("handover"));
-    for key in ["claims", "load", "record"] {
+    for key in ["claims", "record"] {
         if root.get(key).is_some() {
             root.error(key, format!("[{key}] comes with a later version; remove it"));
         }

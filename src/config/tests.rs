@@ -133,9 +133,11 @@ fn everything_can_be_set() {
         total_memory = "32MiB"
         gate = "compile"
         history = 3
+        keep = "/var/lib/usher"
         headers = ["Accept-Language"]
         query = ["v"]
         rebalance_every = "1s"
+        rebalance = "dry"
         settings = { cap = 40, deep = { list = [1, 2.5, "x", true] } }
         [proxy]
         trusted = ["10.1.2.3", "192.0.2.0/24", "2001:db8::/32"]
@@ -168,7 +170,8 @@ fn everything_can_be_set() {
         (policy.history, &policy.headers, &policy.query),
         (3, &vec!["accept-language".into()], &vec!["v".into()])
     );
-    assert_eq!(policy.rebalance_every, Some(Duration::from_secs(1)));
+    assert_eq!(policy.keep, Some(PathBuf::from("/var/lib/usher")));
+    assert_eq!((policy.rebalance_every, policy.rebalance), (Some(Duration::from_secs(1)), Rebalance::Dry));
     assert_eq!(json!(policy.settings), json!({ "cap": 40, "deep": { "list": [1, 2.5, "x", true] } }));
     let trusted = ["10.1.2.3/32", "192.0.2.0/24", "2001:db8::/32"].map(|range| range.parse().unwrap());
     assert_eq!(config.trusted, trusted);
@@ -224,6 +227,8 @@ fn wrong_types_and_ranges_say_what_would_be_right() {
         .fails(&["usher.toml:1: policy.budget: 1h is out of range; write a duration from 1ms to 1s"]);
     usher("policy.memory = '1KiB'")
         .fails(&["usher.toml:1: policy.memory: 1KiB is out of range; write a size from 1MiB to 1GiB"]);
+    usher("policy.rebalance = 'wet'")
+        .fails(&["usher.toml:1: policy.rebalance: \"wet\" is neither; write \"run\", or \"dry\" to count moves only"]);
     usher("policy.rebalance_every = '999ms'")
         .fails(&["usher.toml:1: policy.rebalance_every: 999ms is out of range; write a duration from 1s to 1d"]);
     usher("policy.headers = ['x-forwarded-for']").fails_with("which no policy sees; remove it");

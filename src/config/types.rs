@@ -7,6 +7,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::regions::Distances;
+use super::scrape::LoadConfig;
+use super::weights::Weights;
 use crate::model::Region;
 
 /// Everything that an operator can set, checked and with defaults filled in.
@@ -30,6 +32,10 @@ pub struct Config {
     pub policy: PolicyConfig,
     /// How far regions are from each other.
     pub regions: Distances,
+    /// The share of each Monolith relative to the others.
+    pub weights: Weights,
+    /// What is scraped from each Monolith.
+    pub load: LoadConfig,
     /// Peers whose `X-Forwarded-For` is believed.
     pub trusted: Vec<IpNet>,
     /// Bounds.
@@ -102,18 +108,33 @@ pub struct PolicyConfig {
     pub memory: usize,
     /// Bytes for all VMs.
     pub total_memory: usize,
+    /// Whether that was set: what was not set bounds no canary and no shadow.
+    pub total_memory_is_set: bool,
     /// What a new version has to pass.
     pub gate: Gate,
     /// Versions kept for rollback.
     pub history: usize,
+    /// The folder in which the last good version of a policy file is kept for a start at which the file is broken.
+    pub keep: Option<PathBuf>,
     /// Request headers that a policy may see, in lower case.
     pub headers: Vec<String>,
     /// Query parameters that a policy may see.
     pub query: Vec<String>,
     /// How often `rebalance` is asked; none: never. At least one second.
     pub rebalance_every: Option<Duration>,
+    /// What becomes of its answer.
+    pub rebalance: Rebalance,
     /// `usher.settings`. A `[selection_strategy]` adds `own_region_only = true`, and for `HashRing` its `weight`.
     pub settings: serde_json::Map<String, serde_json::Value>,
+}
+
+/// What becomes of the moves that a policy asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rebalance {
+    /// They are checked, paced and carried out.
+    Run,
+    /// They are checked and counted.
+    Dry,
 }
 
 /// What a new policy version has to pass before it decides.
@@ -252,6 +273,8 @@ impl Default for Config {
             discovery: Discovery::Manual(Vec::new()),
             policy: PolicyConfig::default(),
             regions: Distances::default(),
+            weights: Weights::default(),
+            load: LoadConfig::default(),
             trusted: private_ranges(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
@@ -283,11 +306,14 @@ impl Default for PolicyConfig {
             budget: Duration::from_millis(10),
             memory: 8 << 20,
             total_memory: 64 << 20,
+            total_memory_is_set: false,
             gate: Gate::Tests,
             history: 8,
+            keep: None,
             headers: headers.map(String::from).to_vec(),
             query: Vec::new(),
             rebalance_every: None,
+            rebalance: Rebalance::Run,
             settings: serde_json::Map::new(),
         }
     }

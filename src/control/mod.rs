@@ -5,10 +5,12 @@
 
 mod departures;
 mod health;
+mod moves;
 pub mod policies;
 pub mod reload;
 mod request;
 pub mod routes;
+pub mod scrape;
 mod shell;
 mod watch;
 
@@ -24,14 +26,15 @@ use crate::cluster::{Cluster, Settings};
 use crate::link::inbox::Inbox;
 use crate::model::event::{RequestOutcome, Token};
 use crate::model::policy::Cause;
-use crate::model::{Attachment, ClientId, Region, RequestId, RoomName};
+use crate::model::{Attachment, ClientId, MonolithId, Region, RequestId, RoomKey, RoomName};
 use crate::policy::Policy;
 
 use self::departures::Departures;
 use self::routes::Routes;
 
 /// What the control thread is asked to do. The channel has no number of its own: each client has at most one join and
-/// one leave in it, each HTTP request at most its start and its end, and `limits` bounds both.
+/// one leave in it and before them one question of `admit`, each HTTP request at most its start and its end, and `limits`
+/// bounds both.
 enum Command {
     Join {
         client: ClientId,
@@ -52,9 +55,14 @@ enum Command {
         reply: oneshot::Sender<Result<(Arc<routes::Target>, bool), Refused>>,
     },
     RequestDone(RequestId, RequestOutcome),
+    Move {
+        request: RequestId,
+        room: RoomKey,
+        to: MonolithId,
+        reply: moves::Reply,
+    },
     Query(Box<dyn FnOnce(&Cluster) + Send>),
     Decide(PolicyTask),
-    UsePolicy(Box<dyn Policy>),
     Configure(Settings),
     Stop(oneshot::Sender<()>),
 }
@@ -157,11 +165,6 @@ impl Control {
         });
         self.send(Command::Decide(run))?;
         answer.await.map_err(|_| Stopped)
-    }
-
-    /// Lets another policy decide from the next call on.
-    pub fn use_policy(&self, policy: Box<dyn Policy>) -> Result<(), Stopped> {
-        self.send(Command::UsePolicy(policy))
     }
 
     /// Changes bounds and waits.

@@ -1,25 +1,32 @@
 //! The policy in force and its versions: what may become active, how it is checked, and the swap at a call boundary.
 
+mod last_good;
+mod trial;
+
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::Control;
 use crate::config::{self, Config, Gate, PolicyConfig, PolicySource};
 use crate::lab;
 use crate::model::metrics::MetricsText;
-use crate::model::policy::{Call, Decision, View};
-use crate::policy::decide::decide_near;
-use crate::policy::guarded::{BreakerState, Guarded};
-use crate::policy::lua::{Distances, Environment, Limits, LoadError, Origin, Program, SharedState, Source, Vm};
+use crate::model::policy::{Call, Decision, Hook, View};
+use crate::policy::deciding::{Current, Deciding, PolicyHandle};
+use crate::policy::guarded::BreakerState;
+use crate::policy::lua::{Distances, Environment, Limits, LoadError, Origin, Program, SharedState, Source};
 use crate::policy::shipped::shipped;
-use crate::policy::slots::{PolicyHandle, PolicySet};
+use crate::policy::slots::PolicySet;
 use crate::policy::smoke;
 use crate::policy::versions::{History, Prepared, prepare};
+
+use self::last_good::LastGood;
+pub use self::trial::Trial;
 
 /// How long a policy's tests may take before they count as not passed.
 const TEST_TIME: Duration = Duration::from_secs(10);
@@ -37,15 +44,16 @@ pub enum SwapError {
 
 /// A policy that is ready to decide before the control thread exists.
 pub struct FirstPolicy {
-    set: PolicySet,
-    program: Program,
+    handle: Arc<PolicyHandle>,
     state: Arc<SharedState>,
+    /// Why the configured version does not decide, if its last good one does instead.
+    broken: Option<LoadError>,
 }
 
 /// The policy and its versions.
 pub struct Policies {
-    handle: PolicyHandle,
-    history: Mutex<History>,
+    handle: Arc<PolicyHandle>,
+    history: Arc<Mutex<History>>,
     /// One swap at a time; whoever comes second sees what the first has done.
     swapping: tokio::sync::Mutex<()>,
     control: Control,
@@ -54,65 +62,85 @@ pub struct Policies {
     /// The distances that the version in force was given.
     distances: Mutex<config::Distances>,
     workers: usize,
-    counts: Counts,
+    last_good: Arc<LastGood>,
+    counts: Arc<Counts>,
 }
 
 #[derive(Default)]
 struct Counts {
-    swaps: std::sync::atomic::AtomicU64,
-    refused: std::sync::atomic::AtomicU64,
+    swaps: AtomicU64,
+    refused: AtomicU64,
+    canary_stops: AtomicU64,
 }
 
 impl FirstPolicy {
-    /// Reads, checks and builds the configured policy. At a start there is no version to fall back to, so a broken one
-    /// is an error.
+    /// Reads, checks and builds the configured policy. At a start there is no version to fall back to in memory: if it
+    /// is broken, the last good one that was kept on disk decides, and without one it is an error.
     pub fn prepare(config: &Config, workers: usize) -> Result<Self, LoadError> {
         let state = Arc::new(SharedState::default());
-        let source = read(&config.policy.source)?;
-        let prepared = check(source, &config.policy, config, &state, &View::default())?;
-        let set = prepared.build(workers)?;
-        Ok(Self { set, program: prepared.program().clone(), state })
+        let view = View::default();
+        let built = read(&config.policy.source)
+            .and_then(|source| check(source, &config.policy, config, &state, &view))
+            .and_then(|prepared| prepared.build(slots(workers)));
+        let (set, broken) = match built {
+            Ok(set) => (set, None),
+            Err(error) => {
+                let environment = environment(&config.policy, config, &state);
+                let build =
+                    |source| prepare(source, &environment, &smoke_calls(config, &view), None)?.build(slots(workers));
+                (last_good::instead(&config.policy, &error, build)?, Some(error))
+            }
+        };
+        let handle = Arc::new(PolicyHandle::new(Deciding::alone(set)));
+        Ok(Self { handle, state, broken })
     }
 
-    /// The VM that decides on the control thread.
-    pub fn deciding(&self) -> Result<Guarded<Vm>, LoadError> {
-        self.set.extra()
+    /// What decides on the control thread: the same as everywhere.
+    pub fn deciding(&self) -> Current {
+        Current(self.handle.clone())
     }
+}
+
+/// VMs of a version: one a worker, one for the control thread.
+fn slots(workers: usize) -> usize {
+    workers + 1
 }
 
 impl Policies {
     /// Takes over from the first policy.
     pub fn new(first: FirstPolicy, control: Control, config: Arc<ArcSwap<Config>>, workers: usize) -> Self {
-        let regions = config.load().regions.clone();
-        let history = History::new(first.program, "start", now_us(), config.load().policy.history);
+        let now = config.load_full();
+        let program = first.handle.load().program().clone();
+        let by = if first.broken.is_some() { "last good" } else { "start" };
+        let mut history = History::new(program.clone(), by, now_us(), now.policy.history);
+        if let Some(error) = &first.broken {
+            history.refused(&named(&now.policy.source), error, now_us());
+        }
         let policies = Self {
-            handle: PolicyHandle::new(first.set),
-            history: Mutex::new(history),
+            handle: first.handle,
+            history: Arc::new(Mutex::new(history)),
             swapping: tokio::sync::Mutex::default(),
             control,
+            distances: Mutex::new(now.regions.clone()),
             config,
             state: first.state,
-            distances: Mutex::new(regions),
             workers,
-            counts: Counts::default(),
+            last_good: Arc::new(LastGood::new(first.broken.is_some())),
+            counts: Arc::default(),
         };
-        let active = policies.handle.load();
-        info!(policy = %active.program().source().name, version = active.program().version(), "policy decides");
-        drop(active);
+        info!(policy = %program.source().name, version = program.version(), by, "policy decides");
+        policies.last_good.keep(program.source(), &now.policy);
         policies
     }
 
     /// One decision in the VM of the calling worker.
     pub fn decide(&self, call: &Call, view: &View) -> Decision {
-        let set = self.handle.load();
-        let distances = &set.program().environment().distances;
-        let decision = set.with_slot(|vm| decide_near(vm, call, view, Some(distances)));
-        if let Some(fault) = &decision.fault
-            && fault.kind == crate::model::policy::FaultKind::NotEligible
-        {
-            set.stats().count_fault(call.hook, fault.kind);
-        }
-        decision
+        self.handle.load().decide(call, view)
+    }
+
+    /// Whether anybody, a canary or a shadow included, has this hook.
+    pub fn has(&self, hook: Hook) -> bool {
+        self.handle.load().has(hook)
     }
 
     /// The breaker: `closed`, `open` or `half_open`.
@@ -134,14 +162,26 @@ impl Policies {
         self.handle.load().program().source().name.clone()
     }
 
+    /// Whether the configured policy is broken since the start, and its last good version decides.
+    pub fn serves_last_good(&self) -> bool {
+        self.last_good.serves()
+    }
+
+    /// The text of the version in force.
+    pub fn active_source(&self) -> Source {
+        self.handle.load().program().source().clone()
+    }
+
     /// Everything that the admin API shows of the policy.
     pub fn document(&self) -> Value {
         let versions = self.history().versions();
+        let now = self.handle.load();
         let mut document = json!(versions);
         if let Some(document) = document.as_object_mut() {
-            document.insert("shadow".into(), Value::Null);
-            document.insert("canary".into(), Value::Null);
+            document.insert("shadow".into(), now.shadow().map_or(Value::Null, |shadow| shadow.document()));
+            document.insert("canary".into(), now.canary().map_or(Value::Null, |canary| canary.document()));
             document.insert("breaker".into(), self.breaker().into());
+            document.insert("serves_last_good".into(), self.serves_last_good().into());
         }
         document
     }
@@ -159,57 +199,55 @@ impl Policies {
         let Some(program) = self.history().rollback_target().cloned() else {
             return Err(SwapError::Refused("there is no earlier version to return to".into()));
         };
-        let config = self.config.load_full();
-        let name = program.source().name.clone();
-        let regions = config.regions.clone();
-        let (state, smoke) = (self.state.clone(), self.smoke(&config));
-        let check = move || {
-            let environment = environment(&config.policy, &config, &state);
-            prepare(program.source().clone(), &environment, &smoke, None)
-        };
-        self.try_out(&name, check, &regions, by).await
+        let set = self.build_again(&program).await?;
+        self.activate(set, &self.config.load_full(), by, Deciding::with_active);
+        Ok(())
     }
 
-    /// Checks and builds a version on a thread that may take its time, and activates it.
-    async fn try_out(
+    /// Builds a version that passed its gates before, within the configuration in force.
+    async fn build_again(&self, program: &Program) -> Result<PolicySet, SwapError> {
+        let config = self.config.load_full();
+        let (environment, smoke) = (environment(&config.policy, &config, &self.state), self.smoke(&config));
+        let (source, workers) = (program.source().clone(), self.workers);
+        let name = source.name.clone();
+        self.aside(&name, move || prepare(source, &environment, &smoke, None)?.build(slots(workers))).await
+    }
+
+    /// Reads a version, and checks it with every gate, on a thread that may take its time; then makes something of it.
+    async fn check_aside<T: Send + 'static>(
+        &self,
+        source: &PolicySource,
+        config: &Config,
+        make: impl FnOnce(&Prepared) -> Result<T, LoadError> + Send + 'static,
+    ) -> Result<T, SwapError> {
+        let name = named(source);
+        let (source, config) = (source.clone(), config.clone());
+        let (state, view) = (self.state.clone(), self.control.routes().published().view.clone());
+        self.aside(&name, move || make(&check(read(&source)?, &config.policy, &config, &state, &view)?)).await
+    }
+
+    /// Works on a thread that may take its time. An error is the reason to refuse the version.
+    async fn aside<T: Send + 'static>(
         &self,
         name: &str,
-        check: impl FnOnce() -> Result<Prepared, LoadError> + Send + 'static,
-        regions: &config::Distances,
-        by: &str,
-    ) -> Result<(), SwapError> {
-        let workers = self.workers;
-        let built = tokio::task::spawn_blocking(move || {
-            let prepared = check()?;
-            let set = prepared.build(workers)?;
-            let deciding = set.extra()?;
-            Ok((set, deciding))
-        });
-        let built = built.await.unwrap_or_else(|error| {
+        work: impl FnOnce() -> Result<T, LoadError> + Send + 'static,
+    ) -> Result<T, SwapError> {
+        let done = tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
             Err(LoadError { file: name.into(), line: None, reason: format!("checking it broke off: {error}") })
         });
-        match built {
-            Ok((set, deciding)) => {
-                self.activate(set, deciding, regions, by);
-                Ok(())
-            }
-            Err(error) => Err(self.refuse(name, &error)),
-        }
+        done.map_err(|error| self.refuse(name, &error))
     }
 
     /// Takes up a policy from the configuration or its file. Text that decides already changes nothing, unless its
     /// limits or settings did.
     pub async fn swap(&self, source: &PolicySource, config: &Config, by: &str) -> Result<(), SwapError> {
         let _one = self.swapping.lock().await;
-        let name = match source {
-            PolicySource::Shipped(name) => name.clone(),
-            PolicySource::File(path) => path.display().to_string(),
-        };
-        let (source, policy, config) = (source.clone(), config.policy.clone(), config.clone());
-        let (state, view) = (self.state.clone(), self.control.routes().published().view.clone());
-        let regions = config.regions.clone();
-        let check = move || check(read(&source)?, &policy, &config, &state, &view);
-        self.try_out(&name, check, &regions, by).await
+        self.suffices(config, self.trials())
+            .map_err(|reason| self.refuse(&named(source), &LoadError { file: named(source), line: None, reason }))?;
+        let workers = self.workers;
+        let set = self.check_aside(source, config, move |prepared| prepared.build(slots(workers))).await?;
+        self.activate(set, config, by, Deciding::with_active);
+        Ok(())
     }
 
     /// The file behind the configured policy, if it is one.
@@ -222,13 +260,14 @@ impl Policies {
 
     /// Writes what is counted about policies.
     pub fn write_metrics(&self, out: &mut MetricsText) {
-        use std::sync::atomic::Ordering::Relaxed;
-        let set = self.handle.load();
-        let stats = set.stats();
-        let info = [("policy", set.program().source().name.as_str()), ("version", set.program().version())];
+        let now = self.handle.load();
+        let stats = now.stats();
+        let info = [("policy", now.program().source().name.as_str()), ("version", now.program().version())];
         out.family("usher_policy_info", "The policy that decides.", "gauge", &[(&info, 1)]);
         out.counter("usher_policy_swaps_total", "Versions that became active.", self.counts.swaps.load(Relaxed));
         out.counter("usher_policy_refused_total", "Versions that were refused.", self.counts.refused.load(Relaxed));
+        let last_good = u8::from(self.serves_last_good());
+        out.gauge("usher_policy_last_good_serves", "1 if the policy was broken at the start.", last_good);
         let open = u8::from(stats.breaker() != BreakerState::Closed);
         out.gauge("usher_policy_breaker_open", "1 while the built-in policy decides after repeated faults.", open);
         out.counter("usher_policy_bypassed_total", "Calls answered while the breaker was open.", stats.bypassed());
@@ -238,9 +277,17 @@ impl Policies {
         let samples: Vec<(&[(&str, &str)], u64)> =
             faults.iter().zip(&labels).map(|((_, _, count), labels)| (labels.as_slice(), *count)).collect();
         out.family("usher_policy_faults_total", "Calls of the version in force that failed.", "counter", &samples);
+        self.write_trial_metrics(out);
     }
 
-    fn activate(&self, set: PolicySet, deciding: Guarded<Vm>, regions: &config::Distances, by: &str) {
+    /// Lets a version decide. `change` says what becomes of canary and shadow.
+    fn activate(
+        &self,
+        set: PolicySet,
+        config: &Config,
+        by: &str,
+        change: impl FnOnce(&Deciding, Arc<PolicySet>) -> Deciding,
+    ) {
         let program = set.program().clone();
         let same = {
             let active = self.handle.load();
@@ -250,24 +297,24 @@ impl Policies {
                 && old.environment().limits == new.environment().limits
                 && old.environment().settings == new.environment().settings
         };
-        let old_regions =
-            std::mem::replace(&mut *self.distances.lock().unwrap_or_else(PoisonError::into_inner), regions.clone());
-        if same && old_regions == *regions {
+        let old_regions = std::mem::replace(
+            &mut *self.distances.lock().unwrap_or_else(PoisonError::into_inner),
+            config.regions.clone(),
+        );
+        let was_last_good = self.last_good.replaced();
+        self.last_good.keep(program.source(), &config.policy);
+        if same && old_regions == config.regions && !was_last_good {
             return;
         }
-        self.handle.publish(set);
-        // The control thread takes it up between two calls; an error means that it has ended.
-        if self.control.use_policy(Box::new(deciding)).is_err() {
-            warn!("the control thread has ended; the new policy decides nothing");
-        }
+        self.handle.change(|now| change(now, Arc::new(set)));
         info!(policy = %program.source().name, version = program.version(), by, "policy decides");
-        self.counts.swaps.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.counts.swaps.fetch_add(1, Relaxed);
         self.history().activated(program, by, now_us());
     }
 
     fn refuse(&self, name: &str, error: &LoadError) -> SwapError {
         error!(policy = name, error = %error, "policy refused; the one before it goes on");
-        self.counts.refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.counts.refused.fetch_add(1, Relaxed);
         self.history().refused(name, error, now_us());
         SwapError::Refused(error.to_string())
     }
@@ -307,6 +354,14 @@ impl Policies {
 
     fn history(&self) -> MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How the log and failures name a policy that may not even be readable.
+fn named(source: &PolicySource) -> String {
+    match source {
+        PolicySource::Shipped(name) => name.clone(),
+        PolicySource::File(path) => path.display().to_string(),
     }
 }
 

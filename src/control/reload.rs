@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -12,10 +13,11 @@ use tracing::{error, info, warn};
 use super::Control;
 use super::policies::Policies;
 use super::watch::FileWatch;
-use crate::cluster::Settings;
-use crate::config::{self, Config, Discovery};
+use crate::cluster::{Rebalancing, Settings};
+use crate::config::{self, Config, Discovery, Rebalance};
 use crate::discovery::{self, EndpointSet};
 use crate::link::LinkSettings;
+use crate::model::metrics::MetricsText;
 
 /// Whatever takes up a changed configuration.
 pub struct Reloader {
@@ -35,7 +37,28 @@ pub struct Reloader {
     pub discovery: JoinHandle<()>,
     /// The configuration whose policy was refused: its file is watched, and may be mended.
     pub refused: Option<Arc<Config>>,
+    /// What came of changes so far.
+    pub counts: Arc<ReloadCounts>,
 }
+
+/// What came of changed configurations.
+#[derive(Debug, Default)]
+pub struct ReloadCounts {
+    reloads: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl ReloadCounts {
+    /// Writes what is counted.
+    pub fn write_metrics(&self, out: &mut MetricsText) {
+        let (reloads, refused) = (self.reloads.load(Relaxed), self.refused.load(Relaxed));
+        out.counter("usher_config_reloads_total", "Changed configurations that were taken up.", reloads);
+        out.counter("usher_config_refused_total", "Changed configurations that were refused.", refused);
+    }
+}
+
+/// The texts of the policy's file and its test; none if nothing is watched.
+type PolicyText = Option<Vec<Option<Vec<u8>>>>;
 
 /// What the cluster takes from a configuration.
 pub fn cluster_settings(config: &Config) -> Settings {
@@ -45,6 +68,12 @@ pub fn cluster_settings(config: &Config) -> Settings {
         place_attempts: config.limits.place_attempts,
         pending_joins: config.limits.pending_joins,
         pending_rooms: config.limits.pending_rooms,
+        rebalance: config.policy.rebalance_every.map(|every| Rebalancing {
+            every: u64::try_from(every.as_micros()).unwrap_or(u64::MAX),
+            dry: config.policy.rebalance == Rebalance::Dry,
+        }),
+        move_rate: config.handover.rate,
+        weights: config.weights.clone(),
     }
 }
 
@@ -64,16 +93,18 @@ impl Reloader {
     pub async fn run(mut self) {
         let mut files = FileWatch::new();
         let mut config_text = self.config_text();
-        let mut policy_text = self.policy_text();
+        let mut policy_text = self.policy_text(&self.wanted());
         loop {
-            files.watch(&self.watched());
+            files.watch(&watched(&self.wanted()));
             files.changed().await;
             let text = self.config_text();
             if text.is_some() && text != config_text {
                 config_text = text;
-                self.reload_config().await;
+                if let Some(text) = self.reload_config().await {
+                    policy_text = text;
+                }
             }
-            let text = self.policy_text();
+            let text = self.policy_text(&self.wanted());
             if text != policy_text {
                 policy_text = text;
                 self.reload_policy("watch").await;
@@ -86,35 +117,28 @@ impl Reloader {
         self.refused.clone().unwrap_or_else(|| self.config.load_full())
     }
 
-    fn watched(&self) -> Vec<PathBuf> {
-        let config = self.wanted();
-        let test = Policies::watched_file(&config).map(|file| {
-            let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-            file.with_file_name(format!("{stem}_test.lua"))
-        });
-        config.source.iter().cloned().chain(Policies::watched_file(&config)).chain(test).collect()
-    }
-
     fn config_text(&self) -> Option<Vec<u8>> {
         std::fs::read(self.config.load().source.as_ref()?).ok()
     }
 
     /// The texts of the policy's file and its test: either may turn a refused version into a good one. A file that is
     /// missing for a moment, as while an editor replaces it, is looked at again.
-    fn policy_text(&self) -> Option<Vec<Option<Vec<u8>>>> {
-        let config = self.wanted();
-        Policies::watched_file(&config)?;
-        let files = self.watched();
+    fn policy_text(&self, config: &Config) -> PolicyText {
+        Policies::watched_file(config)?;
+        let files = watched(config);
         let files = if config.source.is_some() { &files[1..] } else { &files[..] };
         Some(files.iter().map(|file| std::fs::read(file).ok()).collect())
     }
 
-    async fn reload_config(&mut self) {
+    /// Takes up a changed configuration. Says which texts its policy was then made of, if the policy was looked at: they
+    /// are no change that has yet to be taken up.
+    async fn reload_config(&mut self) -> Option<PolicyText> {
         let loaded = match config::load(&self.request) {
             Ok(loaded) => loaded,
             Err(errors) => {
                 error!(%errors, "the changed configuration is refused; the one before it stays in force");
-                return;
+                self.counts.refused.fetch_add(1, Relaxed);
+                return None;
             }
         };
         for warning in &loaded.warnings {
@@ -130,18 +154,23 @@ impl Reloader {
         }
         self.refused = None;
         if new == *old {
-            return;
+            return None;
         }
         let new = Arc::new(new);
+        let mut looked_at = None;
         if new.policy != old.policy || new.regions != old.regions {
+            // Read before it is tried: what changes from here on is a change.
+            looked_at = Some(self.policy_text(&new));
             // The policy first: if it is refused, the rest of the file still counts, but the old policy stays.
             if self.policies.swap(&new.policy.source, &new, "config").await.is_err() {
                 let kept = Config { policy: old.policy.clone(), ..(*new).clone() };
                 self.refused = Some(new);
-                return self.take_up(&old, Arc::new(kept));
+                self.take_up(&old, Arc::new(kept));
+                return looked_at;
             }
         }
         self.take_up(&old, new);
+        looked_at
     }
 
     fn take_up(&mut self, old: &Config, new: Arc<Config>) {
@@ -153,6 +182,7 @@ impl Reloader {
             self.discovery.abort();
             self.discovery = start_discovery(new.discovery.clone(), self.endpoints.clone());
         }
+        self.counts.reloads.fetch_add(1, Relaxed);
         info!("configuration reloaded");
     }
 
@@ -165,6 +195,15 @@ impl Reloader {
             self.config.store(wanted);
         }
     }
+}
+
+/// The files that a configuration depends on: its own, then the policy's and its test.
+fn watched(config: &Config) -> Vec<PathBuf> {
+    let test = Policies::watched_file(config).map(|file| {
+        let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        file.with_file_name(format!("{stem}_test.lua"))
+    });
+    config.source.iter().cloned().chain(Policies::watched_file(config)).chain(test).collect()
 }
 
 /// Starts looking for Monoliths.

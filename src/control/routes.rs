@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use foldhash::fast::{FixedState, RandomState};
+use tokio::time::Instant;
 
 use crate::link::stats::LinkStats;
 use crate::model::policy::View;
@@ -34,10 +35,26 @@ pub struct Target {
     inflight: Arc<AtomicU32>,
     latency_us: AtomicU64,
     errors_ppm: AtomicU64,
+    /// Ticks since the last sample.
+    quiet: AtomicU32,
+    load: ArcSwapOption<Load>,
+}
+
+/// Numbers from the metrics of a Monolith.
+#[derive(Debug, PartialEq)]
+pub struct Load {
+    /// By the names of `load.metrics`; all finite.
+    pub values: BTreeMap<String, f64>,
+    /// When they came.
+    pub at: Instant,
 }
 
 /// How much one more sample counts in the smoothed values.
 const WEIGHT: f64 = 0.1;
+/// Ticks without a sample (10 s) after which errors begin to be forgotten.
+const QUIET: u32 = 100;
+/// What a tick leaves of them then: a half after 10 s more.
+const FORGET: f64 = 0.9931;
 
 impl Target {
     /// A Monolith that has just been linked.
@@ -51,6 +68,8 @@ impl Target {
             inflight: Arc::default(),
             latency_us: AtomicU64::new(0),
             errors_ppm: AtomicU64::new(0),
+            quiet: AtomicU32::new(0),
+            load: ArcSwapOption::empty(),
         })
     }
 
@@ -69,9 +88,29 @@ impl Target {
         self.errors_ppm.load(Relaxed) as f64 / 1e6
     }
 
-    /// One more response or failure. Concurrent samples may overwrite each other: it is an average, not an account.
-    pub fn sample(&self, latency: Option<Duration>) {
-        let errors = if latency.is_some() { 0.0 } else { 1e6 };
+    /// What was scraped from it last, if anything was.
+    pub fn load(&self) -> Option<Arc<Load>> {
+        self.load.load_full()
+    }
+
+    pub(super) fn set_load(&self, load: Option<Load>) {
+        self.load.store(load.map(Arc::new));
+    }
+
+    /// A tenth of a second has passed. Without requests errors are forgotten: a policy that avoids a Monolith because of
+    /// them would otherwise avoid it for ever.
+    pub(super) fn tick(&self) {
+        let errors = self.errors_ppm.load(Relaxed);
+        if errors > 0 && self.quiet.fetch_add(1, Relaxed) >= QUIET {
+            self.errors_ppm.store((errors as f64 * FORGET) as u64, Relaxed);
+        }
+    }
+
+    /// One more response, after `latency`, or none; `failed` if it was none or says that the Monolith failed. Concurrent
+    /// samples may overwrite each other: it is an average, not an account.
+    pub fn sample(&self, latency: Option<Duration>, failed: bool) {
+        let errors = if failed { 1e6 } else { 0.0 };
+        self.quiet.store(0, Relaxed);
         smooth(&self.errors_ppm, errors, true);
         if let Some(latency) = latency {
             smooth(&self.latency_us, latency.as_micros() as f64, self.latency_us.load(Relaxed) != 0);
@@ -160,5 +199,27 @@ impl Routes {
         use std::hash::BuildHasher;
         let hash = self.hasher.hash_one(room.as_str());
         &self.shards[hash as usize % SHARDS]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_smoothed_and_forgotten_without_requests() {
+        let http = SocketAddr::from(([127, 0, 0, 1], 1));
+        let target = Target::new("m1".into(), "ewr".into(), http, LinkId(1), Arc::default());
+        target.sample(Some(Duration::from_millis(20)), true);
+        assert!((target.errors() - 0.1).abs() < 1e-6 && (target.latency_ms() - 20.0).abs() < 1e-6);
+        target.sample(None, true);
+        target.sample(Some(Duration::from_millis(10)), false);
+        assert!((target.errors() - 0.171).abs() < 1e-6 && (target.latency_ms() - 19.0).abs() < 1e-6);
+        (0..QUIET).for_each(|_| target.tick());
+        assert!((target.errors() - 0.171).abs() < 1e-6);
+        (0..100).for_each(|_| target.tick());
+        assert!((target.errors() - 0.0855).abs() < 1e-3, "{}", target.errors());
+        (0..2_000).for_each(|_| target.tick());
+        assert_eq!(target.errors().to_bits(), 0f64.to_bits());
     }
 }

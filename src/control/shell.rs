@@ -12,12 +12,12 @@ use tracing::{debug, info};
 use super::departures::Departures;
 use super::health::Health;
 use super::routes::{Published, Routes, Target};
-use super::{Command, Control, Refused};
+use super::{Command, Control, Refused, moves};
 use crate::cluster::{Cluster, Settings};
 use crate::link::inbox::Inbox;
 use crate::link::{self, Report};
 use crate::model::event::{Effect, Event, Micros};
-use crate::model::policy::{Answer, Call, Fault, View};
+use crate::model::policy::{Answer, Call, Fault, Hook, View};
 use crate::model::{ClientId, LinkId, MonolithId, RequestId};
 use crate::policy::Policy;
 
@@ -68,6 +68,8 @@ struct Shell {
     targets: BTreeMap<MonolithId, Arc<Target>>,
     inboxes: HashMap<ClientId, Arc<Inbox>, RandomState>,
     replies: HashMap<RequestId, Reply, RandomState>,
+    /// Operators who wait to hear whether a room moves: answered within the command that asks.
+    moves: HashMap<RequestId, moves::Reply, RandomState>,
     effects: Vec<Effect>,
     published: u64,
     joins: u64,
@@ -98,6 +100,7 @@ impl Shell {
             targets: BTreeMap::new(),
             inboxes: HashMap::default(),
             replies: HashMap::default(),
+            moves: HashMap::default(),
             effects: Vec::new(),
             published: 0,
             joins: 0,
@@ -199,9 +202,13 @@ impl Shell {
                 self.apply(Event::RequestDone { request, outcome });
                 self.replies.remove(&request);
             }
+            Command::Move { request, room, to, reply } => {
+                self.moves.insert(request, reply);
+                self.apply(Event::Move { request, room, to });
+                self.moves.remove(&request);
+            }
             Command::Query(read) => read(&self.cluster),
             Command::Decide(run) => run(self.policy.policy.as_mut(), &self.cluster),
-            Command::UsePolicy(policy) => self.policy.policy = policy,
             Command::Configure(settings) => self.cluster.configure(settings),
             Command::Stop(stopped) => return Some(stopped),
         }
@@ -237,7 +244,14 @@ impl Shell {
             Effect::Detach { link, client, attachment } => {
                 self.tell(link, link::Command::Detach { client, attachment });
             }
-            Effect::Unload { link, room } => self.tell(link, link::Command::Unload { room }),
+            Effect::Unload { link, room, why } => self.tell(link, link::Command::Unload { room, why }),
+            Effect::Moving { request, outcome } => {
+                if let Some(reply) = self.moves.remove(&request) {
+                    // Whoever asked may have gone.
+                    let _ = reply.send(outcome);
+                }
+            }
+            Effect::Rebalanced(done) => moves::log(&done),
             Effect::Close { client, code } => {
                 if let Some(inbox) = self.inboxes.remove(&client) {
                     inbox.close(code);
@@ -333,8 +347,9 @@ fn revision(view: &View) -> u64 {
 }
 
 fn measure(view: &mut View, target: &Target, age_s: f64) {
+    target.tick();
     let Some(row) = view.get(&target.id) else { return };
-    let round = |value: f64| (value * 10.0).round() / 10.0;
+    let round = |value: f64| (value * 100.0).round() / 100.0;
     let rtt_ms = round(target.stats.rtt().as_secs_f64() * 1e3);
     let queue = u32::try_from(target.stats.queued()).unwrap_or(u32::MAX);
     let (inflight, latency_ms) =
@@ -345,6 +360,25 @@ fn measure(view: &mut View, target: &Target, age_s: f64) {
         view.update(&target.id, |row| {
             (row.rtt_ms, row.queue, row.inflight, row.latency_ms, row.errors, row.age_s) =
                 (rtt_ms, queue, inflight, latency_ms, errors, age_s);
+        });
+    }
+    load(view, target);
+}
+
+/// Takes in what was scraped. Its age counts in whole seconds, so that a view does not change more often because of it.
+fn load(view: &mut View, target: &Target) {
+    let (load, Some(row)) = (target.load(), view.get(&target.id)) else { return };
+    let age_s = load.as_ref().map(|load| load.at.elapsed().as_secs() as f64);
+    let same = match &load {
+        Some(load) => row.load == load.values,
+        None => row.load.is_empty(),
+    };
+    if !same || row.load_age_s != age_s {
+        view.update(&target.id, |row| {
+            row.load_age_s = age_s;
+            if !same {
+                row.load = load.map(|load| load.values.clone()).unwrap_or_default();
+            }
         });
     }
 }
@@ -382,5 +416,9 @@ impl Policy for Timed {
         let result = self.policy.call(call, view);
         self.health.decisions.add(started.elapsed());
         result
+    }
+
+    fn has(&self, hook: Hook) -> bool {
+        self.policy.has(hook)
     }
 }

@@ -1,8 +1,8 @@
 //! Every client socket there is: how many, and how to reach them when usher stops.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
@@ -13,9 +13,16 @@ use crate::model::{ClientId, CloseCode};
 /// The register of client sockets.
 #[derive(Debug, Default)]
 pub struct Clients {
-    open: Mutex<HashMap<ClientId, Arc<Inbox>, RandomState>>,
+    register: Mutex<Register>,
     /// Counters for metrics.
     pub counters: ClientCounters,
+}
+
+#[derive(Debug, Default)]
+struct Register {
+    open: HashMap<ClientId, Arc<Inbox>, RandomState>,
+    /// Set once everybody is being closed: whoever came through the door as it was shut is closed at once.
+    closing: Option<CloseCode>,
 }
 
 /// What happened to client sockets.
@@ -45,21 +52,25 @@ pub struct Registered {
 }
 
 impl Clients {
-    /// Takes a place for a client unless `limit` are taken.
+    /// Takes a place for a client unless `limit` are taken. Once [`close_all`](Self::close_all) has begun, its inbox is
+    /// closed right away.
     pub fn register(self: &Arc<Self>, client: ClientId, inbox: Arc<Inbox>, limit: usize) -> Option<Registered> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.len() >= limit {
+        let mut register = self.lock();
+        if register.open.len() >= limit {
             return None;
         }
-        open.insert(client, inbox);
-        drop(open);
-        self.counters.upgraded.fetch_add(1, Relaxed);
+        let closing = register.closing;
+        register.open.insert(client, inbox.clone());
+        drop(register);
+        if let Some(code) = closing {
+            inbox.close(code);
+        }
         Some(Registered { client, clients: self.clone() })
     }
 
     /// How many sockets are open.
     pub fn len(&self) -> usize {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.lock().open.len()
     }
 
     /// Whether none is open.
@@ -71,8 +82,11 @@ impl Clients {
     /// waits a moment for the last ones to be gone.
     pub async fn close_all(&self, code: CloseCode, over: Duration) {
         const STEP: Duration = Duration::from_millis(50);
-        let inboxes: Vec<Arc<Inbox>> =
-            self.open.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let inboxes: Vec<Arc<Inbox>> = {
+            let mut register = self.lock();
+            register.closing = Some(code);
+            register.open.values().cloned().collect()
+        };
         let steps = u32::try_from(over.as_millis() / STEP.as_millis()).unwrap_or(u32::MAX).max(1);
         let per_step = inboxes.len().div_ceil(steps as usize).max(1);
         for some in inboxes.chunks(per_step) {
@@ -85,18 +99,53 @@ impl Clients {
         }
         let patience = tokio::time::Instant::now() + Duration::from_secs(2);
         while !self.is_empty() && tokio::time::Instant::now() < patience {
-            // Whoever came through the door as it was closed registers late.
-            let late: Vec<Arc<Inbox>> =
-                self.open.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-            late.iter().for_each(|inbox| inbox.close(code));
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Register> {
+        self.register.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        let gone = self.clients.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.client);
+        let gone = self.clients.lock().open.remove(&self.client);
         drop(gone);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::QueueLimit;
+    use crate::link::inbox::Item;
+
+    fn inbox() -> Arc<Inbox> {
+        Inbox::new(QueueLimit { messages: 8, bytes: 1 << 10 })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_while_everybody_is_closed_is_closed_at_once() {
+        let clients = Arc::new(Clients::default());
+        let sockets: Vec<_> = (0..4).map(|_| inbox()).collect();
+        let register = |number: u128, inbox: &Arc<Inbox>| {
+            clients.register(ClientId::from_u128(number << 64), inbox.clone(), 10).unwrap()
+        };
+        let places: Vec<_> = (1..).zip(&sockets).map(|(number, inbox)| register(number, inbox)).collect();
+        let closing = tokio::spawn({
+            let clients = clients.clone();
+            async move { clients.close_all(CloseCode::AWAY, Duration::from_secs(60)).await }
+        });
+        // The first is closed, the others have most of a minute.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let closed = |inbox: &Arc<Inbox>| matches!(inbox.try_next(), Some(Item::Close(CloseCode::AWAY)));
+        assert_eq!(sockets.iter().filter(|inbox| closed(inbox)).count(), 1);
+        let late = inbox();
+        let place = register(99, &late);
+        assert!(closed(&late), "long before the spread is over");
+        drop((places, place));
+        closing.await.unwrap();
+        assert!(clients.is_empty());
     }
 }

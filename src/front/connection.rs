@@ -243,3 +243,7 @@ impl HttpBody for Tracked {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+#[path = "connection_test.rs"]
+mod tests;

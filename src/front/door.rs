@@ -12,6 +12,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tracing::debug;
 
+use super::admit::{Asking, Gate, Verdict};
 use super::body::Body;
 use super::clients::Clients;
 use super::forward;
@@ -39,6 +40,7 @@ pub struct FrontDoor {
     sockets: Arc<SocketContext>,
     list: RoomList,
     proxy: Proxy,
+    gate: Gate,
     stop: Stop,
     /// Counters for metrics.
     pub counters: Arc<FrontCounters>,
@@ -62,7 +64,7 @@ pub struct FrontCounters {
 }
 
 impl FrontDoor {
-    /// A front door. `stop` ends its tunnels.
+    /// A front door. `stop` ends its tunnels, and the waiting of those who are held.
     pub fn new(
         config: Arc<ArcSwap<Config>>,
         control: Control,
@@ -76,7 +78,8 @@ impl FrontDoor {
         Self {
             sockets: Arc::new(SocketContext { control: control.clone(), clients: clients.clone(), tap: tap.clone() }),
             list: RoomList::default(),
-            proxy: Proxy::new(pool, control.clone(), decider, tap, counters.clone()),
+            proxy: Proxy::new(pool, control.clone(), decider.clone(), tap, counters.clone()),
+            gate: Gate::new(config.clone(), control.clone(), decider, stop.clone()),
             config,
             control,
             clients,
@@ -110,7 +113,7 @@ impl FrontDoor {
         let config = self.config.load();
         let websocket = router::wants_websocket(request.version(), request.method(), request.headers());
         match router::intent(request.method(), request.uri().path(), websocket) {
-            Intent::Socket(room) => self.socket(request, room, &config),
+            Intent::Socket(room) => self.socket(request, room, &config).await,
             Intent::List if room_list::is_privileged(request.headers()) => {
                 forward::to_upstream(&mut request, peer, &config.trusted);
                 let (parts, _) = request.into_parts();
@@ -145,8 +148,9 @@ impl FrontDoor {
         opened.map_err(|error| error.kind.into())
     }
 
-    /// A room's WebSocket: the upgrade is answered at once, and a task of its own serves the client.
-    fn socket(
+    /// A room's WebSocket: the upgrade is answered once the policy has admitted the client (at once, if it asks nobody),
+    /// and a task of its own serves it.
+    async fn socket(
         &self,
         mut request: Request<Incoming>,
         room: Result<RoomName, InvalidRoomName>,
@@ -176,6 +180,16 @@ impl FrontDoor {
             self.counters.too_many_clients.fetch_add(1, Relaxed);
             return Err(Refusal::Unavailable(RETRY));
         };
+        let verdict = match &room {
+            Ok(room) if self.gate.is_asked() => {
+                let asking = Asking::new(room, reconnect, &request, config);
+                // Boxed, so that those who are not asked do not carry its size.
+                Box::pin(self.gate.ask(asking)).await?
+            }
+            // Nobody is asked about a name that is no room: it is turned away below.
+            Ok(_) | Err(_) => Verdict::Admitted,
+        };
+        self.clients.counters.upgraded.fetch_add(1, Relaxed);
         let context = self.sockets.clone();
         let upgrade = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
@@ -187,15 +201,19 @@ impl FrontDoor {
             let websocket = room_socket::websocket_config(&settings);
             let socket =
                 WebSocketStream::from_partially_read(stream, read.to_vec(), Role::Server, Some(websocket)).await;
-            match room {
-                Ok(room) => {
+            match (room, verdict) {
+                (Ok(room), Verdict::Admitted) => {
                     let request = RoomRequest { client, room, region, reconnect };
                     // A task of its own: this one still holds what only the upgrade needed, twice over.
                     tokio::spawn(room_socket::serve(socket, request, inbox, (registered, slot), settings, context));
                 }
-                Err(_) => {
-                    room_socket::turn_away(socket, CloseCode::INVALID_URL).await;
-                    drop(slot);
+                (Ok(_), Verdict::Closed(code, reason)) => {
+                    room_socket::turn_away(socket, code, &reason).await;
+                    drop((slot, registered));
+                }
+                (Err(_), _) => {
+                    room_socket::turn_away(socket, CloseCode::INVALID_URL, CloseCode::INVALID_URL.reason()).await;
+                    drop((slot, registered));
                 }
             }
         });
@@ -205,7 +223,7 @@ impl FrontDoor {
     /// Writes what the front door counts.
     pub fn write_metrics(&self, out: &mut MetricsText) {
         let (front, clients) = (&self.counters, &self.clients.counters);
-        out.gauge("balancer_clients", "Client sockets that are open.", self.clients.len());
+        out.gauge("balancer_clients", "Client sockets that are open, held ones included.", self.clients.len());
         for (name, help, value) in [
             ("balancer_http_requests", "HTTP requests, upgrades included.", &front.requests),
             ("usher_http_proxied_total", "Requests passed on to Monoliths.", &front.proxied),
@@ -223,6 +241,7 @@ impl FrontDoor {
         ] {
             out.counter(name, help, value.load(Relaxed));
         }
+        self.gate.write_metrics(out);
     }
 }
 

@@ -120,7 +120,9 @@ proptest! {
         let (heads, violated) = heads(&bytes);
         let refused = answers.contains("HTTP/1.1 4");
         prop_assert!(seen.len() <= heads, "{seen:?}, but {heads} heads in {}", bytes.escape_ascii());
-        if !violated && !refused {
+        // After a request of HTTP/1.0 hyper is done, whatever follows.
+        let ends_early = bytes.windows(8).any(|eight| eight == b"HTTP/1.0");
+        if !violated && !refused && !ends_early {
             prop_assert_eq!(seen.len(), heads, "{} -> {}", bytes.escape_ascii(), answers);
         }
     }

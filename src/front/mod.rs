@@ -1,5 +1,6 @@
 //! The front door: listener, HTTP proxy, WebSocket clients, room list. The only place that turns an error into a status or a close code.
 
+mod admit;
 pub mod body;
 pub mod clients;
 mod connection;

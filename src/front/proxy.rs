@@ -22,11 +22,11 @@ use super::upload::RequestBody;
 use super::upstream::{InFlight, Pool, SendError};
 use crate::config::Config;
 use crate::control::routes::{Published, Target};
-use crate::control::{Control, Placement, Refused};
+use crate::control::{Control, Placement, Refused, Sent};
 use crate::link::tap::{Direction, Tap, TapKind};
-use crate::model::RoomName;
 use crate::model::event::RequestOutcome;
 use crate::model::policy::{Answer, Call, CallRequest, Cause, Decision, Hook, View};
+use crate::model::{MonolithId, Region, RoomName};
 
 /// The header in which Fly's proxy names the region at whose edge a user arrived.
 pub(super) const FLY_REGION: HeaderName = HeaderName::from_static("fly-region");
@@ -35,10 +35,16 @@ pub(super) const FLY_REGION: HeaderName = HeaderName::from_static("fly-region");
 const CREATE_BODY: usize = 100_000;
 /// The longest answer to a creation that is read for its name.
 const CREATED_BODY: usize = 64 << 10;
-/// Who decides about requests that name no room.
+/// Who decides about requests that name no room, and about clients that want into one.
 pub trait RouteDecider: Send + Sync {
     /// One decision of `route`, in a VM of the calling worker.
     fn route(&self, call: &Call, view: &View) -> Decision;
+
+    /// Whether the policy has `admit` at all.
+    fn admits(&self) -> bool;
+
+    /// One decision of `admit`, in the same way.
+    fn admit(&self, call: &Call, view: &View) -> Decision;
 }
 
 /// Everything that proxying needs.
@@ -79,25 +85,12 @@ impl Proxy {
             return self.send(&target, prepare(request, peer, config)).await.map_err(|error| error.kind.into());
         }
         let region = region_of(request.headers());
-        let mut request = prepare(request, peer, config);
-        for _ in 0..config.limits.place_attempts {
-            let Placement { target, sent } = self.place(Some(room.clone()), Cause::Http, region.clone()).await?;
-            match (self.send(&target, request).await, sent) {
-                (Ok(response), sent) => {
-                    if let Some(sent) = sent {
-                        sent.done(RequestOutcome::Status(response.status().as_u16()));
-                    }
-                    return Ok(response);
-                }
-                (Err(SendError { request: Some(unsent), .. }), Some(sent)) => {
-                    sent.done(RequestOutcome::NotSent);
-                    request = *unsent;
-                }
-                // Dropping what is owed reports the failure.
-                (Err(error), _) => return Err(error.kind.into()),
-            }
+        let request = prepare(request, peer, config);
+        let (response, sent) = self.place_and_send(Some(&room), Cause::Http, region, request, config).await?;
+        if let Some(sent) = sent {
+            sent.done(RequestOutcome::Status(response.status().as_u16()));
         }
-        Err(Refusal::Unavailable(RETRY))
+        Ok(response)
     }
 
     /// The creation of a room. It counts as pending on its Monolith until the answer, and a 201 pins the room there
@@ -110,32 +103,41 @@ impl Proxy {
         config: &Config,
     ) -> Result<Response<Body>, Refusal> {
         let region = region_of(request.headers());
-        let (mut request, name) = if generate {
-            (prepare(request, peer, config), None)
-        } else {
-            let (request, name) = read_name(request, peer, config).await?;
-            (request, name)
-        };
+        let (mut request, name) =
+            if generate { (prepare(request, peer, config), None) } else { read_name(request, peer, config).await? };
         // Its answer is read for the name of the room.
         request.headers_mut().remove(ACCEPT_ENCODING);
+        let (response, sent) = self.place_and_send(name.as_ref(), Cause::Create, region, request, config).await?;
+        let Some(sent) = sent else { return Ok(response) };
+        if response.status() != StatusCode::CREATED {
+            sent.done(RequestOutcome::Status(response.status().as_u16()));
+            return Ok(response);
+        }
+        // If the answer breaks off, what is owed is dropped, which reports the failure.
+        let (response, created) = read_created(response, name).await?;
+        sent.done(created.map_or(RequestOutcome::Status(201), RequestOutcome::Created));
+        Ok(response)
+    }
+
+    /// Places a room, sends the request there, and goes on to the next choice as long as nothing was sent. Returns the
+    /// answer, and what is owed for it if the room waits for the outcome.
+    async fn place_and_send(
+        &self,
+        room: Option<&RoomName>,
+        cause: Cause,
+        region: Option<Region>,
+        mut request: Request<RequestBody>,
+        config: &Config,
+    ) -> Result<(Response<Body>, Option<Sent>), Refusal> {
         for _ in 0..config.limits.place_attempts {
-            let Placement { target, sent } = self.place(name.clone(), Cause::Create, region.clone()).await?;
+            let Placement { target, sent } = self.place(room.cloned(), cause, region.clone()).await?;
             match (self.send(&target, request).await, sent) {
-                (Ok(response), Some(sent)) if response.status() == StatusCode::CREATED => {
-                    let (response, created) = read_created(response, name).await?;
-                    sent.done(created.map_or(RequestOutcome::Status(201), RequestOutcome::Created));
-                    return Ok(response);
-                }
-                (Ok(response), sent) => {
-                    if let Some(sent) = sent {
-                        sent.done(RequestOutcome::Status(response.status().as_u16()));
-                    }
-                    return Ok(response);
-                }
+                (Ok(response), sent) => return Ok((response, sent)),
                 (Err(SendError { request: Some(unsent), .. }), Some(sent)) => {
                     sent.done(RequestOutcome::NotSent);
                     request = *unsent;
                 }
+                // Dropping what is owed reports the failure.
                 (Err(error), _) => return Err(error.kind.into()),
             }
         }
@@ -185,12 +187,7 @@ impl Proxy {
         target.cloned().ok_or(Refusal::Unavailable(RETRY))
     }
 
-    async fn place(
-        &self,
-        room: Option<RoomName>,
-        cause: Cause,
-        region: Option<crate::model::Region>,
-    ) -> Result<Placement, Refusal> {
+    async fn place(&self, room: Option<RoomName>, cause: Cause, region: Option<Region>) -> Result<Placement, Refusal> {
         if !self.control.routes().available() {
             return Err(Refusal::Unavailable(RETRY));
         }
@@ -205,20 +202,19 @@ impl Proxy {
         request: &Request<B>,
         config: &Config,
         published: &Published,
-    ) -> Result<Vec<crate::model::MonolithId>, Refusal> {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let number = self.calls.fetch_add(1, Relaxed);
-        let now_us = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+    ) -> Result<Vec<MonolithId>, Refusal> {
+        let (now_us, seed) = clock_and_seed(&self.calls);
         let call = Call {
             hook: Hook::Route,
             now_us,
-            seed: now_us.rotate_left(32) ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            seed,
             region: config.region.clone(),
             room: None,
             client: None,
             cause: None,
             request: Some(visible(request, config)),
             excluded: Vec::new(),
+            rooms: [].into(),
         };
         let decision = self.decider.route(&call, &published.view);
         if decision.fault.is_some() {
@@ -239,13 +235,13 @@ impl Proxy {
         let sent = self.pool.send(target.http, request, Some(InFlight::enter(&target.inflight()))).await;
         match sent {
             Ok(mut response) => {
-                target.sample(Some(started.elapsed()));
+                target.sample(Some(started.elapsed()), response.status().is_server_error());
                 forward::to_client(response.headers_mut());
                 Ok(response.map(Body::Upstream))
             }
             Err(error) => {
                 self.counters.proxy_errors.fetch_add(1, Relaxed);
-                target.sample(None);
+                target.sample(None, true);
                 Err(error)
             }
         }
@@ -257,8 +253,16 @@ fn prepare(mut request: Request<Incoming>, peer: &Peer, config: &Config) -> Requ
     request.map(RequestBody::from)
 }
 
+/// The clock of a call, and randomness of its own.
+pub(super) fn clock_and_seed(calls: &AtomicU64) -> (u64, u64) {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now_us = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+    let number = calls.fetch_add(1, Relaxed);
+    (now_us, now_us.rotate_left(32) ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
 /// What a policy may see of a request.
-fn visible<B>(request: &Request<B>, config: &Config) -> CallRequest {
+pub(super) fn visible<B>(request: &Request<B>, config: &Config) -> CallRequest {
     let headers = request.headers();
     let header = |name: &String| {
         let value = headers.get(name.as_str())?.to_str().ok()?;

@@ -118,7 +118,7 @@ impl Refusal {
             Self::Unauthorized => drop(headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
             _ => {}
         }
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             let after = if let Self::Unavailable(after) = self { *after } else { RETRY };
             // Rounded up: an early retry is refused again.
             let seconds = after.as_millis().div_ceil(1000).max(1);
@@ -171,6 +171,7 @@ mod tests {
         check(Refusal::Unavailable(Duration::ZERO), 503, Some("1"));
         check(Refusal::GatewayTimeout, 504, None);
         check(Refusal::Policy { status: 451, reason: "not in your country".into() }, 451, None);
+        check(Refusal::Policy { status: 429, reason: "slowly".into() }, 429, Some("1"));
         check(Refusal::Policy { status: 503, reason: "full \"now\"\n".into() }, 503, Some("1"));
         check(Refusal::Policy { status: 200, reason: "no error".into() }, 503, Some("1"));
     }

@@ -82,8 +82,12 @@ pub fn websocket_config(settings: &SocketSettings) -> WebSocketConfig {
 }
 
 /// Closes a socket that should not have been opened, such as one for a name that is no room.
-pub async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(mut socket: WebSocketStream<S>, code: CloseCode) {
-    close(&mut socket, code).await;
+pub async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(
+    mut socket: WebSocketStream<S>,
+    code: CloseCode,
+    reason: &str,
+) {
+    close(&mut socket, code, reason).await;
 }
 
 /// Serves one client until it has gone. `places` are kept as long: its place in the register and in the count of
@@ -115,7 +119,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     let ClientTask { mut socket, pending, context, .. } = task;
     drop(pending);
     match end {
-        End::Close(code) => close(&mut socket, code).await,
+        End::Close(code) => close(&mut socket, code, code.reason()).await,
         End::Answer => {
             // tungstenite has queued the answer to the client's close frame.
             let _ = tokio::time::timeout(CLOSE_PATIENCE, socket.flush()).await;
@@ -428,9 +432,9 @@ fn end_of(error: &WsError) -> End {
 
 /// Says goodbye, and waits a moment for the answer: a socket that is dropped with unread data would be reset, and the
 /// close frame with its code would be lost.
-async fn close<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut WebSocketStream<S>, code: CloseCode) {
+async fn close<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut WebSocketStream<S>, code: CloseCode, reason: &str) {
     let goodbye = async {
-        let frame = CloseFrame { code: code.get().into(), reason: code.reason().into() };
+        let frame = CloseFrame { code: code.get().into(), reason: reason.into() };
         socket.send(Message::Close(Some(frame))).await?;
         while let Some(message) = socket.next().await {
             message?;

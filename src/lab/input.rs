@@ -2,6 +2,7 @@
 //! [`View`]. Tests (`t.place {...}`) and CALL.json files are read by this.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value as Json, json};
@@ -10,7 +11,7 @@ use crate::model::policy::{Call, CallClient, CallRequest, CallRoom, Cause, Hook,
 use crate::model::{MonolithId, Region, RoomKey};
 
 /// The clock of a call that does not say: 14 November 2023.
-const NOW_S: f64 = 1_700_000_000.0;
+pub(super) const NOW_S: f64 = 1_700_000_000.0;
 const SEED: u64 = 1;
 
 const CALL: &[&str] = &[
@@ -26,6 +27,7 @@ const CALL: &[&str] = &[
     "monoliths",
     "all_monoliths",
     "excluded",
+    "rooms",
 ];
 const ROW: &[&str] = &[
     "id",
@@ -46,7 +48,8 @@ const ROW: &[&str] = &[
     "load",
     "load_age_s",
 ];
-const ROOM: &[&str] = &["name", "region", "clients", "regions", "metadata", "previous", "attempt", "bound", "owner"];
+const ROOM: &[&str] =
+    &["name", "region", "clients", "regions", "metadata", "previous", "attempt", "bound", "owner", "age_s"];
 const CLIENT: &[&str] = &["region", "reconnect", "attempt"];
 const REQUEST: &[&str] = &["method", "path", "host", "region", "headers", "query"];
 
@@ -64,7 +67,7 @@ pub fn parse(hook: Option<Hook>, input: &Json) -> Result<(Call, View), String> {
     let mut view = View::default();
     for key in ["all_monoliths", "monoliths"] {
         for (at, row) in list(map, key)?.iter().enumerate() {
-            let row = read_row(row, &region).map_err(|e| format!("{key}[{}]: {e}", at + 1))?;
+            let row = read_row(row, &region).map_err(|e| below(&format!("{key}[{}]", at + 1), &e))?;
             if key == "monoliths" && view.get(&row.id).is_some() && !map.contains_key("all_monoliths") {
                 return Err(format!("{key}[{}]: {:?} is there twice", at + 1, row.id.as_str()));
             }
@@ -80,26 +83,27 @@ pub fn parse(hook: Option<Hook>, input: &Json) -> Result<(Call, View), String> {
     let has_request = matches!(hook, Hook::Route | Hook::Admit);
     let part = |key, wanted: bool, build: &dyn Fn(&Json) -> Result<Json, String>| match map.get(key) {
         None | Some(Json::Null) if !wanted => Ok(None),
-        given => build(given.unwrap_or(&Json::Null)).map(Some).map_err(|e| format!("{key}: {e}")),
+        given => build(given.unwrap_or(&Json::Null)).map(Some).map_err(|e| below(key, &e)),
     };
     let call = Call {
         hook,
         now_us: now_us(map)?,
         seed: field(map, "seed")?.unwrap_or(SEED),
         room: part("room", has_room, &|given| room(given, &region))?
-            .map(|room| typed::<CallRoom>("room", room))
+            .map(|room| fields::<CallRoom>(room).map_err(|e| below("room", &e)))
             .transpose()?,
         client: part("client", has_client, &|given| client(given, &region))?
-            .map(|client| typed::<CallClient>("client", client))
+            .map(|client| fields::<CallClient>(client).map_err(|e| below("client", &e)))
             .transpose()?,
         request: part("request", has_request, &|given| request(given, &region))?
-            .map(|request| typed::<CallRequest>("request", request))
+            .map(|request| fields::<CallRequest>(request).map_err(|e| below("request", &e)))
             .transpose()?,
         cause,
         excluded: list(map, "excluded")?
             .iter()
             .map(|id| id.as_str().map(MonolithId::from).ok_or_else(|| format!("excluded: {id} is no id")))
             .collect::<Result<_, _>>()?,
+        rooms: rooms(map, &region)?,
         region,
     };
     Ok((call, view))
@@ -120,13 +124,14 @@ pub fn object_of(call: &Call, view: &View) -> Json {
     add("client", call.client.as_ref().map(|client| json!(client)));
     add("request", call.request.as_ref().map(|request| json!(request)));
     add("cause", call.cause.map(|cause| json!(cause)));
+    add("rooms", (call.hook == Hook::Rebalance).then(|| json!(call.rooms)));
     add("excluded", (!call.excluded.is_empty()).then(|| json!(call.excluded)));
     object
 }
 
 fn read_row(input: &Json, region: &Region) -> Result<MonolithRow, String> {
     let map = object("a Monolith", input, ROW)?;
-    let mut row: MonolithRow = typed("a Monolith", input.clone())?;
+    let mut row: MonolithRow = fields(input.clone())?;
     if row.id.as_str().is_empty() {
         return Err("has no id".into());
     }
@@ -161,6 +166,27 @@ fn room(given: &Json, region: &Region) -> Result<Json, String> {
     }
     default(&mut map, "clients", json!(members.values().sum::<u32>()));
     Ok(Json::Object(map))
+}
+
+/// The rooms of a `rebalance`, sorted by name as a script sees them. Each has a name and an owner.
+fn rooms(map: &Map<String, Json>, region: &Region) -> Result<Arc<[CallRoom]>, String> {
+    let mut rooms = Vec::new();
+    for (at, given) in list(map, "rooms")?.iter().enumerate() {
+        let wrong = |reason: String| format!("rooms[{}]: {reason}", at + 1);
+        let read: CallRoom = typed("a room", room(given, region).map_err(wrong)?).map_err(wrong)?;
+        if !given["name"].is_string() {
+            return Err(wrong("has no name".into()));
+        }
+        if read.owner.is_none() {
+            return Err(wrong("has no owner; name the Monolith that has it, as in owner = \"m1\"".into()));
+        }
+        rooms.push(CallRoom { bound: true, ..read });
+    }
+    rooms.sort_by(|a, b| a.name.cmp(&b.name));
+    match rooms.windows(2).find(|pair| pair[0].name == pair[1].name) {
+        Some(pair) => Err(format!("rooms: {:?} is there twice", pair[0].name.as_deref().unwrap_or_default())),
+        None => Ok(rooms.into()),
+    }
 }
 
 fn client(given: &Json, region: &Region) -> Result<Json, String> {
@@ -230,6 +256,22 @@ fn field<T: DeserializeOwned>(map: &Map<String, Json>, key: &str) -> Result<Opti
     }
 }
 
+/// An object in which every field may be missing; the error begins with a dot and the field that is wrong.
+fn fields<T: DeserializeOwned>(object: Json) -> Result<T, String> {
+    serde_json::from_value(object.clone()).map_err(|whole: serde_json::Error| {
+        let alone = |(key, value): (&String, &Json)| {
+            let one = Json::Object(Map::from_iter([(key.clone(), value.clone())]));
+            Some(format!(".{key}: {}", serde_json::from_value::<T>(one).err()?))
+        };
+        object.as_object().and_then(|map| map.iter().find_map(alone)).unwrap_or_else(|| whole.to_string())
+    })
+}
+
+/// An error with the way to what it is about.
+fn below(path: &str, error: &str) -> String {
+    if error.starts_with('.') { format!("{path}{error}") } else { format!("{path}: {error}") }
+}
+
 fn typed<T: DeserializeOwned>(what: &str, value: Json) -> Result<T, String> {
     serde_json::from_value(value).map_err(|e| format!("{what}: {e}"))
 }
@@ -262,7 +304,19 @@ mod tests {
             (json!({"monoliths": [{"rooms": 3}]}), "monoliths[1]: has no id"),
             (json!({"monoliths": [{"id": "a"}, {"id": "a"}]}), "monoliths[2]: \"a\" is there twice"),
             (json!({"monoliths": 7}), "monoliths: 7 is no list"),
+            (
+                json!({"monoliths": [{"id": "a"}, {"id": "b", "rooms": "x"}]}),
+                "monoliths[2].rooms: invalid type: string \"x\", expected u32",
+            ),
+            (json!({"room": {"clients": -1}}), "room.clients: invalid value"),
             (json!({"room": {"nam": "x"}}), "room: a room has no \"nam\""),
+            (json!({"rooms": [{"name": "a"}]}), "rooms[1]: has no owner"),
+            (json!({"rooms": [{"owner": "a"}]}), "rooms[1]: has no name"),
+            (json!({"rooms": ["a"]}), "rooms[1]: has no name"),
+            (
+                json!({"rooms": [{"name": "a", "owner": "m"}, {"name": "A", "owner": "m"}]}),
+                "rooms: \"a\" is there twice",
+            ),
             (json!({"cause": "whim"}), "cause: unknown variant"),
             (json!(7), "the call is 7, not a table"),
         ] {

@@ -1,14 +1,20 @@
-//! Finds test files and runs them one after the other.
+//! Finds test files and runs them, as many at a time as there are cores.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use regex::Regex;
 
+use super::coverage::Coverage;
 use super::report::{Report, Status, TestResult};
-use super::session;
-use crate::policy::lua::{Environment, LoadError, Source, read_text};
+use super::session::{self, Outcome};
+use crate::config;
+use crate::policy::lua::inspect::Lines;
+use crate::policy::lua::surface::lock;
+use crate::policy::lua::{Distances, Environment, LoadError, Source, read_text};
 use crate::policy::shipped::{SHIPPED, Shipped, shipped};
 
 /// How a test file's name ends.
@@ -36,12 +42,23 @@ pub struct Options {
     pub environment: Environment,
     /// How long one file may take; no test starts after that.
     pub time: Duration,
+    /// Whether the lines that run are counted.
+    pub coverage: bool,
+    /// How many files run at a time; 0: as many as there are cores.
+    pub jobs: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { filter: None, environment: Environment::default(), time: Duration::from_secs(60) }
+        let environment = Environment { distances: built_in_distances(), ..Environment::default() };
+        Self { filter: None, environment, time: Duration::from_secs(60), coverage: false, jobs: 0 }
     }
+}
+
+/// The distances that a configuration has without a word about them: those of Fly's regions.
+fn built_in_distances() -> Distances {
+    let known = config::Distances::default();
+    Distances::new(move |from, to| known.ms(from, to))
 }
 
 impl TestFile {
@@ -106,20 +123,44 @@ pub fn find_tests(paths: &[String]) -> Result<Vec<TestFile>, LoadError> {
     Ok(files)
 }
 
-/// Runs tests, file by file.
+/// Runs tests, several files at a time. The report is in the order of the files, whichever ends first.
 pub fn run_tests(files: &[TestFile], options: &Options) -> Report {
     let mut report = Report::default();
-    for file in files {
-        let results = session::run(file, options);
+    let mut covered: BTreeMap<String, Lines> = BTreeMap::new();
+    for (file, outcome) in files.iter().zip(run_all(files, options)) {
         // A file whose tests are never defined would otherwise look like one that passes.
-        if results.is_empty() && options.filter.is_none() {
+        if outcome.results.is_empty() && options.filter.is_none() {
             let message = Some("the file has no tests; define them with usher.test.it".into());
-            let (file, name) = (file.name.clone(), String::new());
-            report.add(TestResult { file, name, status: Status::Error, message, line: None });
+            report.add(TestResult { message, ..TestResult::new(&file.name, "", Status::Error) });
         }
-        results.into_iter().for_each(|result| report.add(result));
+        outcome.results.into_iter().for_each(|result| report.add(result));
+        if let (Some(lines), Ok(policy)) = (outcome.lines, &file.policy) {
+            covered.entry(policy.file()).or_default().merge(&lines);
+        }
     }
+    report.coverage = options.coverage.then(|| Coverage::of(covered));
     report
+}
+
+fn run_all(files: &[TestFile], options: &Options) -> Vec<Outcome> {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let jobs = if options.jobs == 0 { cores() } else { options.jobs }.min(files.len());
+    if jobs <= 1 {
+        return files.iter().map(|file| session::run(file, options)).collect();
+    }
+    let (next, done) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                while let Some((at, file)) = Some(next.fetch_add(1, Relaxed)).and_then(|at| Some((at, files.get(at)?)))
+                {
+                    let outcome = session::run(file, options);
+                    lock(&done).insert(at, outcome);
+                }
+            });
+        }
+    });
+    std::mem::take(&mut *lock(&done)).into_values().collect()
 }
 
 fn in_folder(folder: &Path) -> Result<Vec<TestFile>, LoadError> {

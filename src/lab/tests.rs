@@ -76,6 +76,9 @@ fn answers_compare_as_the_script_gave_them() {
         end)
         t.it('rebalance', function()
             t.equal(policy.rebalance(t.rebalance { monoliths = list }), { { room = 'a', to = 'a' } })
+            local call = t.rebalance { monoliths = list, rooms = { { name = 'B', owner = 'a', clients = 3 }, { name = 'a', owner = 'b' } } }
+            t.equal({ call.rooms[1].name, call.rooms[2].name, call.rooms[2].clients, call.rooms[2].bound }, { 'a', 'b', 3, true })
+            t.error(function() t.rebalance { rooms = { { name = 'x' } } } end, 'has no owner')
         end)
         t.each('cases', { 1, 2 }, function(n) t.check(n > 0) end)
         t.it('errors', function()
@@ -202,4 +205,230 @@ fn the_gate_refuses_a_policy_whose_test_fails() {
     assert!(refused.reason.starts_with("test \"x\" failed: expected \"m2\""), "{refused}");
     std::fs::write(&test, body.replace("m2", "m1")).unwrap();
     assert_eq!(prepare(), Ok(()));
+}
+
+#[test]
+fn a_failure_shows_the_call_and_the_answer() {
+    let report = run(
+        "t.it('x', function() t.equal(policy.place(t.place { region = 'cdg', monoliths = { { id = 'a', rooms = 2 } } }), 'b') end)",
+    );
+    let result = &report.tests[0];
+    assert_eq!(
+        result.call.as_deref(),
+        Some("t.place { monoliths = { { id = \"a\", rooms = 2 } }, region = \"cdg\" }"),
+        "{result:?}"
+    );
+    assert_eq!(result.answer.as_deref(), Some("\"a\""));
+    assert!(report.pretty().contains("    call: t.place {") && report.pretty().contains("    answer: \"a\"\n"));
+    check(
+        "t.it('x', function() policy.place(t.place { room = 'boom' }) end)",
+        Status::Error,
+        Some(1),
+        "x.lua:4: attempt to index nil",
+    );
+}
+
+#[test]
+fn cases_are_tests_with_names_of_their_own() {
+    let report = run("t.each({ { name = 'first', n = 1 }, { n = 2 } }, function(case) t.check(case.n == 1) end)
+        t.each('%d plus %s', { { 1, 'one' }, { 2, 'two' } }, function(case) t.check(#case == 2) end)
+        t.describe('group', function() t.each('with', { { name = 'a' } }, function() end) end)");
+    let names: Vec<_> = report.tests.iter().map(|test| (test.name.as_str(), test.status)).collect();
+    use Status::{Fail, Pass};
+    assert_eq!(
+        names,
+        [("first", Pass), ("[2]", Fail), ("1 plus one", Pass), ("2 plus two", Pass), ("group > with a", Pass)]
+    );
+    check("t.each('%d', { { 'x' } }, function() end)", Status::Error, Some(1), "case 1 does not fit the name");
+    check("t.each({})", Status::Error, Some(1), "give a list of cases and a function");
+}
+
+#[test]
+fn a_property_is_broken_by_a_call_that_is_made_small() {
+    let report = run("t.property('few rooms', function(call)
+            t.check(#call.monoliths < 3, 'three')
+        end)
+        t.property('holds', { runs = 20, seed = 5 }, function(call) t.check(policy.place(call) ~= nil) end)
+        t.property('route', { hook = 'admit', runs = 5, given = { region = 'mars' } }, function(call)
+            t.equal(call.region, 'mars')
+            t.equal(call.hook, 'admit')
+        end)
+        t.property('rooms', { runs = 200 }, function(call)
+            for _, m in call.monoliths do t.check(m.rooms < 100, 'full') end
+        end)");
+    let [few, holds, given, rooms] = &report.tests[..] else { panic!("{report:?}") };
+    assert_eq!((few.status, few.line), (Status::Fail, Some(4)), "{few:?}");
+    assert_eq!(
+        few.call.as_deref(),
+        Some("t.place { monoliths = { { id = \"m1\" }, { id = \"m2\" }, { id = \"m3\" } } }")
+    );
+    assert!(few.message.as_deref().unwrap().starts_with("three\ncall "), "{few:?}");
+    assert_eq!((holds.status, given.status), (Status::Pass, Status::Pass), "{holds:?} {given:?}");
+    let call = rooms.call.as_deref().unwrap();
+    let count: u32 = call.split("rooms = ").nth(1).unwrap().trim_end_matches([' ', '}']).parse().unwrap();
+    assert!((100..200).contains(&count) && call.matches("id = ").count() == 1, "{call}");
+    let seeded =
+        || serde_json::to_value(run("t.property('x', function(call) t.check(call.seed % 7 ~= 0) end)")).unwrap();
+    assert_eq!(seeded(), seeded(), "the same seed finds the same");
+    check("t.property('x', { run = 3 }, function() end)", Status::Error, Some(1), "no option is called \"run\"");
+    check(
+        "t.property('x', { runs = 0.5 }, function() end)",
+        Status::Error,
+        Some(1),
+        "runs is 0.5; give a whole number",
+    );
+}
+
+#[test]
+fn rooms_are_drawn_given_and_shown() {
+    let report = run("t.property('owners', { hook = 'rebalance' }, function(call)
+            for _, r in call.rooms do t.check(r.clients < 20, 'crowded') end
+        end)
+        t.it('moves', function()
+            local call = t.rebalance { rooms = { { name = 'b', owner = 'm1', clients = 3 } }, monoliths = { { id = 'm1' } } }
+            t.equal(policy.rebalance(call), {})
+        end)");
+    let [drawn, given] = &report.tests[..] else { panic!("{report:?}") };
+    let call = drawn.call.as_deref().unwrap();
+    assert!(
+        drawn.status == Status::Fail
+            && call.starts_with("t.rebalance { monoliths = ")
+            && call.matches("owner").count() == 1,
+        "{call}"
+    );
+    let call = given.call.as_deref().unwrap();
+    assert!(call.contains("rooms = { { clients = 3, name = \"b\", owner = \"m1\" } }"), "{call}");
+    assert_eq!(given.answer.as_deref(), Some("{ usher.move(\"a\", \"m1\") }"));
+}
+
+#[test]
+fn clock_and_seeds_are_those_of_the_test() {
+    let policy =
+        "return { place = function(call) return tostring(usher.now()) .. ' ' .. tostring(usher.random(1000000)) end }";
+    let test = "local t = usher.test local p = t.policy()
+        local function said() return p.place(t.place {}) end
+        t.it('default', function()
+            t.equal(t.clock(), 1700000000)
+            t.equal(said(), said())
+        end)
+        t.it('moves', function()
+            t.clock(100) t.advance(5.5)
+            t.check(string.find(said(), '^105.5 '), said())
+            t.check(string.find(p.place(t.place { now = 7 }), '^7 '))
+        end)
+        t.it('is reset', function() t.equal(t.clock(), 1700000000) end)
+        local first
+        t.it('seeds', function()
+            t.seed(42)
+            first = { said(), said() }
+            t.check(first[1] ~= first[2], 'each call has another seed')
+        end)
+        t.it('again', function() t.seed(42) t.equal({ said(), said() }, first) end)
+        t.it('mistake', function() t.error(function() t.advance(-1) end, 'forward only') t.error(function() t.clock('x') end, 'is no number') end)";
+    let file = TestFile { name: "x_test.lua".into(), text: test.into(), policy: Ok(Source::shipped("x", policy)) };
+    let report = run_tests(&[file], &Options::default());
+    assert_eq!(report.exit_code(), 0, "{}", report.pretty());
+    assert_eq!((report.passed, report.hidden_state), (6, 0), "{}", report.pretty());
+}
+
+#[test]
+fn faults_are_told_apart_by_kind() {
+    let report = run("t.it('kinds', function()
+            local text, kind = t.error(function() policy.place(t.place { room = 'loop' }) end, { kind = 'fuel', message = 'safepoints' })
+            t.equal(kind, 'fuel')
+            t.error(function() policy.place(t.place { room = 'boom' }) end, { kind = 'error' })
+            t.error(function() error('mine') end, { kind = 'error', message = 'mine' })
+        end)
+        t.it('another', function() t.error(function() policy.place(t.place { room = 'boom' }) end, { kind = 'fuel' }) end)
+        t.it('unknown', function() t.error(function() end, { kind = 'fule' }) end)");
+    let [good, other, unknown] = &report.tests[..] else { panic!("{report:?}") };
+    assert_eq!(good.status, Status::Pass, "{good:?}");
+    assert!(other.message.as_deref().unwrap().contains("expected a fault of the kind fuel, got error"), "{other:?}");
+    assert!(unknown.message.as_deref().unwrap().contains("no fault is of the kind \"fule\""), "{unknown:?}");
+}
+
+#[test]
+fn differences_are_named_by_their_paths() {
+    check(
+        "t.it('x', function() t.equal({ a = { 1, 2 }, b = { c = 'x', d = 4 } }, { a = { 1, 3 }, b = { c = 'y' } }) end)",
+        Status::Fail,
+        Some(1),
+        "differs at .a[2]: expected 3, got 2\n     differs at .b.c: expected \"y\", got \"x\"\n     differs at .b.d: expected nil, got 4",
+    );
+}
+
+/// What a script keeps in a variable of its own is reported, within a test and across tests; what it keeps in
+/// `usher.counter` and `usher.set` is part of the contract.
+#[test]
+fn hidden_state_is_reported_with_what_differs() {
+    let run_policy = |policy: &str, test: &str| {
+        let text = format!("local t = usher.test local p = t.policy()\n{test}");
+        let policy = Ok(Source::shipped("x", policy));
+        run_tests(&[TestFile { name: "x_test.lua".into(), text: text.into(), policy }], &Options::default())
+    };
+    let hidden =
+        "local n = 0 return { place = function(call) n += 1 return call.monoliths[1 + n % #call.monoliths] end }";
+    let twice = "t.it('one', function() for _ = 1, 3 do p.place(t.place { monoliths = { { id = 'a' }, { id = 'b' } } }) end end)";
+    let report = run_policy(hidden, twice);
+    assert_eq!((report.passed, report.hidden_state, report.exit_code()), (1, 1, 0), "{}", report.pretty());
+    let what = report.tests[0].hidden_state.as_deref().unwrap();
+    assert!(what.starts_with("a VM that has made other calls answers \"a\", a fresh one \"b\""), "{what}");
+    assert!(what.contains("t.place { monoliths = ") && report.pretty().contains("  hidden state: one\n"), "{what}");
+    let once = "local function one() p.place(t.place { monoliths = { { id = 'a' }, { id = 'b' } } }) end t.it('one', one) t.it('two', one)";
+    let report = run_policy(hidden, once);
+    let found: Vec<bool> = report.tests.iter().map(|test| test.hidden_state.is_some()).collect();
+    assert_eq!(found, [false, true]);
+    let kept = "return { place = function(call) local n = usher.counter('n')() usher.set('k', n) return call.monoliths[1 + n % #call.monoliths] end }";
+    assert_eq!(run_policy(kept, twice).hidden_state, 0);
+}
+
+#[test]
+fn coverage_counts_the_lines_of_all_vms() {
+    let policy = "local p = {}
+function p.place(call)
+  if call.room.name == 'loop' then
+    while true do end
+  end
+  if call.region == 'mars' then
+    return nil
+  end
+  return call.monoliths[1]
+end
+return p";
+    let test = "local t = usher.test local p = t.policy()
+        t.it('x', function() p.place(t.place {}) t.error(function() p.place(t.place { room = 'loop' }) end) end)";
+    let file = |test: &str| TestFile {
+        name: "x_test.lua".into(),
+        text: test.into(),
+        policy: Ok(Source::shipped("x", policy)),
+    };
+    let limits = Limits { budget: Duration::from_secs(1), ..Limits::default() };
+    let environment = Environment { limits, ..Environment::default() };
+    let options = Options { coverage: true, environment, ..Options::default() };
+    let report = run_tests(&[file(test)], &options);
+    let coverage = report.coverage.as_ref().unwrap();
+    assert_eq!(report.exit_code(), 0, "{}", report.pretty());
+    // The endless loop ran in a VM that was thrown away.
+    assert_eq!((coverage.files[0].file.as_str(), &coverage.files[0].missed[..]), ("policies/x.lua", &[(7, 7)][..]));
+    assert!(report.pretty().contains("missed: 7\n") && coverage.lcov().contains("\nDA:7,0\n"), "{}", report.pretty());
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!(json["coverage"]["files"][0]["missed"], serde_json::json!([[7, 7]]));
+    let unused = run_tests(&[file("usher.test.it('x', function() end)")], &options).coverage.unwrap();
+    assert_eq!((unused.percent, unused.covered), (0.0, 0));
+}
+
+#[test]
+fn files_run_side_by_side_and_are_reported_in_order() {
+    let files: Vec<TestFile> = (0..12)
+        .map(|n| TestFile {
+            name: format!("{n}_test.lua"),
+            ..file(&format!("t.it('{n}', function() for _ = 1, {} do policy.place(t.place {{ }}) end end)", 12 - n))
+        })
+        .collect();
+    let names = |jobs| {
+        let report = run_tests(&files, &Options { jobs, ..Options::default() });
+        report.tests.into_iter().map(|test| (test.file, test.name, test.status)).collect::<Vec<_>>()
+    };
+    assert_eq!(names(4), names(1));
+    assert_eq!(names(4)[11].0, "11_test.lua");
 }

@@ -92,16 +92,21 @@ async fn dial_unbounded(endpoint: &Endpoint, settings: &LinkSettings) -> Result<
 /// it. Each gets its share of the time, and some is left for the handshake.
 async fn connect(endpoint: &Endpoint, time: Duration) -> Result<TcpStream, DialError> {
     let addresses: Vec<SocketAddr> = lookup_host((endpoint.host.as_str(), endpoint.port)).await?.collect();
+    connect_any(addresses, time).await.unwrap_or_else(|| Err(DialError::NoAddress(endpoint.to_string())))
+}
+
+/// The first of these addresses that answers; `None` if there is none to try.
+async fn connect_any(addresses: Vec<SocketAddr>, time: Duration) -> Option<Result<TcpStream, DialError>> {
     let share = time / u32::try_from(addresses.len() + 1).unwrap_or(u32::MAX);
-    let mut last = DialError::NoAddress(endpoint.to_string());
+    let mut last = None;
     for address in addresses {
         match tokio::time::timeout(share, TcpStream::connect(address)).await {
-            Ok(Ok(tcp)) => return Ok(tcp),
-            Ok(Err(error)) => last = DialError::Connect(error),
-            Err(_) => last = DialError::TimedOut(share),
+            Ok(Ok(tcp)) => return Some(Ok(tcp)),
+            Ok(Err(error)) => last = Some(Err(DialError::Connect(error))),
+            Err(_) => last = Some(Err(DialError::TimedOut(share))),
         }
     }
-    Err(last)
+    last
 }
 
 fn carries(settings: &LinkSettings, init: &Init) -> bool {
@@ -114,4 +119,56 @@ fn carries(settings: &LinkSettings, init: &Init) -> bool {
 /// `host:port` as it is shared by everything that names an endpoint.
 pub(super) fn label(endpoint: &Endpoint) -> Arc<str> {
     endpoint.to_string().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use socket2::{Domain, Socket, Type};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// An address that swallows what is sent to it: its listener accepts nobody, and its queue is full. Lives as long as
+    /// the sockets.
+    fn swallowing() -> (SocketAddr, Vec<Socket>) {
+        let socket = || Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let listener = socket();
+        listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut kept = vec![listener];
+        for _ in 0..8 {
+            let filler = socket();
+            filler.set_nonblocking(true).unwrap();
+            // It is under way, or waits for ever: both fill the queue.
+            let _ = filler.connect(&address);
+            kept.push(filler);
+        }
+        (address.as_socket().unwrap(), kept)
+    }
+
+    #[tokio::test]
+    async fn a_first_address_that_swallows_what_is_sent_leaves_time_for_the_second() {
+        let (swallowing, _kept) = swallowing();
+        let alone = connect_any(vec![swallowing], Duration::from_millis(200)).await;
+        assert!(matches!(alone, Some(Err(DialError::TimedOut(_)))), "the address answers: {alone:?}");
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let good = listener.local_addr().unwrap();
+        let dialled = connect_any(vec![swallowing, good], Duration::from_secs(3));
+        // Far less than the kernel takes to give up on the first.
+        let connected = tokio::time::timeout(Duration::from_secs(20), dialled).await.expect("it gives up on the first");
+        assert_eq!(connected.unwrap().unwrap().peer_addr().unwrap(), good);
+    }
+
+    #[tokio::test]
+    async fn without_an_address_that_answers_there_is_a_reason() {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        let refusing = socket.local_addr().unwrap().as_socket().unwrap();
+        let refused = connect_any(vec![refusing, refusing], Duration::from_secs(20)).await;
+        assert!(matches!(refused, Some(Err(DialError::Connect(_)))), "{refused:?}");
+        assert!(connect_any(Vec::new(), Duration::from_secs(20)).await.is_none());
+    }
 }

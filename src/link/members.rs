@@ -32,6 +32,16 @@ pub(super) enum Answer {
     Heard,
 }
 
+impl Answer {
+    /// Whether it has had an answer, or there will be none.
+    pub(super) fn is_over(self) -> bool {
+        match self {
+            Self::Heard => true,
+            Self::Awaited { until } => until <= Instant::now(),
+        }
+    }
+}
+
 /// Where a member is.
 #[derive(Debug)]
 enum Slot {

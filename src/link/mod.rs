@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 
 pub use self::supervisor::spawn;
 use crate::config::{Heartbeat, Secret, Timeouts};
-use crate::model::event::{Event, Token};
+use crate::model::event::{Event, Token, UnloadCause};
 use crate::model::{Attachment, ClientId, LinkId, MonolithId, Region, RoomName};
 
 use self::inbox::Inbox;
@@ -93,6 +93,8 @@ pub enum Command {
     Unload {
         /// The room, as this Monolith spells it.
         room: RoomName,
+        /// What for.
+        why: UnloadCause,
     },
     /// Close the link: usher stops.
     Stop,

@@ -21,7 +21,7 @@ use super::outbox::{Outbox, Outgoing};
 use super::stats::{LinkStats, count};
 use super::tap::{Direction, TapKind};
 use super::{Command, LinkContext, LinkSettings, Report};
-use crate::model::event::Event;
+use crate::model::event::{Event, UnloadCause};
 use crate::model::policy::MonolithState;
 use crate::model::wire::{self, Frame, FromMonolith, Gossip, Init, Recipient, RoomMessage, RoomReport};
 use crate::model::{CloseCode, LinkId, MemberId, RoomKey};
@@ -143,7 +143,8 @@ impl Session {
         commands: &mut mpsc::UnboundedReceiver<Command>,
         listed: &mut watch::Receiver<bool>,
     ) -> End {
-        let mut beat = tokio::time::interval_at(Instant::now() + self.heartbeat.interval, self.heartbeat.interval);
+        // The first one at once: policies know the round trip of a new Monolith.
+        let mut beat = tokio::time::interval(self.heartbeat.interval);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut draining: Option<Instant> = None;
         loop {
@@ -270,8 +271,15 @@ impl Session {
 
     fn gossip(&mut self, gossip: Gossip<'_>) {
         let rooms = match gossip.reports(|name| self.loaded.get(&*lower_case(name))) {
-            Ok((rooms, skipped)) => {
+            Ok((rooms, 0)) => rooms,
+            Ok((mut rooms, skipped)) => {
                 self.context.counters.bad_frames.fetch_add(skipped, std::sync::atomic::Ordering::Relaxed);
+                // Whatever could not be read may be any of the rooms that are known: none of them is missing for certain.
+                let mut known = std::mem::take(&mut self.loaded);
+                for report in &rooms {
+                    known.remove(report.name.key());
+                }
+                rooms.extend(known.into_values());
                 rooms
             }
             Err(error) => {
@@ -287,6 +295,8 @@ impl Session {
     fn room_message(&mut self, message: &RoomMessage<'_>) {
         let (link, events, counters) = (self.link, &mut self.events, &self.context.counters);
         let mut first = |member: &Member| {
+            // It is in, so its own frames may go: the control thread, which lets everybody else in, comes later.
+            member.inbox.open(member.attachment);
             events.push_back(Event::Answered { link, client: member.client, attachment: member.attachment });
         };
         // One copy per message, shared by every delivery: a slice of the frame would keep the whole read buffer alive.
@@ -377,15 +387,27 @@ impl Session {
             }
             // The control thread may not have heard yet that the room has gone, and an unload of a room that is not
             // loaded kills a Monolith.
-            Command::Unload { room } if !self.loaded.contains_key(room.key()) => {
+            Command::Unload { room, why } if !self.may_unload(room.key(), why) => {
                 count(&self.context.counters.unloads_withheld);
             }
-            Command::Unload { room } => {
-                warn!(monolith = %self.init.id, "asking the loser of a duplicate to unload it");
+            Command::Unload { room, why } => {
+                match why {
+                    UnloadCause::Duplicate => {
+                        warn!(monolith = %self.init.id, "asking the loser of a duplicate to unload it");
+                    }
+                    UnloadCause::Move => info!(monolith = %self.init.id, "asking for a room that is to move"),
+                }
                 self.outbox.push_control(Outgoing::Text(wire::unload(room.spelling())));
             }
             Command::Accept | Command::Refuse | Command::Stop => {}
         }
+    }
+
+    /// Whether the Monolith has this room for certain. One that is to move also needs a member that has been let in: an
+    /// empty room could be about to be unloaded by the Monolith itself.
+    fn may_unload(&self, room: &RoomKey, why: UnloadCause) -> bool {
+        let inhabited = || self.members.of_room(room.as_str()).iter().any(|member| member.answer.is_over());
+        self.loaded.contains_key(room) && (why == UnloadCause::Duplicate || inhabited())
     }
 
     fn beat(&mut self) -> Result<(), End> {
@@ -503,3 +525,7 @@ async fn let_others_queue() {
     })
     .await;
 }
+
+#[cfg(test)]
+#[path = "session_test.rs"]
+mod tests;

@@ -77,7 +77,7 @@ counters! {
         overflows "usher_client_overflows_total",
         /// Failed attempts at linking.
         dial_failures "usher_link_dial_failures_total",
-        /// Unloads that were not sent because the room had gone meanwhile.
+        /// Unloads that were not sent: the room had gone meanwhile, or was to move and nobody had been let in yet.
         unloads_withheld "usher_unloads_withheld_total",
         /// Links that were lost.
         lost "usher_links_lost_total",

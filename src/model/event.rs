@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::moves::{MoveRefusal, Moving, Rebalanced};
 use super::policy::{Cause, MonolithState};
 use super::wire::{RoomReport, UnloadReason};
 use super::{Attachment, ClientId, CloseCode, LinkId, MonolithId, Region, RequestId, RoomKey, RoomName};
@@ -129,6 +130,15 @@ pub enum Event {
         /// How it ended.
         outcome: RequestOutcome,
     },
+    /// An operator wants a room elsewhere.
+    Move {
+        /// Who asked, for the answer.
+        request: RequestId,
+        /// The room.
+        room: RoomKey,
+        /// Where it is to go.
+        to: MonolithId,
+    },
     /// Time has passed.
     Tick,
 }
@@ -154,6 +164,16 @@ pub enum RequestOutcome {
     NotSent,
     /// It broke off, or its client went away.
     Failed,
+}
+
+/// Why a Monolith is asked to unload a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnloadCause {
+    /// An older copy is elsewhere. Nobody of this balancer is in this one any more.
+    Duplicate,
+    /// The room is to move. Its members are still in it: an empty room could be about to be unloaded by the Monolith
+    /// itself, and two unloads that cross end a real one.
+    Move,
 }
 
 /// Something to be done.
@@ -210,7 +230,18 @@ pub enum Effect {
         link: LinkId,
         /// The room, as that Monolith spells it.
         room: RoomName,
+        /// What for.
+        why: UnloadCause,
     },
+    /// The answer to [`Event::Move`].
+    Moving {
+        /// Who asked.
+        request: RequestId,
+        /// The move that has begun, or why it may not.
+        outcome: Result<Moving, MoveRefusal>,
+    },
+    /// A policy has been asked what should move.
+    Rebalanced(Rebalanced),
     /// Close a client's socket, after what is on its way to it.
     Close {
         /// Who.

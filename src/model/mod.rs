@@ -4,9 +4,12 @@
 pub mod close;
 pub mod epoch;
 pub mod event;
+pub mod exposition;
 pub mod id;
 pub mod metrics;
+pub mod moves;
 pub mod policy;
+pub mod read;
 pub mod wire;
 
 pub use close::CloseCode;

@@ -101,7 +101,7 @@ pub struct MonolithRow {
     pub rtt_ms: f64,
     /// Smoothed time to the head of an HTTP response.
     pub latency_ms: f64,
-    /// Smoothed share of HTTP requests that failed (0 to 1).
+    /// Smoothed share of HTTP requests that got no answer or one of 500 and more (0 to 1); forgotten without requests.
     pub errors: f64,
     /// Seconds since it was linked.
     pub age_s: f64,
@@ -267,6 +267,13 @@ pub struct Call {
     /// Monoliths that this attempt may not choose again: they are not in `call.monoliths`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub excluded: Vec<MonolithId>,
+    /// The rooms of this balancer (`rebalance`), each with its owner, sorted by name.
+    #[serde(default, skip_serializing_if = "no_rooms")]
+    pub rooms: Arc<[CallRoom]>,
+}
+
+fn no_rooms(rooms: &Arc<[CallRoom]>) -> bool {
+    rooms.is_empty()
 }
 
 /// A room as a script sees it.
@@ -291,11 +298,14 @@ pub struct CallRoom {
     pub previous: Option<Previous>,
     /// Which attempt at placing it this is, from 1.
     pub attempt: u32,
-    /// Whether a Monolith has it (`admit`).
+    /// Whether a Monolith has it (`admit`, `rebalance`).
     pub bound: bool,
-    /// Which one (`admit`).
+    /// Which one (`admit`, `rebalance`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<MonolithId>,
+    /// Seconds since this balancer placed it there, if it did (`rebalance`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age_s: Option<f64>,
 }
 
 /// The last Monolith of a room.

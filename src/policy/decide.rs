@@ -31,7 +31,7 @@ pub fn decide_near(policy: &mut dyn Policy, call: &Call, view: &View, distances:
         Answer::Default => {}
         Answer::Ranked(named) => {
             for id in named {
-                if view.get(id).is_some_and(|row| eligible(call, row)) && !choices.contains(id) {
+                if is_eligible(call, view, id) && !choices.contains(id) {
                     choices.push(id.clone());
                 }
             }
@@ -44,6 +44,11 @@ pub fn decide_near(policy: &mut dyn Policy, call: &Call, view: &View, distances:
     add_default(call, view, distances, &mut choices);
     let answer = if fault.is_some() { Answer::Default } else { answer };
     Decision { answer, choices, fault }
+}
+
+/// Whether a Monolith that a policy names may be chosen in this attempt.
+pub(super) fn is_eligible(call: &Call, view: &View, id: &MonolithId) -> bool {
+    view.get(id).is_some_and(|row| eligible(call, row))
 }
 
 fn eligible(call: &Call, row: &MonolithRow) -> bool {
@@ -74,14 +79,20 @@ fn load(hook: Hook, row: &MonolithRow) -> u64 {
     }
 }
 
+/// Why a Monolith may not be chosen in this call, if it may not.
+pub fn why_not(call: &Call, view: &View, id: &MonolithId) -> Option<&'static str> {
+    match view.get(id) {
+        None => Some("no such monolith"),
+        Some(_) if call.excluded.contains(id) => Some("already tried in this attempt"),
+        Some(row) if row.draining => Some("draining"),
+        Some(row) if !row.serves() => Some("not serving"),
+        Some(_) => None,
+    }
+}
+
 fn not_eligible(call: &Call, named: &[MonolithId], view: &View) -> Fault {
     let id = &named[0];
-    let why = match view.get(id) {
-        None => "no such monolith",
-        Some(_) if call.excluded.contains(id) => "already tried in this attempt",
-        Some(row) if row.draining => "draining",
-        Some(_) => "not serving",
-    };
+    let why = why_not(call, view, id).unwrap_or("not serving");
     let known: Vec<&str> = view.rows().iter().take(NAMED_IN_MESSAGES).map(|row| row.id.as_str()).collect();
     let more = view.rows().len().saturating_sub(NAMED_IN_MESSAGES);
     let rest = if more > 0 { format!(" and {more} more") } else { String::new() };

@@ -152,6 +152,10 @@ impl<P: Policy> Policy for Guarded<P> {
         stats.judge(call.now_us, answer.as_ref().is_err_and(verdict));
         answer
     }
+
+    fn has(&self, hook: Hook) -> bool {
+        self.policy.has(hook)
+    }
 }
 
 #[cfg(test)]

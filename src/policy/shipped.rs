@@ -26,12 +26,17 @@ macro_rules! shipped {
 }
 
 /// Every shipped policy, the default first.
-pub const SHIPPED: [Shipped; 5] = [
+pub const SHIPPED: [Shipped; 10] = [
     shipped!("default"),
     shipped!("least-loaded"),
     shipped!("region-affinity"),
     shipped!("hash-ring"),
     shipped!("random"),
+    shipped!("spill"),
+    shipped!("slow-start"),
+    shipped!("bounded-hash"),
+    shipped!("capacity"),
+    shipped!("follow-the-crowd"),
 ];
 
 /// The types of the policy API, for editors.

@@ -1,34 +1,31 @@
-//! The active policy as workers see it: one VM for each worker, the whole set published at once.
+//! The VMs of one version: one for each thread that decides, with counters and a breaker in common.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
-use arc_swap::ArcSwap;
-
+use super::Policy;
+use super::decide::is_eligible;
 use super::guarded::{Guarded, PolicyStats};
 use super::lua::{LoadError, Program, Vm};
+use crate::model::policy::{Answer, Call, Fault, FaultKind, Hook, View};
 
 /// All VMs of one version. Every decision is taken in one set, so no two versions mix.
 pub struct PolicySet {
-    generation: u64,
     program: Program,
     stats: Arc<PolicyStats>,
+    has: [bool; Hook::ALL.len()],
     slots: Box<[Mutex<Guarded<Vm>>]>,
 }
 
 impl PolicySet {
-    /// Builds a VM for each of `slots` workers, at least one.
+    /// Builds a VM for each of `slots` threads, at least one.
     pub fn build(program: &Program, slots: usize) -> Result<Self, LoadError> {
         let stats = Arc::new(PolicyStats::default());
-        let slot = |_| Ok(Mutex::new(Guarded::new(Vm::new(program)?, stats.clone())));
-        let slots = (0..slots.max(1)).map(slot).collect::<Result<_, LoadError>>()?;
-        Ok(Self { generation: 0, program: program.clone(), stats, slots })
-    }
-
-    /// Rises by one with each published set.
-    pub fn generation(&self) -> u64 {
-        self.generation
+        let vms = (0..slots.max(1)).map(|_| Vm::new(program)).collect::<Result<Vec<_>, LoadError>>()?;
+        let has = std::array::from_fn(|hook| vms[0].has(Hook::ALL[hook]));
+        let slots = vms.into_iter().map(|vm| Mutex::new(Guarded::new(vm, stats.clone()))).collect();
+        Ok(Self { program: program.clone(), stats, has, slots })
     }
 
     /// What its VMs run.
@@ -36,14 +33,39 @@ impl PolicySet {
         &self.program
     }
 
+    /// Whether the policy has a hook.
+    pub fn has(&self, hook: Hook) -> bool {
+        self.has[hook as usize]
+    }
+
     /// Counters and breaker of all its VMs.
     pub fn stats(&self) -> &Arc<PolicyStats> {
         &self.stats
     }
 
-    /// A VM of its own for a thread that decides alone, with the same counters and breaker.
-    pub fn extra(&self) -> Result<Guarded<Vm>, LoadError> {
-        Ok(Guarded::new(Vm::new(&self.program)?, self.stats.clone()))
+    /// One call in the calling thread's VM. A named Monolith that may not be chosen is counted as a fault here, since
+    /// the core, which passes over it, does not know whose answer it was.
+    pub fn call(&self, call: &Call, view: &View) -> Result<Answer, Fault> {
+        self.counted(call, view, self.with_slot(|vm| vm.call(call, view)))
+    }
+
+    /// As [`PolicySet::call`], with what the script gave to `usher.explain`.
+    pub fn call_explained(&self, call: &Call, view: &View) -> (Result<Answer, Fault>, Vec<String>) {
+        let (answer, explained) = self.with_slot(|vm| {
+            let answer = vm.call(call, view);
+            (answer, vm.inner().take_explanations())
+        });
+        (self.counted(call, view, answer), explained)
+    }
+
+    fn counted(&self, call: &Call, view: &View, answer: Result<Answer, Fault>) -> Result<Answer, Fault> {
+        if let Ok(Answer::Ranked(named)) = &answer
+            && !named.is_empty()
+            && !named.iter().any(|id| is_eligible(call, view, id))
+        {
+            self.stats.count_fault(call.hook, FaultKind::NotEligible);
+        }
+        answer
     }
 
     /// Runs `decide` with the calling thread's VM, or with any that is free. It must not wait for anything.
@@ -62,37 +84,7 @@ impl PolicySet {
     }
 }
 
-/// Where workers find the active set. A swap touches no connection and waits for nobody: calls that run finish in the
-/// set in which they began, and it goes with the last of them.
-pub struct PolicyHandle {
-    current: ArcSwap<PolicySet>,
-}
-
-impl PolicyHandle {
-    /// Starts with this set, as generation 1.
-    pub fn new(mut set: PolicySet) -> Self {
-        set.generation = 1;
-        Self { current: ArcSwap::from_pointee(set) }
-    }
-
-    /// The active set.
-    pub fn load(&self) -> arc_swap::Guard<Arc<PolicySet>> {
-        self.current.load()
-    }
-
-    /// Makes a set the active one, and returns the one before it.
-    pub fn publish(&self, mut set: PolicySet) -> Arc<PolicySet> {
-        set.generation = self.current.load().generation + 1;
-        self.current.swap(Arc::new(set))
-    }
-
-    /// [`PolicySet::with_slot`] of the active set.
-    pub fn with_slot<R>(&self, decide: impl FnOnce(&mut Guarded<Vm>) -> R) -> R {
-        self.load().with_slot(decide)
-    }
-}
-
-/// A small number for each thread, so that workers spread over the slots without meeting.
+/// A small number for each thread, so that threads spread over the slots without meeting.
 fn thread_number() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
@@ -110,44 +102,35 @@ fn thread_number() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::policy::{Answer, Call, View};
-    use crate::policy::Policy;
+    use crate::model::policy::MonolithRow;
     use crate::policy::lua::{Environment, Source};
 
-    fn program(id: &str) -> Program {
-        let text = format!("return {{ place = function() return '{id}' end }}");
-        Program::compile(Source::shipped("test", &text), &Environment::default()).unwrap()
+    fn set(text: &str, slots: usize) -> PolicySet {
+        let program = Program::compile(Source::shipped("test", text), &Environment::default()).unwrap();
+        PolicySet::build(&program, slots).unwrap()
     }
 
-    fn ask(policy: &mut Guarded<Vm>) -> Answer {
-        let call: Call = serde_json::from_str(r#"{"hook":"place","region":"ewr"}"#).unwrap();
-        policy.call(&call, &View::default()).unwrap()
-    }
-
-    #[test]
-    fn f45_every_worker_is_on_the_published_version() {
-        let handle = Arc::new(PolicyHandle::new(PolicySet::build(&program("old"), 2).unwrap()));
-        let everywhere = |id: &str| {
-            let threads: Vec<_> = (0..6)
-                .map(|_| {
-                    let handle = handle.clone();
-                    std::thread::spawn(move || handle.with_slot(ask))
-                })
-                .collect();
-            for thread in threads {
-                assert_eq!(thread.join().unwrap(), Answer::Ranked(vec![id.into()]));
-            }
-        };
-        everywhere("old");
-        let before = handle.publish(PolicySet::build(&program("new"), 2).unwrap());
-        everywhere("new");
-        assert_eq!((before.generation(), handle.load().generation()), (1, 2));
+    fn place() -> Call {
+        serde_json::from_str(r#"{"hook":"place","region":"ewr"}"#).unwrap()
     }
 
     #[test]
     fn a_busy_slot_is_passed_over() {
-        let set = PolicySet::build(&program("m1"), 2).unwrap();
-        let nested = set.with_slot(|_| set.with_slot(ask));
-        assert_eq!(nested, Answer::Ranked(vec!["m1".into()]));
+        let set = set("return { place = function() return 'm1' end }", 2);
+        let nested = set.with_slot(|_| set.call(&place(), &View::default()));
+        assert_eq!(nested, Ok(Answer::Ranked(vec!["m1".into()])));
+    }
+
+    #[test]
+    fn the_hooks_of_the_policy_are_known_and_names_that_may_not_be_chosen_are_counted() {
+        let set = set("return { place = function() usher.explain('because') return 'm1' end }", 1);
+        assert!(set.has(Hook::Place) && !set.has(Hook::Route));
+        let view = View::of([MonolithRow { id: "m1".into(), ..MonolithRow::default() }]);
+        let (answer, explained) = set.call_explained(&place(), &view);
+        assert_eq!((answer, explained), (Ok(Answer::Ranked(vec!["m1".into()])), vec!["because".to_string()]));
+        assert_eq!(set.stats().faults().count(), 0);
+        set.call(&Call { excluded: vec!["m1".into()], ..place() }, &view).unwrap();
+        set.call(&place(), &View::default()).unwrap();
+        assert_eq!(set.stats().faults().collect::<Vec<_>>(), [(Hook::Place, FaultKind::NotEligible, 2)]);
     }
 }

@@ -27,8 +27,25 @@ pub fn calls(region: &Region, now_us: u64) -> Vec<Call> {
         cause: (hook == Hook::Place).then_some(Cause::Join),
         request: matches!(hook, Hook::Admit | Hook::Route).then(|| request.clone()),
         excluded: Vec::new(),
+        rooms: [].into(),
     };
     Hook::ALL.map(call).to_vec()
+}
+
+/// What could move is on a Monolith of the view, as it always is.
+fn with_rooms(call: &Call, view: &View) -> Call {
+    let owner = view.rows().first().filter(|_| call.hook == Hook::Rebalance);
+    let room = owner.map(|owner| CallRoom {
+        name: Some("smoke".into()),
+        region: Some(call.region.clone()),
+        clients: 1,
+        regions: [(call.region.clone(), 1)].into(),
+        attempt: 1,
+        bound: true,
+        owner: Some(owner.id.clone()),
+        ..CallRoom::default()
+    });
+    Call { rooms: room.into_iter().collect(), ..call.clone() }
 }
 
 /// Three Monoliths in two regions, for when there is no live view.
@@ -53,13 +70,15 @@ pub fn test(program: &Program, smoke: &[(Call, View)]) -> Result<(), LoadError> 
         if !vm.has(call.hook) {
             continue;
         }
+        let call = &with_rooms(call, view);
         // CPU time says as much about the machine as about the policy, so it gets a second chance.
         let answer = match vm.call(call, view) {
             Err(Fault { kind: FaultKind::CpuTime, .. }) => vm.call(call, view),
             answer => answer,
         };
         if let Err(fault) = answer {
-            return Err(program.refused(&format!("in a smoke call of {}: ", call.hook), &fault.message));
+            let refused = program.refused(&format!("in a smoke call of {}: ", call.hook), &fault.message);
+            return Err(LoadError { line: refused.line.or(vm.hook_lines()[call.hook as usize]), ..refused });
         }
     }
     Ok(())

@@ -24,6 +24,23 @@ pub struct Version {
     pub by: String,
 }
 
+impl Version {
+    /// A version that became active, or began as shadow or canary.
+    pub fn of(program: &Program, by: &str, now_us: u64) -> Self {
+        let source = program.source();
+        Self {
+            name: source.name.clone(),
+            version: program.version().into(),
+            source: match &source.origin {
+                Origin::Shipped => "shipped".into(),
+                Origin::File(path) => path.display().to_string(),
+            },
+            activated_at: timestamp(now_us),
+            by: by.into(),
+        }
+    }
+}
+
 /// A version that was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Failure {
@@ -70,18 +87,22 @@ impl Prepared {
         &self.program
     }
 
-    /// Builds the VMs that will decide, for [`super::slots::PolicyHandle::publish`].
+    /// Builds the VMs that will decide, for [`super::deciding::PolicyHandle::change`].
     pub fn build(&self, slots: usize) -> Result<PolicySet, LoadError> {
         PolicySet::build(&self.program, slots)
     }
 }
 
-/// Which versions were active, newest first, and why the last refused one was refused.
+/// Failures that are remembered; beyond them the oldest is forgotten.
+pub const FAILURES: usize = 8;
+
+/// Which versions were active, newest first, and why the last refused ones were refused.
 pub struct History {
     /// The active one first; never empty.
     entries: VecDeque<(Version, Program)>,
     capacity: usize,
-    last_failure: Option<Failure>,
+    /// The last one first.
+    failures: VecDeque<Failure>,
 }
 
 /// What the admin API shows of the history.
@@ -95,36 +116,29 @@ pub struct Versions {
     pub history: Vec<Version>,
     /// Why the last refused one was refused.
     pub last_failure: Option<Failure>,
+    /// The last [`FAILURES`] of them, newest first.
+    pub failures: Vec<Failure>,
 }
 
 impl History {
     /// Begins with an active version. `capacity` versions are kept besides it, their text only.
     pub fn new(program: Program, by: &str, now_us: u64, capacity: usize) -> Self {
-        let mut history = Self { entries: VecDeque::new(), capacity, last_failure: None };
+        let mut history = Self { entries: VecDeque::new(), capacity, failures: VecDeque::new() };
         history.activated(program, by, now_us);
         history
     }
 
     /// Records that a version became active.
     pub fn activated(&mut self, program: Program, by: &str, now_us: u64) {
-        let source = program.source();
-        let version = Version {
-            name: source.name.clone(),
-            version: program.version().into(),
-            source: match &source.origin {
-                Origin::Shipped => "shipped".into(),
-                Origin::File(path) => path.display().to_string(),
-            },
-            activated_at: timestamp(now_us),
-            by: by.into(),
-        };
+        let version = Version::of(&program, by, now_us);
         self.entries.push_front((version, program));
         self.entries.truncate(self.capacity + 1);
     }
 
-    /// Records that a version was refused.
+    /// Records that a version was refused, or stopped for its faults.
     pub fn refused(&mut self, policy: &str, error: &LoadError, now_us: u64) {
-        self.last_failure = Some(Failure {
+        self.failures.truncate(FAILURES - 1);
+        self.failures.push_front(Failure {
             policy: policy.into(),
             file: error.file.clone(),
             line: error.line,
@@ -145,12 +159,13 @@ impl History {
         let active = versions.next()?;
         let history: Vec<Version> = versions.collect();
         let previous = history.iter().find(|version| version.version != active.version).cloned();
-        Some(Versions { active, previous, history, last_failure: self.last_failure.clone() })
+        let failures: Vec<Failure> = self.failures.iter().cloned().collect();
+        Some(Versions { active, previous, history, last_failure: failures.first().cloned(), failures })
     }
 }
 
 /// RFC 3339 in UTC with seconds, of microseconds since 1970. The date is Howard Hinnant's `civil_from_days`.
-fn timestamp(now_us: u64) -> String {
+pub fn timestamp(now_us: u64) -> String {
     let seconds = now_us / 1_000_000;
     let days = seconds / 86_400 + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
@@ -189,11 +204,11 @@ mod tests {
         for (text, line, reason) in [
             ("local x = ", Some(1), "Expected identifier"),
             ("\nreturn nothing.x", Some(2), "attempt to index nil"),
-            ("return 7", None, "returns number"),
-            ("return { place = 7 }", None, "place is a number"),
+            ("return 7", Some(1), "returns number"),
+            ("return { place = 7 }", Some(1), "place is a number"),
             ("return { api = 2 }", None, "api is 2"),
             ("return {\n place = function(call)\n  return call.rom.name\n end }", Some(3), "smoke call of place"),
-            ("return { route = function() return 7 end }", None, "smoke call of route"),
+            ("return { route = function() return 7 end }", Some(1), "smoke call of route"),
             ("while true do end", Some(1), "safepoints"),
         ] {
             let error = try_out(text).map(|_| ()).unwrap_err();
@@ -218,7 +233,7 @@ mod tests {
         let region = Region::from("ewr");
         let smoke: Vec<_> = smoke::calls(&region, 0).into_iter().map(|call| (call, View::default())).collect();
         prepare(source(text), &environment, &smoke, None).unwrap();
-        assert_eq!(environment.state.get(b"seen"), None);
+        assert_eq!(environment.state.get("seen"), None);
     }
 
     #[test]
@@ -236,5 +251,19 @@ mod tests {
         let json = serde_json::to_value(&shown).unwrap();
         assert_eq!(json["active"]["source"], "shipped");
         assert_eq!(json["last_failure"], serde_json::Value::Null);
+    }
+
+    #[test]
+    fn the_last_failures_are_kept_newest_first() {
+        let mut history =
+            History::new(Program::compile(source("return {}"), &Environment::default()).unwrap(), "start", 0, 2);
+        for line in 1..=20 {
+            let error = LoadError { file: "x.lua".into(), line: Some(line), reason: "no".into() };
+            history.refused("x", &error, 0);
+        }
+        let shown = history.versions().unwrap();
+        let lines: Vec<u32> = shown.failures.iter().filter_map(|failure| failure.line).collect();
+        assert_eq!(lines, [20, 19, 18, 17, 16, 15, 14, 13]);
+        assert_eq!(shown.last_failure.as_ref(), shown.failures.first());
     }
 }

@@ -9,8 +9,8 @@ use serde_json::{Map, Value as Json};
 use crate::config::Distances;
 use crate::model::policy::{Answer, Call, Fault, Hook, MonolithRow, View};
 use crate::model::wire::UnloadReason;
+use crate::model::read::Read;
 use crate::model::{ClientId, MonolithId, Region};
-use crate::policy::lua::Read;
 
 /// The first line of a file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

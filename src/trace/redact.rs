@@ -6,8 +6,8 @@ use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
 use super::record::TraceEvent;
-use crate::model::policy::{Answer, Call};
-use crate::policy::lua::Read;
+use crate::model::policy::{Answer, Call, CallRoom};
+use crate::model::read::{Kept, Read};
 
 /// Turns names into hashes with a salt that is drawn for each trace and never written, so that equal names are equal
 /// within a trace and nothing can be looked up from outside.
@@ -55,21 +55,23 @@ impl Redactor {
     pub(super) fn decision(&self, call: &mut Call, reads: &mut [Read], answer: &mut Answer) {
         let mut hidden = None;
         if let Some(room) = &mut call.room {
-            if let Some(name) = &mut room.name {
-                let hash = self.room(name);
-                hidden = Some((std::mem::replace(name, hash.clone()), hash));
-            }
-            if let Some(metadata) = &mut room.metadata {
-                hide_texts(metadata);
-            }
+            hidden = self.hide(room);
         }
         if let (Some((name, hash)), Some(request)) = (&hidden, &mut call.request) {
             request.path = replaced(&request.path, name, hash).into();
             request.query.clear();
         }
+        if !call.rooms.is_empty() {
+            let rooms = call.rooms.iter().map(|room| {
+                let mut room = room.clone();
+                self.hide(&mut room);
+                room
+            });
+            call.rooms = rooms.collect();
+        }
         for read in reads {
             if let Some((name, hash)) = &hidden {
-                read.replace_texts(|text| replaced(text, name, hash));
+                replace_texts(read, |text| replaced(text, name, hash));
             }
         }
         match answer {
@@ -81,6 +83,16 @@ impl Redactor {
             }
             Answer::Default | Answer::Ranked(_) | Answer::Admit | Answer::Hold { .. } => {}
         }
+    }
+
+    /// Hides one room; returns its name and what stands for it.
+    fn hide(&self, room: &mut CallRoom) -> Option<(Arc<str>, Arc<str>)> {
+        if let Some(metadata) = &mut room.metadata {
+            hide_texts(metadata);
+        }
+        let name = room.name.as_mut()?;
+        let hash = self.room(name);
+        Some((std::mem::replace(name, hash.clone()), hash))
     }
 }
 
@@ -105,6 +117,19 @@ fn replaced(text: &str, name: &str, by: &str) -> String {
     }
     out.push_str(&text[from..]);
     out
+}
+
+fn replace_texts(read: &mut Read, change: impl Fn(&str) -> String) {
+    match read {
+        Read::Now(_) | Read::Random(_) => {}
+        Read::Counter(name, _) => *name = change(name).into(),
+        Read::Get(key, value) => {
+            *key = change(key).into();
+            if let Some(Kept::Text(text)) = value {
+                *text = change(text).into();
+            }
+        }
+    }
 }
 
 fn hide_texts(json: &mut Json) {

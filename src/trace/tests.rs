@@ -14,8 +14,8 @@ use super::write::{Recording, Target};
 use super::{Encoder, Item};
 use crate::config::Distances;
 use crate::model::policy::{Answer, Call, MonolithRow, View};
+use crate::model::read::{Kept, Read};
 use crate::model::{ClientId, MonolithId};
-use crate::policy::lua::Read;
 
 fn header() -> Header {
     let source = "return { place = function(call) return call.monoliths[1] end }";
@@ -52,7 +52,7 @@ fn call(room: &str) -> Call {
 
 fn decided(room: &str, view: &View, choice: &str) -> Decided {
     let outcome = Outcome {
-        reads: vec![Read::Now(1.5), Read::Get(format!("last of {room}"), json!(room))],
+        reads: vec![Read::Now(1.5), Read::Get(format!("last of {room}").into(), Some(Kept::Text(room.into())))],
         answer: Answer::Ranked(vec![choice.into()]),
         choice: Some(choice.into()),
         policy: "0123456789ab".into(),

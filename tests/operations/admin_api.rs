@@ -9,7 +9,7 @@ use usher::testkit::{Connect, RoomInfo};
 
 use super::harness::{Balancer, KEY, SOON, eventually, monoliths, quick};
 
-const NEED_KEY: [(&str, &str); 9] = [
+const NEED_KEY: [(&str, &str); 10] = [
     ("GET", "/api/state"),
     ("GET", "/api/state/stream"),
     ("GET", "/api/balancing"),
@@ -19,6 +19,7 @@ const NEED_KEY: [(&str, &str); 9] = [
     ("GET", "/_usher/v1/monoliths"),
     ("GET", "/_usher/v1/rooms"),
     ("GET", "/_usher/v1/rooms/movie"),
+    ("POST", "/_usher/v1/rooms/movie/move"),
 ];
 
 fn keys(value: &Value) -> BTreeSet<&str> {

@@ -88,9 +88,12 @@ async fn f43_a_changed_configuration_is_taken_up_and_a_broken_one_is_not() {
         "[policy\nfile = \"random\"\n",
         "[policy]\nfile = \"./missing.lua\"\n",
     ] {
+        let refused = balancer.metric("usher_config_refused_total").await;
         write(broken);
-        // A good change afterwards shows that the broken one was looked at and left behind.
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        eventually("the broken file is refused", async || {
+            (balancer.metric("usher_config_refused_total").await > refused).then_some(())
+        })
+        .await;
         assert_eq!(active(&balancer).await, "least-loaded", "{broken}");
         write("[policy]\nbudget = \"1s\"\nfile = \"hash-ring\"\n");
         is_active(&balancer, "hash-ring").await;
@@ -154,6 +157,14 @@ async fn f45_a_broken_file_that_the_configuration_names_is_taken_up_once_it_is_m
         silent.closed(std::time::Duration::from_secs(5)).await.is_ok_and(|closed| closed.code == 4004).then_some(())
     })
     .await;
+    // Each broken text is refused once: when the configuration names it, and when it has changed.
+    assert_eq!(balancer.metric("usher_policy_refused_total").await, 1.0);
+    fs::write(balancer.path("mine.lua"), "return { place = 7 }").unwrap();
+    eventually("the changed text is refused", async || {
+        (balancer.policy().await["failures"].as_array().unwrap().len() > 1).then_some(())
+    })
+    .await;
+    assert_eq!(balancer.metric("usher_policy_refused_total").await, 2.0);
     fs::write(balancer.path("mine.lua"), regional("cdg")).unwrap();
     is_active(&balancer, "mine").await;
     let answer = http::post(balancer.addr, "/api/room/create", r#"{"name":"new","isTemporary":true}"#).await.unwrap();

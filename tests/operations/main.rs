@@ -8,12 +8,22 @@
 )]
 
 mod admin_api;
+mod admit;
+mod births;
 mod commands;
 mod config_reload;
+#[cfg(target_os = "linux")]
+mod descriptors;
 mod harness;
 mod http_rooms;
 mod http_through;
+mod init;
+mod live_facts;
+mod policy_commands;
+mod policy_limits;
 mod policy_reload;
+mod policy_state;
+mod policy_trials;
 mod process;
 mod room_list;
 mod stopping;

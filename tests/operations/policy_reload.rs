@@ -169,7 +169,7 @@ async fn f45_a_broken_policy_changes_nothing_and_its_repair_is_taken_up() {
     let shown = file.display().to_string();
     let broken = [
         ("return {\n  place = function(call\nend }", Some(3), "Expected"),
-        ("return { place = function()\n  return 7\nend }", None, "smoke call of place"),
+        ("return { place = function()\n  return 7\nend }", Some(1), "smoke call of place"),
         ("local p = {}\nfunction p.place(call)\n  return call.rom.name\nend\nreturn p", Some(3), "smoke call of place"),
         ("while true do end", Some(1), "safepoints"),
         ("", None, "return"),

@@ -136,6 +136,15 @@ impl Process {
         http::get_with(self.addr, path, &[("authorization", &format!("Bearer {KEY}"))]).await.unwrap().json()
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.0.id()
+    }
+
+    /// What it has said so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
     pub fn signal(&self, signal: rustix::process::Signal) {
         let id = i32::try_from(self.child.0.id()).unwrap();
         rustix::process::kill_process(rustix::process::Pid::from_raw(id).unwrap(), signal).unwrap();
@@ -238,6 +247,7 @@ async fn a_broken_policy_and_a_taken_port_keep_it_from_starting() {
     let broken = output(usher(folder.path()).arg("run")).await;
     assert_eq!(broken.status.code(), Some(1), "{}", text(&broken.stderr));
     assert!(text(&broken.stderr).contains("mine.lua:"), "{}", text(&broken.stderr));
+    assert!(text(&broken.stderr).contains("no good version of it is kept"), "{}", text(&broken.stderr));
     let taken = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let output = output(usher(folder.path()).env("USHER_PORT", &port).env("USHER_POLICY__FILE", "default")).await;
@@ -321,6 +331,31 @@ async fn a_running_process_is_steered_from_the_command_line() {
     let (code, out, _) = ask(&["policy", "list"]).await;
     assert_eq!(code, 0);
     assert_eq!(out.lines().count(), 3, "{out}");
+    let (code, out, _) = ask(&["policy", "show", "--source"]).await;
+    assert_eq!((code, out), (0, fs::read_to_string(folder.path().join("mine.lua")).unwrap()));
+    let (code, out, err) = ask(&["policy", "diff"]).await;
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(err.contains("neither a shadow nor a canary"), "{err}");
+    let (code, out, err) = ask(&["policy", "shadow", "least-loaded"]).await;
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["shadow"]["policy"]["name"], "least-loaded");
+    assert_eq!(ask(&["policy", "canary", "random", "--share", "101"]).await.0, 2);
+    assert_eq!(ask(&["policy", "canary", "random"]).await.0, 2);
+    let (code, _, err) = ask(&["policy", "canary", "random", "--share", "2.5"]).await;
+    assert_eq!(code, 0, "{err}");
+    let (code, out, _) = ask(&["policy", "diff"]).await;
+    assert!(code == 0 && out.contains("canary  random ") && out.contains("shadow  least-loaded "), "{out}");
+    let (code, out, _) = ask(&["policy", "diff", "--format", "json"]).await;
+    assert_eq!((code, &serde_json::from_str::<Value>(&out).unwrap()["canary"]["share"]), (0, &json!(2.5)));
+    let (code, _, err) = ask(&["policy", "stop"]).await;
+    assert!(code == 1 && err.contains("say which"), "{err}");
+    assert_eq!(ask(&["policy", "stop", "shadow"]).await.0, 0);
+    let (code, out, _) = ask(&["policy", "promote"]).await;
+    assert_eq!((code, &serde_json::from_str::<Value>(&out).unwrap()["active"]["by"]), (0, &json!("promote")));
+    assert_eq!(ask(&["policy", "stop"]).await.0, 1, "there is nothing to stop");
+    assert_eq!(ask(&["policy", "rollback"]).await.0, 0);
+    let (_, out, _) = ask(&["policy", "list", "--format", "json"]).await;
+    assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["active"]["name"], "mine");
     let (code, out, _) = ask(&["policy", "show"]).await;
     assert!(code == 0 && out.contains("last_failure"), "{out}");
     let (code, out, _) = ask(&["status"]).await;
@@ -332,6 +367,8 @@ async fn a_running_process_is_steered_from_the_command_line() {
     let (code, out, _) = ask(&["room", "where", "ROOM-1"]).await;
     assert!(code == 0 && out.contains("\"name\": \"room-1\""), "{out}");
     assert_eq!(ask(&["room", "where", "nowhere"]).await.0, 1);
+    assert_eq!(ask(&["room", "move", "nowhere", "--to", "m"]).await.0, 1);
+    assert_eq!(ask(&["room", "move", "ROOM-1"]).await.0, 2, "without a target");
     let mut wrong = usher(folder.path());
     wrong.args(["policy", "show", "--admin", &admin, "--api-key", "wrong-key"]);
     let wrong = output(&mut wrong).await;
@@ -339,6 +376,11 @@ async fn a_running_process_is_steered_from_the_command_line() {
     assert!(self::text(&wrong.stderr).contains("401") && !self::text(&wrong.stderr).contains("wrong-key"));
     client.chat("still here").await;
     client.recv_until(SOON, |text| text.contains("still here")).await.unwrap();
+    let (_, out, _) = ask(&["room", "where", "room-1"]).await;
+    let other = monoliths.iter().map(|monolith| monolith.id()).find(|id| !out.contains(id.as_str())).unwrap();
+    let (code, out, err) = ask(&["room", "move", "ROOM-1", "--to", &other]).await;
+    assert!(code == 0 && out.contains(&format!("to {other}, 1 clients")), "{out}{err}");
+    assert_eq!(client.closed(SOON).await.unwrap().code, 1001);
     assert_eq!(process.terminate().await.0, Some(0));
     assert_eq!(ask(&["status"]).await.0, 2, "nobody to ask");
 }

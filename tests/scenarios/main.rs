@@ -15,6 +15,7 @@ mod ghosts;
 mod harness;
 mod links;
 mod loss;
+mod moves;
 mod order;
 mod recordings;
 mod restart;

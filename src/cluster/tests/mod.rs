@@ -4,10 +4,12 @@
 //! first attachment of client 2; `alone` means that its first frame is to be reported and its own frames are held,
 //! `unsure` that they may go but the first frame is reported.
 
+mod facts;
 mod failures;
 mod joins;
 mod links;
 mod model;
+mod moves;
 mod property;
 mod reports;
 mod requests;
@@ -16,8 +18,9 @@ use std::sync::Arc;
 
 use super::members::Place;
 use super::{Cluster, Settings};
-use crate::model::event::{Effect, Event, Micros, RequestOutcome, Token};
-use crate::model::policy::{Answer, Call, Cause, Fault, MonolithState, View};
+use crate::config::Weights;
+use crate::model::event::{Effect, Event, Micros, RequestOutcome, Token, UnloadCause};
+use crate::model::policy::{Answer, Call, Cause, Fault, Hook, MonolithState, Move, View};
 use crate::model::wire::{Frame, FromMonolith, RoomReport, UnloadReason};
 use crate::model::{Attachment, ClientId, CloseCode, Epoch, LinkId, MonolithId, Region, RequestId, RoomKey, RoomName};
 use crate::policy::Policy;
@@ -27,13 +30,15 @@ const SECOND: Micros = 1_000_000;
 /// A policy that says what it is told to, and remembers what it was asked.
 struct Script {
     answer: Answer,
+    /// What it says to `rebalance`.
+    moves: Vec<Move>,
     calls: Vec<Call>,
 }
 
 impl Policy for Script {
     fn call(&mut self, call: &Call, _: &View) -> Result<Answer, Fault> {
         self.calls.push(call.clone());
-        Ok(self.answer.clone())
+        Ok(if call.hook == Hook::Rebalance { Answer::Moves(self.moves.clone()) } else { self.answer.clone() })
     }
 }
 
@@ -68,6 +73,9 @@ fn settings() -> Settings {
         place_attempts: 3,
         pending_joins: 100,
         pending_rooms: 50,
+        rebalance: None,
+        move_rate: 50,
+        weights: Weights::default(),
     }
 }
 
@@ -85,7 +93,7 @@ fn world(monoliths: u64) -> World {
 /// A cluster that has heard nothing yet.
 fn fresh() -> World {
     let names: Vec<MonolithId> = (1..=9).map(monolith).collect();
-    let policy = Script { answer: Answer::Ranked(names), calls: Vec::new() };
+    let policy = Script { answer: Answer::Ranked(names), moves: Vec::new(), calls: Vec::new() };
     World { cluster: Cluster::new(settings(), SECOND), policy, now: SECOND }
 }
 
@@ -129,7 +137,13 @@ fn show(effect: &Effect) -> String {
         }
         Effect::Open { link, client, attachment } => format!("open m{link} c{}#{attachment}", number(client)),
         Effect::Detach { link, client, attachment } => format!("leave m{link} c{}#{attachment}", number(client)),
-        Effect::Unload { link, room } => format!("unload m{link} {room}"),
+        Effect::Unload { link, room, why: UnloadCause::Duplicate } => format!("unload m{link} {room}"),
+        Effect::Unload { link, room, why: UnloadCause::Move } => format!("let go m{link} {room}"),
+        Effect::Moving { request, outcome: Ok(moving) } => {
+            format!("r{request} moves {} {} {} {}", moving.room, moving.from, moving.to, moving.clients)
+        }
+        Effect::Moving { request, outcome: Err(refusal) } => format!("r{request} stays {}", refusal.label()),
+        Effect::Rebalanced(done) => format!("rebalanced {}-{} of {}", done.asked, done.refused, done.rooms),
         Effect::Close { client, code } => format!("close c{} {code}", number(client)),
         Effect::Send { request, monolith, awaited } => {
             format!("send r{request} {monolith}{}", if *awaited { " awaited" } else { "" })
@@ -224,6 +238,12 @@ impl World {
 
     fn generate(&mut self, n: u64) -> Got {
         self.request(n, None, Cause::Create)
+    }
+
+    /// An operator moves a room, as request 99.
+    fn move_room(&mut self, room: &str, to: u64) -> Got {
+        let (request, room) = (RequestId(99), RoomKey::of(room));
+        self.event(Event::Move { request, room, to: monolith(to) })
     }
 
     fn request(&mut self, n: u64, room: Option<&str>, cause: Cause) -> Got {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::property::ROOMS;
 use super::*;
+use crate::cluster::Rebalancing;
 
 /// A membership as its link knows it.
 pub(super) struct Member {
@@ -55,10 +56,15 @@ pub(super) fn pick<T: Clone>(index: usize, items: impl IntoIterator<Item = T>) -
     (!items.is_empty()).then(|| items[index % items.len()].clone())
 }
 
+fn model_settings() -> Settings {
+    let rebalance = Some(Rebalancing { every: 3 * SECOND, dry: false });
+    Settings { pending_joins: 12, pending_rooms: 4, rebalance, move_rate: 2, ..settings() }
+}
+
 impl Model {
     pub(super) fn new(discovered: bool) -> Self {
         let mut w = fresh();
-        w.cluster.configure(Settings { pending_joins: 12, pending_rooms: 4, ..settings() });
+        w.cluster.configure(model_settings());
         let mut model = Self {
             w,
             peers: BTreeMap::new(),
@@ -140,13 +146,29 @@ impl Model {
                 assert!(peer.members.remove(&(client, attachment)).is_some(), "one leave for one join");
                 self.ended.push((link.0, client, attachment));
             }
-            Effect::Unload { link, room } => {
+            Effect::Unload { link, room, why } => {
                 let peer = self.peers.get_mut(&link.0).expect("a live link");
                 let load = peer.loaded.get_mut(room.key()).expect("unload kills a Monolith without the room");
                 assert_eq!(room.spelling(), load.spelling);
                 assert!(!std::mem::replace(&mut load.asked, true), "unload is sent once per load");
                 let left = peer.members.values().filter(|member| member.room == *room.key() && member.open).count();
-                assert_eq!(left, 0, "traffic ends before the unload");
+                match why {
+                    UnloadCause::Duplicate => assert_eq!(left, 0, "traffic ends before the unload"),
+                    UnloadCause::Move => {
+                        assert_ne!(left, 0, "an empty room may be about to go by itself");
+                        assert!(!self.owners.contains_key(room.key()), "whoever comes now waits");
+                    }
+                }
+            }
+            Effect::Moving { outcome, .. } => {
+                if let Ok(moving) = outcome {
+                    assert!(self.peers.values().any(|peer| peer.id == moving.to), "{} is not linked", moving.to);
+                    assert_ne!(moving.from, moving.to);
+                }
+            }
+            Effect::Rebalanced(done) => {
+                assert!(done.refused <= done.asked);
+                assert!(done.rooms <= self.owners.len(), "only rooms that are bound are shown");
             }
             Effect::Close { client, .. } => assert!(self.clients.remove(&client), "{client} was closed twice"),
             Effect::Send { request, monolith, awaited } => {
@@ -272,6 +294,7 @@ impl Model {
 
     /// Lets time pass with nobody doing anything, then checks that nothing waits any more.
     pub(super) fn settle(&mut self) {
+        self.w.cluster.configure(Settings { rebalance: None, ..model_settings() });
         for _ in 0..60 {
             self.w.now += SECOND;
             self.feed(Event::Tick);

@@ -34,6 +34,8 @@ enum Step {
     Ghost(u8),
     Wait(u64),
     Policy(u8),
+    Move { room: usize, to: u64 },
+    Rebalance(Vec<(usize, u64)>),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -60,6 +62,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0u8..6).prop_map(Step::Ghost),
         4 => (1u64..70).prop_map(|tenths| Step::Wait(tenths * SECOND / 10)),
         1 => (0u8..6).prop_map(Step::Policy),
+        5 => (index(), 1u64..6).prop_map(|(room, to)| Step::Move { room, to }),
+        2 => proptest::collection::vec((index(), 1u64..6), 0..6).prop_map(Step::Rebalance),
     ]
 }
 
@@ -179,6 +183,15 @@ impl Model {
                     1 => Answer::Default,
                     first => Answer::Ranked((0..4).map(|n| monolith((n + u64::from(first)) % 4 + 1)).collect()),
                 };
+            }
+            Step::Move { room, to } => {
+                let room = RoomKey::of(ROOMS[room % ROOMS.len()]);
+                self.feed(Event::Move { request: RequestId(0), room, to: super::monolith(to) });
+            }
+            Step::Rebalance(moves) => {
+                let room = |room: usize| ROOMS[room % ROOMS.len()].to_string();
+                let moves = moves.into_iter().map(|(of, to)| Move { room: room(of), to: super::monolith(to) });
+                self.w.policy.moves = moves.collect();
             }
         }
     }

@@ -7,7 +7,8 @@ fn a_policy_is_a_path_or_a_shipped_name() {
     let source = |text: &str| usher(&format!("policy.file = '{text}'")).config().policy.source;
     assert_eq!(source("least-loaded"), PolicySource::Shipped("least-loaded".into()));
     assert_eq!(source("/etc/usher/mine.lua"), PolicySource::File("/etc/usher/mine.lua".into()));
-    let shipped = "default, least-loaded, region-affinity, hash-ring, random";
+    let shipped = "default, least-loaded, region-affinity, hash-ring, random, spill, slow-start, bounded-hash, capacity, \
+         follow-the-crowd";
     usher("[policy]\nfile = 'policies/x.luau'").fails(&[&format!(
         "usher.toml:2: policy.file: no file \"policies/x.luau\" at /etc/usher/policies/x.luau; write a path from the \
          folder of this file, or a shipped name: {shipped}"
@@ -112,10 +113,59 @@ fn what_comes_later_is_refused_by_name() {
     usher("policy.gate = 'replay'").fails_with("policy.gate: \"replay\" comes with a later version; remove it");
     usher("policy.require.faults = '== 0'").fails_with("[policy.require] comes with a later version; remove it");
     usher("handover.mode = 'seamless'").fails_with("handover.mode: \"seamless\" comes with a later version; remove it");
-    for section in ["claims", "record", "load"] {
+    for section in ["claims", "record"] {
         usher(&format!("[{section}]\nx = 1"))
             .fails(&[&format!("usher.toml:1: {section}: [{section}] comes with a later version; remove it")]);
     }
+}
+
+#[test]
+fn load_names_metrics_and_keeps_its_header_secret() {
+    let config = usher(
+        "[load]\ninterval = '1s'\nheader = 'ApiKey: s3cr3t: x'\nmetrics = { lag = 'a', timers = 'b{type=\"Timeout\"}' }",
+    )
+    .config();
+    let load = &config.load;
+    let header = load.header.as_ref().map(|(name, value)| (name.as_str(), value.expose()));
+    assert_eq!(
+        (load.path.as_str(), load.interval, header),
+        ("/api/status/metrics", Duration::from_secs(1), Some(("apikey", "s3cr3t: x")))
+    );
+    let named: Vec<String> = load.metrics.iter().map(|(name, selector)| format!("{name}={selector}")).collect();
+    assert_eq!(named, ["lag=a", "timers=b{type=\"Timeout\"}"]);
+    assert!(!format!("{config:?}").contains("s3cr3t"));
+    assert_eq!(usher("load.header = ''\nload.metrics.a = 'a'").config().load.header, None);
+    assert!(usher("load.interval = '1s'").warnings().contains("load: nothing is scraped without metrics"));
+    for (text, error) in [
+        ("load.metrics.lag = 'a b'", "load.metrics.lag: \"a b\" names no metric; write a metric such as"),
+        ("load.metrics.lag = 5", "load.metrics.lag: expected a text, found"),
+        ("load.metrics.'1x' = 'a'", "load.metrics.1x: is no name for m.load"),
+        ("load.path = 'metrics'", "load.path: \"metrics\" is no path; write one such as \"/api/status/metrics\""),
+        ("load.header = 's3cr3t'", "load.header: is no header; write \"name: value\""),
+        ("load.header = 'host: s3cr3t'", "load.header: host is set by usher"),
+        ("load.header = 'a: s3cr3t\u{e9}'", "load.header: is no header"),
+        ("load.interval = '1ms'", "load.interval: 1ms is out of range"),
+    ] {
+        usher(text).fails_with(error);
+    }
+}
+
+#[test]
+fn weights_are_positive_numbers_under_any_name() {
+    let weights = usher("[weights]\n\"10.0.0.2:3002\" = 2\ncdg = 0.5").config().weights;
+    assert_eq!(weights.of("m1", "10.0.0.2:3002", "cdg").to_bits(), 2f64.to_bits());
+    assert_eq!(weights.of("m1", "10.0.0.3:3002", "cdg").to_bits(), 0.5f64.to_bits());
+    usher("weights.cdg = 0").fails_with("weights.cdg: 0 is out of range; write a number from 0.001 to 1000");
+    usher("weights.cdg = 'x'").fails_with("weights.cdg: expected a number from 0.001 to 1000");
+}
+
+#[test]
+fn the_last_good_version_of_a_file_is_kept_beside_it_unless_told_otherwise() {
+    let keep = |text: &str| usher(text).config().policy.keep.map(|folder| folder.display().to_string());
+    assert_eq!(keep("policy.file = 'mine.lua'").as_deref(), Some("/etc/usher/.usher"));
+    assert_eq!(keep("[policy]\nfile = 'mine.lua'\nkeep = 'kept'").as_deref(), Some("/etc/usher/kept"));
+    assert_eq!(keep("[policy]\nfile = 'mine.lua'\nkeep = ''"), None);
+    assert_eq!(keep("[policy]\nfile = 'random'\nkeep = 'kept'"), None);
 }
 
 #[test]
@@ -124,6 +174,8 @@ fn total_memory_has_to_suffice() {
     assert_eq!(policy_vms(6), 14);
     assert_eq!(total("", 3).config().policy.total_memory, 64 << 20);
     assert_eq!(total("", 63).config().policy.total_memory, 128 * (8 << 20));
+    assert!(!total("", 63).config().policy.total_memory_is_set);
+    assert!(total("policy.total_memory = '64MiB'", 3).config().policy.total_memory_is_set);
     assert_eq!(total("policy.total_memory = '64MiB'", 3).config().policy.total_memory, 64 << 20);
     total("policy.total_memory = '64MiB'", 4).fails(&[
         "usher.toml:1: policy.total_memory: 64MiB is less than 10 VMs (4 workers and control, twice while swapping) of \

@@ -3,9 +3,9 @@
 use mlua::{Function, Lua, Table, Value};
 
 use super::mirror::Mirror;
-use super::value;
+use super::{rooms, value};
 use crate::model::Region;
-use crate::model::policy::{Call, CallClient, CallRequest, CallRoom, Cause};
+use crate::model::policy::{Call, CallClient, CallRequest, CallRoom, Cause, Hook};
 
 /// Calls a hook with the `call` object, which `prelude.luau` makes of plain arguments.
 pub(super) fn invoke(
@@ -14,6 +14,7 @@ pub(super) fn invoke(
     hook: &Function,
     mirror: &Mirror,
     call: &Call,
+    watched: bool,
 ) -> mlua::Result<Value> {
     let (serving, all) = mirror.lists();
     let filtered;
@@ -48,7 +49,9 @@ pub(super) fn invoke(
         room.bound,
         room.owner.as_ref().map(|owner| owner.as_str()),
     );
-    let client = (call.client.is_some(), client.region.as_ref().map(Region::as_str), client.reconnect, client.attempt);
+    let rooms = (call.hook == Hook::Rebalance).then(|| rooms::list(lua, &call.rooms)).transpose()?;
+    let region = client.region.as_ref().map(Region::as_str);
+    let client = (call.client.is_some(), region, client.reconnect, client.attempt, rooms, watched);
     let ((a, b, c, d, e, f, g, h), (i, j, k, l, m, n, o, p, q, r, s, t)) = (head, room);
     invoke.call((a, b, c, d, e, f, g, h, (i, j, k, l, m, n, (o, p, q, r, s, t, client))))
 }

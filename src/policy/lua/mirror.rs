@@ -125,6 +125,7 @@ impl Row {
         table.raw_set("region", data.region.as_str())?;
         set_state(&table, data)?;
         set_load(lua, &table, data)?;
+        table.raw_set("load_age_s", data.load_age_s)?;
         for ((_, get), key) in NUMBERS.iter().zip(keys) {
             table.raw_set(key, get(data))?;
         }
@@ -155,8 +156,11 @@ impl Row {
         if (now.state, now.draining) != (was.state, was.draining) {
             set_state(table, now)?;
         }
-        if now.load != was.load || now.load_age_s != was.load_age_s {
+        if now.load != was.load {
             set_load(lua, table, now)?;
+        }
+        if now.load_age_s != was.load_age_s {
+            table.raw_set("load_age_s", now.load_age_s)?;
         }
         Ok(())
     }
@@ -175,8 +179,7 @@ fn set_state(table: &Table, row: &MonolithRow) -> mlua::Result<()> {
 fn set_load(lua: &Lua, table: &Table, row: &MonolithRow) -> mlua::Result<()> {
     let load = lua.create_table_from(row.load.iter().map(|(name, value)| (name.as_str(), *value)))?;
     load.set_readonly(true);
-    table.raw_set("load", load)?;
-    table.raw_set("load_age_s", row.load_age_s)
+    table.raw_set("load", load)
 }
 
 fn frozen_list<'a>(lua: &Lua, rows: impl Iterator<Item = &'a Table>) -> mlua::Result<Table> {

@@ -1,6 +1,7 @@
 //! A policy's text, checked and compiled once. Every VM of a version starts from the same bytecode.
 
 use std::fmt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use mlua::chunk::Compiler;
 use sha2::{Digest, Sha256};
 
 use super::environment::Environment;
+use super::inspect::Inspection;
 
 /// The largest policy file, in bytes. A policy is a page of code; the compiler has no limits of its own.
 pub const MAX_SOURCE: u64 = 1 << 20;
@@ -78,7 +80,31 @@ impl Source {
         Sha256::digest(self.text.as_bytes()).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
     }
 
-    fn error(&self, line: Option<u32>, reason: impl Into<String>) -> LoadError {
+    /// The first line that looks as if it gave this name a value. Values carry no place of their own, so this is read off
+    /// the text: good enough to point at.
+    pub(super) fn assignment_of(&self, name: &str) -> Option<u32> {
+        self.lines()
+            .find(|(_, line)| {
+                line.match_indices(name).any(|(at, _)| {
+                    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+                    let rest = line[at + name.len()..].trim_start_matches([' ', '\t', '"', '\'', ']']);
+                    !line[..at].ends_with(word) && rest.starts_with('=') && !rest.starts_with("==")
+                })
+            })
+            .map(|(at, _)| at)
+    }
+
+    /// The line of the last `return`.
+    pub(super) fn last_return(&self) -> Option<u32> {
+        self.lines().filter(|(_, line)| line.trim_start().starts_with("return")).last().map(|(at, _)| at)
+    }
+
+    fn lines(&self) -> impl Iterator<Item = (u32, &str)> {
+        (1..).zip(self.text.lines())
+    }
+
+    /// Something that is wrong with this text.
+    pub fn problem(&self, line: Option<u32>, reason: impl Into<String>) -> LoadError {
         LoadError { file: self.file(), line, reason: reason.into() }
     }
 }
@@ -96,7 +122,13 @@ pub fn read_text(path: &Path) -> Result<String, LoadError> {
     if meta.len() > MAX_SOURCE {
         return Err(error(format!("has {} bytes; a policy may have {MAX_SOURCE}", meta.len())));
     }
-    let bytes = std::fs::read(path).map_err(|e| error(format!("cannot be read: {e}")))?;
+    // One more byte than is allowed, in case it has grown since.
+    let mut bytes = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(MAX_SOURCE + 1).read_to_end(&mut bytes));
+    read.map_err(|e| error(format!("cannot be read: {e}")))?;
+    if bytes.len() as u64 > MAX_SOURCE {
+        return Err(error(format!("has grown beyond {MAX_SOURCE} bytes while it was read; a policy may have no more")));
+    }
     String::from_utf8(bytes).map_err(|e| {
         let line = 1 + e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
         LoadError { line: u32::try_from(line).ok(), ..error("is not UTF-8; policies are text".into()) }
@@ -114,20 +146,25 @@ pub(super) struct Inner {
     pub(super) version: String,
     pub(super) bytecode: Arc<[u8]>,
     pub(super) environment: Environment,
+    pub(super) inspection: Inspection,
 }
 
 impl Program {
     /// Compiles a policy. Nothing of it is run.
     pub fn compile(source: Source, environment: &Environment) -> Result<Self, LoadError> {
+        Self::inspected(source, environment, Inspection::None)
+    }
+
+    /// As [`Program::compile`], for VMs that look closer and do not decide.
+    pub fn inspected(source: Source, environment: &Environment, inspection: Inspection) -> Result<Self, LoadError> {
         if source.text.len() as u64 > MAX_SOURCE {
             let reason = format!("has {} bytes; a policy may have {MAX_SOURCE}", source.text.len());
-            return Err(source.error(None, reason));
+            return Err(source.problem(None, reason));
         }
-        let bytecode = compile(&source.file(), &source.text)?;
+        let bytecode = compile(&source.file(), &source.text, inspection)?;
         let version = source.version();
-        Ok(Self {
-            inner: Arc::new(Inner { source, version, bytecode: bytecode.into(), environment: environment.clone() }),
-        })
+        let (bytecode, environment) = (bytecode.into(), environment.clone());
+        Ok(Self { inner: Arc::new(Inner { source, version, bytecode, environment, inspection }) })
     }
 
     /// The text that it was compiled from.
@@ -142,9 +179,10 @@ impl Program {
 
     /// The same program in another environment.
     pub fn within(&self, environment: &Environment) -> Self {
-        let Inner { source, version, bytecode, .. } = &*self.inner;
+        let Inner { source, version, bytecode, inspection, .. } = &*self.inner;
         let (source, version, bytecode) = (source.clone(), version.clone(), bytecode.clone());
-        Self { inner: Arc::new(Inner { source, version, bytecode, environment: environment.clone() }) }
+        let (environment, inspection) = (environment.clone(), *inspection);
+        Self { inner: Arc::new(Inner { source, version, bytecode, environment, inspection }) }
     }
 
     /// The reason to refuse this program that a message `file:line: reason` gives.
@@ -160,9 +198,10 @@ impl Program {
 }
 
 /// Compiles a text; an error names the file, which the compiler does not know.
-pub(crate) fn compile(file: &str, text: &str) -> Result<Vec<u8>, LoadError> {
+pub(crate) fn compile(file: &str, text: &str, inspection: Inspection) -> Result<Vec<u8>, LoadError> {
     // Level 1 keeps calls apart, which the positions in error messages rely on.
-    let compiler = Compiler::new().set_optimization_level(1).set_debug_level(1);
+    let coverage = if inspection == Inspection::Coverage { 2 } else { 0 };
+    let compiler = Compiler::new().set_optimization_level(1).set_debug_level(1).set_coverage_level(coverage);
     compiler.compile(text).map_err(|e| {
         let mlua::Error::SyntaxError { message, .. } = e else {
             return LoadError { file: file.into(), line: None, reason: e.to_string() };
@@ -218,7 +257,7 @@ mod tests {
 
     #[test]
     fn bytecode_in_a_file_is_text_that_does_not_parse() {
-        let bytecode = compile("x", "return {}").unwrap();
+        let bytecode = compile("x", "return {}", Inspection::None).unwrap();
         let source = Source::shipped("x", &String::from_utf8_lossy(&bytecode));
         assert!(Program::compile(source, &Environment::default()).is_err());
     }

@@ -29,7 +29,7 @@ pub(crate) fn rendezvous<'a>(key: &[u8], list: impl Iterator<Item = (&'a [u8], f
     best(list.enumerate().map(|(at, (id, weight))| (at, score(key, id, weight))))
 }
 
-fn score(key: &[u8], id: &[u8], weight: f64) -> f64 {
+pub(super) fn score(key: &[u8], id: &[u8], weight: f64) -> f64 {
     if weight > 0.0 { -weight / draw(key, id).ln() } else { 0.0 }
 }
 

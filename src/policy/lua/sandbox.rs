@@ -6,12 +6,13 @@ use std::sync::{Arc, OnceLock};
 use mlua::chunk::ChunkMode;
 use mlua::{Function, Lua, LuaOptions, StdLib, Table, VmState};
 
+use super::inspect::Inspection;
 use super::meter::Meter;
 use super::program;
 use super::surface::Host;
 use super::value;
 
-const PRELUDE_NAME: &str = "usher";
+pub(super) const PRELUDE_NAME: &str = "usher";
 const PRELUDE: &str = include_str!("prelude.luau");
 
 /// What the library flags leave behind and no policy needs. `require` would read files, `loadstring` compiles without
@@ -69,7 +70,7 @@ fn interrupt(lua: &Lua, meter: &Meter) -> mlua::Result<VmState> {
 
 /// The line of the script that is running, below any function of the prelude. It only reads the call stack, which is
 /// all that is safe inside an interrupt.
-fn script_line(lua: &Lua) -> Option<u32> {
+pub(super) fn script_line(lua: &Lua) -> Option<u32> {
     (0..16).find_map(|level| {
         let line = lua.inspect_stack(level, |frame| {
             let ours = frame.source().short_src.is_none_or(|file| file == PRELUDE_NAME);
@@ -81,6 +82,7 @@ fn script_line(lua: &Lua) -> Option<u32> {
 
 fn prelude_bytecode() -> mlua::Result<&'static [u8]> {
     static BYTECODE: OnceLock<Result<Vec<u8>, String>> = OnceLock::new();
-    let compiled = BYTECODE.get_or_init(|| program::compile(PRELUDE_NAME, PRELUDE).map_err(|e| e.to_string()));
+    let compiled =
+        BYTECODE.get_or_init(|| program::compile(PRELUDE_NAME, PRELUDE, Inspection::None).map_err(|e| e.to_string()));
     compiled.as_deref().map_err(mlua::Error::runtime)
 }

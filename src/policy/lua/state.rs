@@ -11,16 +11,7 @@ pub const MAX_BYTES: usize = 64 << 10;
 /// The longest name of a counter or key, in bytes.
 pub const MAX_NAME: usize = 128;
 
-/// A value that a script may keep.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Kept {
-    /// `true` or `false`.
-    Boolean(bool),
-    /// A number.
-    Number(f64),
-    /// A text.
-    Text(Box<[u8]>),
-}
+pub use crate::model::read::Kept;
 
 /// Why a script may not keep something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +22,9 @@ pub enum StateFull {
     /// See [`MAX_KEYS`].
     #[error("there are {MAX_KEYS} names already; set one to nil first")]
     Keys,
+    /// See [`MAX_KEYS`]. A counter is never forgotten.
+    #[error("there are {MAX_KEYS} counters already, and none is ever forgotten; name them for what there is little of")]
+    Counters,
     /// See [`MAX_BYTES`].
     #[error("all names and values together may have {MAX_BYTES} bytes")]
     Bytes,
@@ -45,17 +39,8 @@ pub struct SharedState {
 
 #[derive(Debug, Default)]
 struct Dictionary {
-    values: HashMap<Box<[u8]>, Kept>,
+    values: HashMap<Box<str>, Kept>,
     bytes: usize,
-}
-
-impl Kept {
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Boolean(_) | Self::Number(_) => 8,
-            Self::Text(text) => text.len(),
-        }
-    }
 }
 
 impl SharedState {
@@ -69,9 +54,20 @@ impl SharedState {
             return Err(StateFull::Name);
         }
         if counters.len() >= MAX_KEYS {
-            return Err(StateFull::Keys);
+            return Err(StateFull::Counters);
         }
         Ok(counters.entry(name.into()).or_default().clone())
+    }
+
+    /// A copy of what is kept at this moment, which goes its own way from then on.
+    pub fn copy(&self) -> Self {
+        let (counters, dictionary) = (lock(&self.counters), lock(&self.dictionary));
+        let counters = counters.iter().map(|(name, counter)| {
+            let value = counter.load(Ordering::Relaxed);
+            (name.clone(), Arc::new(AtomicU64::new(value)))
+        });
+        let dictionary = Dictionary { values: dictionary.values.clone(), bytes: dictionary.bytes };
+        Self { counters: Mutex::new(counters.collect()), dictionary: Mutex::new(dictionary) }
     }
 
     /// Adds one and says the new value.
@@ -80,12 +76,12 @@ impl SharedState {
     }
 
     /// What was kept under a key.
-    pub fn get(&self, key: &[u8]) -> Option<Kept> {
+    pub fn get(&self, key: &str) -> Option<Kept> {
         lock(&self.dictionary).values.get(key).cloned()
     }
 
     /// Keeps a value under a key, or forgets the key.
-    pub fn set(&self, key: &[u8], value: Option<Kept>) -> Result<(), StateFull> {
+    pub fn set(&self, key: &str, value: Option<Kept>) -> Result<(), StateFull> {
         if key.len() > MAX_NAME {
             return Err(StateFull::Name);
         }
@@ -118,32 +114,78 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
+    fn text(n: usize) -> Option<Kept> {
+        Some(Kept::Text("x".repeat(n).into()))
+    }
+
     #[test]
     fn values_are_kept_replaced_and_forgotten() {
         let state = SharedState::default();
-        state.set(b"a", Some(Kept::Number(1.0))).unwrap();
-        state.set(b"a", Some(Kept::Text(b"x"[..].into()))).unwrap();
-        assert_eq!(state.get(b"a"), Some(Kept::Text(b"x"[..].into())));
-        state.set(b"a", None).unwrap();
-        assert_eq!(state.get(b"a"), None);
+        state.set("a", Some(Kept::Number(1.0))).unwrap();
+        state.set("a", Some(Kept::Text("x".into()))).unwrap();
+        assert_eq!(state.get("a"), Some(Kept::Text("x".into())));
+        state.set("a", None).unwrap();
+        assert_eq!(state.get("a"), None);
         assert_eq!(lock(&state.dictionary).bytes, 0);
+    }
+
+    #[test]
+    fn a_copy_goes_its_own_way() {
+        let state = SharedState::default();
+        state.set("a", Some(Kept::Number(1.0))).unwrap();
+        SharedState::count(&state.counter("n").unwrap());
+        let copy = state.copy();
+        assert_eq!(SharedState::count(&copy.counter("n").unwrap()), 2);
+        copy.set("a", None).unwrap();
+        assert_eq!(state.get("a"), Some(Kept::Number(1.0)));
+        assert_eq!(SharedState::count(&state.counter("n").unwrap()), 2);
+        assert_eq!((lock(&copy.dictionary).bytes, lock(&state.dictionary).bytes), (0, 9));
     }
 
     #[test]
     fn everything_is_bounded() {
         let state = SharedState::default();
-        let big = |n| Some(Kept::Text(vec![b'x'; n].into()));
-        assert_eq!(state.set(&[b'k'; MAX_NAME + 1], big(1)), Err(StateFull::Name));
-        assert_eq!(state.set(b"k", big(MAX_BYTES)), Err(StateFull::Bytes));
-        state.set(b"k", big(MAX_BYTES - 1)).unwrap();
-        assert_eq!(state.set(b"l", big(0)), Err(StateFull::Bytes));
-        state.set(b"k", None).unwrap();
+        assert_eq!(state.set(&"k".repeat(MAX_NAME + 1), text(1)), Err(StateFull::Name));
+        assert_eq!(state.set("k", text(MAX_BYTES)), Err(StateFull::Bytes));
+        state.set("k", text(MAX_BYTES - 1)).unwrap();
+        assert_eq!(state.set("l", text(0)), Err(StateFull::Bytes));
+        // What is refused changes nothing.
+        assert_eq!((state.set("k", text(MAX_BYTES)), state.get("k")), (Err(StateFull::Bytes), text(MAX_BYTES - 1)));
+        state.set("k", None).unwrap();
         for i in 0..MAX_KEYS {
-            state.set(i.to_string().as_bytes(), Some(Kept::Boolean(true))).unwrap();
+            state.set(&i.to_string(), Some(Kept::Boolean(true))).unwrap();
             state.counter(&i.to_string()).unwrap();
         }
-        assert_eq!(state.set(b"one more", Some(Kept::Boolean(true))), Err(StateFull::Keys));
-        assert_eq!(state.counter("one more").unwrap_err(), StateFull::Keys);
-        state.set(b"7", Some(Kept::Boolean(false))).unwrap();
+        assert_eq!(state.set("one more", Some(Kept::Boolean(true))), Err(StateFull::Keys));
+        assert_eq!(state.counter("one more").unwrap_err(), StateFull::Counters);
+        assert_eq!(state.counter(&"n".repeat(MAX_NAME + 1)).unwrap_err(), StateFull::Name);
+        state.set("7", Some(Kept::Boolean(false))).unwrap();
+        // Forgetting one makes room for another.
+        state.set("7", None).unwrap();
+        state.set("one more", Some(Kept::Boolean(true))).unwrap();
+    }
+
+    #[test]
+    fn bytes_are_counted_exactly_while_many_threads_write() {
+        let state = SharedState::default();
+        std::thread::scope(|scope| {
+            for thread in 0..8usize {
+                let state = &state;
+                scope.spawn(move || {
+                    for i in 0..500 {
+                        // Some are refused: the bound is reached over and over.
+                        let _ = state.set(&format!("k{}", (thread * 7 + i) % 40), text(i * 37 % 4000));
+                        let _ = state.set(&format!("k{}", (i * 3) % 40), None);
+                        SharedState::count(&state.counter("n").unwrap());
+                    }
+                });
+            }
+        });
+        let dictionary = lock(&state.dictionary);
+        let counted: usize = dictionary.values.iter().map(|(key, value)| key.len() + value.bytes()).sum();
+        assert_eq!(dictionary.bytes, counted);
+        assert!(counted <= MAX_BYTES);
+        drop(dictionary);
+        assert_eq!(SharedState::count(&state.counter("n").unwrap()), 4001);
     }
 }

@@ -7,12 +7,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use mlua::{Lua, LuaString, Table, Value};
 
 use super::environment::Environment;
+use super::inspect::Note;
 use super::meter::Meter;
 use super::mirror::{self, NativeRows};
 use super::ranking;
+use super::reads::Reads;
 use super::state::{Kept, SharedState};
 use crate::model::Region;
 use crate::model::policy::FaultKind;
+use crate::model::read::Read;
 
 /// One entry of the `usher` table.
 #[derive(Clone, Copy, Debug)]
@@ -127,6 +130,8 @@ pub const SURFACE: &[Item] = &[
 /// The most explanations of one call, and the longest text of one.
 const MAX_EXPLANATIONS: usize = 64;
 const MAX_TEXT: usize = 1024;
+/// Names and keys are texts, so that what was read under one can be written down.
+const NOT_UTF8: &str = "the name is not UTF-8; names are texts";
 /// Log lines of one VM in a second of the call's clock.
 const LOG_LINES: u32 = 10;
 
@@ -140,9 +145,12 @@ pub(crate) struct Host {
     pub(crate) random: AtomicU64,
     pub(crate) now_us: AtomicU64,
     pub(super) explanations: Mutex<Vec<String>>,
+    /// What a VM that inspects has written down.
+    pub(super) notes: Mutex<Vec<Note>>,
     /// What the last guard had to say. Its own error does not get far: the next safepoint raises another.
     pub(crate) capped: Mutex<String>,
     logged: Mutex<(u64, u32)>,
+    pub(super) reads: Reads,
 }
 
 impl Host {
@@ -170,9 +178,17 @@ impl Host {
             Ok(())
         });
         host!("random", |host, _lua, (): ()| {
-            let (next, drawn) = ranking::next_random(host.random.load(Relaxed));
-            host.random.store(next, Relaxed);
-            Ok((drawn >> 11) as f64 / (1u64 << 53) as f64)
+            let fed = |read: &Read| if let Read::Random(drawn) = read { Some(*drawn) } else { None };
+            let own = || {
+                let (next, drawn) = ranking::next_random(host.random.load(Relaxed));
+                host.random.store(next, Relaxed);
+                (drawn >> 11) as f64 / (1u64 << 53) as f64
+            };
+            Ok(host.reads.read(fed, own, |drawn| Read::Random(*drawn)))
+        });
+        host!("now", |host, _lua, (): ()| {
+            let fed = |read: &Read| if let Read::Now(now) = read { Some(*now) } else { None };
+            Ok(host.reads.read(fed, || host.now_us.load(Relaxed) as f64 / 1e6, |now| Read::Now(*now)))
         });
         host!("seed", |host, _lua, seed: f64| {
             host.random.store(seed.to_bits(), Relaxed);
@@ -195,31 +211,40 @@ impl Host {
             Ok(host.environment.distances.between(&region(from), &region(to)))
         });
         host!("counter", |host, lua, name: LuaString| {
-            let counter = match host.environment.state.counter(&name.to_string_lossy()) {
+            let Some(name) = utf8(&name) else { return Ok((None, Some(NOT_UTF8.into()))) };
+            let counter = match host.environment.state.counter(&name) {
                 Ok(counter) => counter,
+                // A call that is fed counts nothing, so it needs no counter either.
+                Err(_) if host.reads.feeds() => Arc::default(),
                 Err(full) => return Ok((None, Some(full.to_string()))),
             };
-            let next = lua.create_function(move |_, (): ()| Ok(SharedState::count(&counter) as f64))?;
+            let host = host.clone();
+            let next = lua.create_function(move |_, (): ()| {
+                let fed = |read: &Read| match read {
+                    Read::Counter(counted, value) if *counted == name => Some(*value),
+                    _ => None,
+                };
+                let own = || SharedState::count(&counter);
+                Ok(host.reads.read(fed, own, |value| Read::Counter(name.clone(), *value)) as f64)
+            })?;
             Ok((Some(next), None))
         });
         host!("get", |host, lua, key: LuaString| {
-            Ok(match host.environment.state.get(&key.as_bytes()) {
+            // Nothing can be kept under such a key.
+            let Some(key) = utf8(&key) else { return Ok(Value::Nil) };
+            let fed = |read: &Read| match read {
+                Read::Get(got, value) if *got == key => Some(value.clone()),
+                _ => None,
+            };
+            let own = || host.environment.state.get(&key);
+            Ok(match host.reads.read(fed, own, |value| Read::Get(key.clone(), value.clone())) {
                 None => Value::Nil,
                 Some(Kept::Boolean(value)) => Value::Boolean(value),
                 Some(Kept::Number(value)) => Value::Number(value),
-                Some(Kept::Text(text)) => Value::String(lua.create_string(&text)?),
+                Some(Kept::Text(text)) => Value::String(lua.create_string(&*text)?),
             })
         });
-        host!("set", |host, _lua, (key, value): (LuaString, Value)| {
-            let value = match value {
-                Value::Boolean(value) => Some(Kept::Boolean(value)),
-                Value::Integer(value) => Some(Kept::Number(value as f64)),
-                Value::Number(value) => Some(Kept::Number(value)),
-                Value::String(text) => Some(Kept::Text(text.as_bytes()[..].into())),
-                _ => None,
-            };
-            Ok(host.environment.state.set(&key.as_bytes(), value).err().map(|full| full.to_string()))
-        });
+        host!("set", |host, _lua, (key, value): (LuaString, Value)| Ok(host.set(&key, &value).err()));
         host!("log", |host, _lua, text: LuaString| {
             host.log(&text);
             Ok(())
@@ -232,6 +257,27 @@ impl Host {
             Ok(())
         });
         Ok(table)
+    }
+
+    /// Keeps a value; the error says what would be right. While a call is fed, it changes nothing.
+    fn set(&self, key: &LuaString, value: &Value) -> Result<(), String> {
+        let key = utf8(key).ok_or(NOT_UTF8)?;
+        let number = |value: f64| {
+            if value.is_finite() { Ok(Kept::Number(value)) } else { Err("only finite numbers can be kept".to_owned()) }
+        };
+        let value = match value {
+            Value::Boolean(value) => Some(Kept::Boolean(*value)),
+            Value::Integer(value) => Some(number(*value as f64)?),
+            Value::Number(value) => Some(number(*value)?),
+            Value::String(text) => {
+                Some(Kept::Text(utf8(text).ok_or("the value is not UTF-8; only texts can be kept")?))
+            }
+            _ => None,
+        };
+        if self.reads.feeds() {
+            return Ok(());
+        }
+        self.environment.state.set(&key, value).map_err(|full| full.to_string())
     }
 
     fn extreme(&self, field: &[u8], sign: f64) -> Option<usize> {
@@ -295,6 +341,10 @@ fn order(lua: &Lua, scores: &Table) -> mlua::Result<Table> {
         scores.sequence_values::<f64>().zip(1..).map(|(s, at)| Ok((at, s?))).collect::<mlua::Result<_>>()?;
     scores.sort_by(|a, b| a.1.total_cmp(&b.1));
     lua.create_sequence_from(scores.into_iter().map(|(at, _)| at))
+}
+
+fn utf8(text: &LuaString) -> Option<Arc<str>> {
+    std::str::from_utf8(&text.as_bytes()).ok().map(Arc::from)
 }
 
 fn shortened(text: &LuaString) -> String {

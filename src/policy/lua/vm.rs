@@ -7,11 +7,13 @@ use mlua::{Function, Table, Value};
 
 use super::answer::{self, Returned};
 use super::call;
+use super::inspect::{self, Inspection, Lines, Note};
 use super::mirror::Mirror;
 use super::program::{self, LoadError, Program};
 use super::sandbox::{self, Sandbox};
 use super::surface::{Host, lock};
 use crate::model::policy::{Answer, Call, Fault, FaultKind, Hook, View};
+use crate::model::read::Read;
 use crate::policy::Policy;
 
 /// A VM that holds one policy and its own copy of the Monoliths.
@@ -21,6 +23,12 @@ pub struct Vm {
     engine: Option<Engine>,
     host: Arc<Host>,
     about: About,
+    /// Whether what calls read is kept.
+    keeps_reads: bool,
+    /// What the next call is to read.
+    fed: Option<Vec<Read>>,
+    /// What VMs that were thrown away had counted.
+    lines: Lines,
 }
 
 /// What the policy's table says, which is the same in every VM of the program.
@@ -28,17 +36,24 @@ struct About {
     name: String,
     has: [bool; Hook::ALL.len()],
     unknown: Vec<String>,
+    /// The lines at which the hooks begin.
+    lines: [Option<u32>; Hook::ALL.len()],
 }
 
 struct Engine {
     sandbox: Sandbox,
     mirror: Mirror,
+    chunk: Function,
     hooks: [Option<Function>; Hook::ALL.len()],
 }
 
 impl Policy for Vm {
     fn call(&mut self, call: &Call, view: &View) -> Result<Answer, Fault> {
         self.call_returned(call, view).map(|returned| returned.answer)
+    }
+
+    fn has(&self, hook: Hook) -> bool {
+        self.about.has[hook as usize]
     }
 }
 
@@ -48,7 +63,8 @@ impl Vm {
         let inner = &program.inner;
         let host = Host::new(&inner.source.name, &inner.environment);
         let (engine, about) = Engine::new(program, &host)?;
-        Ok(Self { program: program.clone(), engine: Some(engine), host, about })
+        let lines = Lines::default();
+        Ok(Self { program: program.clone(), engine: Some(engine), host, about, keeps_reads: false, fed: None, lines })
     }
 
     /// The program that it runs.
@@ -86,6 +102,46 @@ impl Vm {
         std::mem::take(&mut *lock(&self.host.explanations))
     }
 
+    /// Whether what calls read through `now`, `random`, `counter` and `get` is kept for [`Self::take_reads`].
+    pub fn keep_reads(&mut self, keep: bool) {
+        self.keeps_reads = keep;
+    }
+
+    /// What the last call read, in order; `None` if it was too much to keep. Empty unless reads are kept.
+    pub fn take_reads(&mut self) -> Option<Vec<Read>> {
+        self.host.reads.take()
+    }
+
+    /// Gives the next call what a recorded one read: it reads that and neither the clock nor the state, which it does
+    /// not change either. From the first read that is not the next of these on, it reads for itself.
+    pub fn feed(&mut self, reads: Vec<Read>) {
+        self.fed = Some(reads);
+    }
+
+    /// Whether the last call, which was fed, read exactly what it was fed.
+    pub fn reads_matched(&self) -> bool {
+        self.host.reads.matched()
+    }
+
+    /// The line at which each hook begins, in the order of [`Hook::ALL`].
+    pub fn hook_lines(&self) -> &[Option<u32>; Hook::ALL.len()] {
+        &self.about.lines
+    }
+
+    /// How often each line ran in this VM and in those that it replaced ([`Inspection::Coverage`]).
+    pub fn coverage(&self) -> Lines {
+        let mut lines = self.lines.clone();
+        if let Some(engine) = &self.engine {
+            lines.merge(&engine.lines());
+        }
+        lines
+    }
+
+    /// What calls have left behind since this was last asked, in a VM that inspects.
+    pub fn take_notes(&mut self) -> Vec<Note> {
+        std::mem::take(&mut *lock(&self.host.notes))
+    }
+
     /// One call, with the shape in which the script answered.
     pub fn call_returned(&mut self, call: &Call, view: &View) -> Result<Returned, Fault> {
         let engine = match &mut self.engine {
@@ -97,14 +153,24 @@ impl Vm {
             }
         };
         self.host.begin(call);
-        let Some(hook) = &engine.hooks[call.hook as usize] else { return Ok(Answer::Default.into()) };
+        match self.fed.take() {
+            Some(reads) => self.host.reads.feed(reads),
+            None if self.keeps_reads => self.host.reads.keep(),
+            None => {}
+        }
+        let Some(hook) = &engine.hooks[call.hook as usize] else {
+            self.host.reads.stop();
+            return Ok(Answer::Default.into());
+        };
+        let watched = self.host.reads.watched();
         let lua = &engine.sandbox.lua;
         let called = (engine.mirror.sync(lua, view))
-            .and_then(|()| call::invoke(lua, &engine.sandbox.invoke, hook, &engine.mirror, call));
+            .and_then(|()| call::invoke(lua, &engine.sandbox.invoke, hook, &engine.mirror, call, watched));
+        self.host.reads.stop();
         let answer = match (called, self.host.meter.fired()) {
             (Ok(value), None) => answer::parse(call.hook, &value, view).map_err(|reason| Fault {
                 kind: FaultKind::BadAnswer,
-                message: format!("policy {:?} {} {reason}", self.about.name, call.hook),
+                message: self.about.blame(&self.program, call.hook, &reason),
             }),
             (called, _) => Err(self.host.fault(&self.program.source().file(), called.err())),
         };
@@ -121,29 +187,57 @@ impl Vm {
         // Luau collects nothing when an allocation fails, so a script that caught such an error left a full VM behind.
         let full = || lua.used_memory() > limit / 2 && (lua.gc_collect().is_err() || lua.used_memory() > limit / 4 * 3);
         if stopped || full() {
+            if self.program.inner.inspection == Inspection::Coverage {
+                self.lines.merge(&engine.lines());
+            }
             self.engine = None;
         }
     }
 }
 
+impl About {
+    /// A message about an answer: the line is that at which the hook begins, since a return leaves no trace of its own.
+    fn blame(&self, program: &Program, hook: Hook, reason: &str) -> String {
+        let at = match self.lines[hook as usize] {
+            Some(line) => format!("{}:{line}", program.source().file()),
+            None => program.source().file(),
+        };
+        format!("{at}: policy {:?} {hook} {reason}", self.name)
+    }
+}
+
 impl Engine {
+    /// What the policy's lines have counted. Counting needs memory, of which a VM that is full has none left.
+    fn lines(&self) -> Lines {
+        let Ok(limit) = self.sandbox.lua.set_memory_limit(0) else { return Lines::default() };
+        let lines = Lines::of(&self.chunk);
+        // A VM that is over its limit is about to be dropped; any other takes the limit back.
+        let _ = self.sandbox.lua.set_memory_limit(limit);
+        lines
+    }
+
     fn new(program: &Program, host: &Arc<Host>) -> Result<(Self, About), LoadError> {
         let inner = &program.inner;
         let file = inner.source.file();
         let wrong = |reason: String| LoadError { file: file.clone(), line: None, reason };
         let internal = |e: mlua::Error| wrong(format!("the VM could not be built: {e}"));
-        let sandbox = Sandbox::new(host, inner.environment.limits.memory, |_, _| Ok(())).map_err(internal)?;
+        let sandbox = Sandbox::new(host, inner.environment.limits.memory, |lua, usher| {
+            inspect::extend(inner.inspection, host, lua, usher)
+        })
+        .map_err(internal)?;
         let mirror = Mirror::new(&sandbox.lua, host.rows.clone()).map_err(internal)?;
         host.meter.start(&inner.environment.limits);
         // The file itself runs the same way each time, whichever call made a new VM necessary.
         host.random.store(0, Relaxed);
-        let ran = sandbox::load(&sandbox.lua, &file, &inner.bytecode).and_then(|chunk| chunk.call::<Value>(()));
+        let chunk = sandbox::load(&sandbox.lua, &file, &inner.bytecode).map_err(internal)?;
+        let ran = chunk.call::<Value>(());
         let value = match (ran, host.meter.fired()) {
             (Ok(value), None) => value,
             (ran, _) => return Err(program::located(&file, &host.fault(&file, ran.err()).message)),
         };
         let Value::Table(table) = value else {
-            return Err(wrong(format!("returns {}; a policy file returns a table of hooks", answer::type_of(&value))));
+            let reason = format!("returns {}; a policy file returns a table of hooks", answer::type_of(&value));
+            return Err(LoadError { line: inner.source.last_return(), ..wrong(reason) });
         };
         check_version(&table).map_err(wrong)?;
         let mut hooks = [const { None }; Hook::ALL.len()];
@@ -152,7 +246,8 @@ impl Engine {
                 Ok(Value::Nil) => None,
                 Ok(Value::Function(function)) => Some(function),
                 Ok(other) => {
-                    return Err(wrong(format!("{hook} is a {}; hooks are functions", answer::type_of(&other))));
+                    let reason = format!("{hook} is a {}; hooks are functions", answer::type_of(&other));
+                    return Err(LoadError { line: inner.source.assignment_of(hook.name()), ..wrong(reason) });
                 }
                 Err(e) => return Err(internal(e)),
             };
@@ -162,8 +257,15 @@ impl Engine {
             _ => inner.source.name.clone(),
         };
         let has = std::array::from_fn(|hook| hooks[hook].is_some());
-        let about = About { name, has, unknown: unknown_functions(&table) };
-        Ok((Self { sandbox, mirror, hooks }, about))
+        let line = |hook: &Function| hook.info().line_defined.and_then(|line| u32::try_from(line).ok());
+        let lines = std::array::from_fn(|hook| hooks[hook].as_ref().and_then(line));
+        for hook in &mut hooks {
+            if let Some(function) = hook.take() {
+                *hook = Some(inspect::wrap(inner.inspection, host, &sandbox.lua, function).map_err(internal)?);
+            }
+        }
+        let about = About { name, has, unknown: unknown_functions(&table), lines };
+        Ok((Self { sandbox, mirror, chunk, hooks }, about))
     }
 }
 

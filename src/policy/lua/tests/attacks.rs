@@ -138,6 +138,139 @@ fn a_caught_cap_is_still_told() {
     assert!(fault.message.starts_with("policies/test.lua:1: table.move would take"), "{fault}");
 }
 
+/// Every function that scripts are left with and that takes time in proportion to its input, on the largest input that the
+/// memory allows, over and over.
+#[test]
+fn f47_library_calls_that_are_slow_in_proportion_end_with_the_call() {
+    use FaultKind::{CpuTime, Error, Fuel, Memory, NativeCap};
+    for body in [
+        "table.concat(t, 'x')",
+        "table.clone(t)",
+        "table.find(t, 2)",
+        "table.insert(t, 1, 1) table.remove(t, 1)",
+        "table.unpack(t, 1, 7000)",
+        "table.clear(table.clone(t))",
+        "table.create(100000, 1)",
+        "table.sort(table.clone(t))",
+        "s:upper() s:lower() s:reverse()",
+        "s:rep(2)",
+        "s:byte(1, 7000)",
+        "s:find('b', 1, true) s:find('b')",
+        "s:split('')",
+        "s:split('b')",
+        "s:gsub('a', 'bb')",
+        "s:gmatch('.-b')()",
+        "string.format('%s %q', s, s)",
+        "utf8.len(s) utf8.offset(s, 900000)",
+        "tostring(s) tonumber(s)",
+        "string.pack('s', s)",
+        "usher.hash(s) usher.rendezvous(s, call.monoliths)",
+        "usher.explain(s)",
+        "usher.set('k', s)",
+        "usher.get('k')",
+        "usher.random() usher.now()",
+    ] {
+        let attack = format!("local t, s = table.create(60000, 1), string.rep('a', 1000000) while true do {body} end");
+        check(&attack, &[Fuel, CpuTime, Memory, NativeCap, Error]);
+    }
+}
+
+#[test]
+fn what_is_left_of_the_known_attacks_ends_too() {
+    use FaultKind::{CpuTime, Error, Fuel, Memory};
+    let nested = format!("{}while true do end{}", "pcall(function() ".repeat(100), " end)".repeat(100));
+    for attack in [
+        nested.as_str(),
+        "local function f() return pcall(f) end while true do f() end",
+        "xpcall(error, function() while true do end end)",
+        "local t = setmetatable({}, { __call = function(t) return t() end }) t()",
+        "local t = setmetatable({}, { __newindex = function(t, k, v) t[k .. 'x'] = v end }) pcall(function() t.a = 1 end) while true do end",
+        "local t = setmetatable({}, { __lt = function() while true do end end }) return t < t",
+        "local t = setmetatable({}, { __concat = function(a, b) return a .. b end }) return t .. t",
+        "local t = setmetatable({}, { __iter = function() return function() return 1 end end }) for _ in t do end",
+        "local t = setmetatable({}, { __len = function() while true do end end }) return #t",
+        "while true do usher.min_by(call.monoliths, function() while true do end end) end",
+        "usher.sort_by(call.monoliths, function() while true do end end)",
+        "usher.filter(call.monoliths, function() while true do end end)",
+        "usher.spill(call.monoliths, function() while true do end end)",
+        "usher.rendezvous('k', call.monoliths, function() while true do end end)",
+        "for i = 1, math.huge do usher.counter('n')() end",
+    ] {
+        check(attack, &[Fuel, Error, Memory, CpuTime]);
+    }
+}
+
+#[test]
+fn nothing_that_a_call_does_to_its_globals_or_finalisers_reaches_the_api() {
+    let mut vm = place(
+        "if call.region == 'attack' then
+            setmetatable({}, { __gc = function() while true do end end })
+            string, table, math, usher, error, type, select = nil, nil, nil, nil, nil, nil, nil
+            function pairs() while true do end end
+            assert(not pcall(function() getmetatable('').__index = {} end))
+            _G = {}
+            return 'm1'
+        end
+        return call.monoliths[1]",
+    );
+    let hostile = Call { region: "attack".into(), ..call(Hook::Place) };
+    for _ in 0..3 {
+        // The second time its own globals are gone: that is its own fault, and nobody else's.
+        let _ = vm.call(&hostile, &view());
+        assert_eq!(ask(&mut vm).unwrap(), ids(&["m1"]));
+    }
+    // A fresh VM of the same process has everything.
+    assert_eq!(ask(&mut place("return usher.min_by(call.monoliths, 'rooms')")).unwrap(), ids(&["m3"]));
+}
+
+#[test]
+fn a_limit_is_hit_at_the_same_line_with_the_same_fuel_in_every_vm() {
+    let text = "local p = {}
+        local function step(n)
+            return if n > 0 then n + usher.random() else 0
+        end
+        function p.place(call)
+            local sum = 0
+            for i = 1, 1e9 do
+                sum += step(i % 7)
+                if i % 3 == 0 then
+                    pcall(function() for j = 1, 5 do sum -= j end end)
+                end
+            end
+            return 'm1'
+        end
+        return p";
+    let mut seen = std::collections::BTreeSet::new();
+    for fuel in [1_000, 20_000] {
+        let limits = Limits { fuel, budget: Duration::from_secs(60), ..Limits::default() };
+        let environment = Environment { limits, ..Environment::default() };
+        let faults: Vec<_> = (0..4)
+            .map(|_| {
+                let mut vm = vm_with(text, &environment);
+                let fault = ask(&mut vm).unwrap_err();
+                assert_eq!(fault.kind, FaultKind::Fuel);
+                (fault.message, vm.fuel_used())
+            })
+            .collect();
+        assert!(faults.iter().all(|fault| *fault == faults[0]), "{faults:?}");
+        // The same VM after the fault is a fresh one.
+        assert_eq!(faults[0].1, fuel + 1);
+        seen.insert(faults[0].0.clone());
+    }
+    assert_eq!(seen.len(), 2, "{seen:?}");
+}
+
+#[test]
+fn a_source_that_nests_too_deeply_is_refused() {
+    for text in [
+        format!("return {}1{}", "(".repeat(100_000), ")".repeat(100_000)),
+        format!("return {}1{}", "{".repeat(100_000), "}".repeat(100_000)),
+        format!("return -{}1", " -".repeat(100_000)),
+    ] {
+        assert!(Program::compile(Source::shipped("test", &text), &environment(4 << 20)).is_err());
+    }
+}
+
 #[test]
 fn a_thousand_monoliths_fit_into_the_fuel() {
     let view = View::of((0..1000).map(|i| row(&format!("m{i:04}"), "ewr", i * 37 % 101)));

@@ -17,6 +17,7 @@ fn a_script_sees_the_whole_call() {
         attempt: 2,
         bound: false,
         owner: None,
+        age_s: None,
     };
     let request = CallRequest {
         method: "GET".into(),
@@ -97,7 +98,10 @@ fn answers_are_understood_or_refused_with_what_would_be_right() {
         match (vm.call(&call(hook), &view()), expected) {
             (Err(fault), Err(reason)) => {
                 assert_eq!(fault.kind, FaultKind::BadAnswer, "{body}");
-                assert!(fault.message.starts_with(&format!("policy \"x\" {hook} {reason}")), "{body}: {fault}");
+                assert!(
+                    fault.message.starts_with(&format!("policies/test.lua:1: policy \"x\" {hook} {reason}")),
+                    "{body}: {fault}"
+                );
             }
             (answer, Ok(expected)) => assert_eq!(answer, Ok(expected), "{body}"),
             (answer, Err(reason)) => panic!("{body}: {answer:?} is not {reason}"),

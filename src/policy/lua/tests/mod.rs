@@ -10,6 +10,9 @@ use super::{Environment, Limits, Program, Source, Vm};
 
 mod attacks;
 mod calls;
+mod definitions;
+mod helpers;
+mod state;
 mod surface;
 
 /// A VM of this text. Tests run without optimisation beside others, so CPU time is not what they are about.
@@ -46,6 +49,7 @@ pub(super) fn call(hook: Hook) -> Call {
         cause: None,
         request: None,
         excluded: Vec::new(),
+        rooms: [].into(),
     }
 }
 

@@ -1,0 +1,63 @@
+//! What the commands share that ask a policy without running a balancer.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+
+use crate::config::{self, Config};
+use crate::control::policies;
+use crate::model::policy::Hook;
+use crate::policy::lua::Environment;
+
+/// Which policy, and in which surroundings.
+#[derive(Args, Debug)]
+pub(super) struct PolicyAlone {
+    /// The policy: a path or a shipped name
+    #[arg(long, value_name = "P")]
+    pub(super) policy: String,
+    /// A configuration whose limits, settings and regions the policy gets; without it the defaults
+    #[arg(short, long = "config", visible_alias = "config-path", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How the result is printed
+    #[arg(long, value_enum, default_value_t = Format::Pretty)]
+    pub(super) format: Format,
+}
+
+/// How a result is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// For people
+    Pretty,
+    /// One JSON document
+    Json,
+}
+
+impl PolicyAlone {
+    /// What the policy may know and use.
+    pub(super) fn environment(&self) -> Result<Environment, String> {
+        environment(self.config.as_deref())
+    }
+}
+
+/// What policies may know and use under this configuration, or under the defaults.
+pub(super) fn environment(config: Option<&Path>) -> Result<Environment, String> {
+    let config = match config {
+        None => Config::default(),
+        Some(path) => {
+            let request = config::Request::of_process(Some(path.to_path_buf()));
+            let loaded = config::load(&request).map_err(|e| e.to_string())?;
+            for warning in &loaded.warnings {
+                eprintln!("warning: {warning}");
+            }
+            loaded.config
+        }
+    };
+    Ok(policies::environment(&config.policy, &config, &Arc::default()))
+}
+
+/// The hook of this name, for the command line.
+pub(super) fn hook(name: &str) -> Result<Hook, String> {
+    let known = Hook::ALL.map(Hook::name).join(", ");
+    Hook::ALL.into_iter().find(|hook| hook.name() == name).ok_or_else(|| format!("no such hook; give one of {known}"))
+}

@@ -1,0 +1,317 @@
+//! Moves of rooms: what a policy or an operator asks for is checked, paced, begun, and remembered until the room comes
+//! back. How a room leaves its Monolith is in `unloading`.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+
+use super::room::{Active, Binding, Room, State};
+use super::{Cluster, Map, Turn};
+use crate::model::event::{Effect, Micros};
+use crate::model::moves::{MoveRefusal, Moving, Rebalanced};
+use crate::model::policy::{Answer, Call, CallRoom, Hook, MonolithState, Move};
+use crate::model::{MonolithId, RequestId, RoomKey};
+use crate::policy::decide;
+
+/// Rooms that one call of `rebalance` is shown. Where there are more, it sees those with most clients.
+const SHOWN_ROOMS: usize = 10_000;
+/// How long a room that left its Monolith is expected at its target, in microseconds: long enough for clients that come
+/// back with a growing pause.
+const AIMED_FOR: Micros = 30_000_000;
+/// Rooms that are expected at a target at once; beyond it the oldest is placed as any other.
+const KEPT_AIMS: usize = 10_000;
+
+/// How the policy is asked what should move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rebalancing {
+    /// How often, in microseconds.
+    pub every: Micros,
+    /// Whether its answer is checked and counted only.
+    pub dry: bool,
+}
+
+/// What happened to moves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MoveCounters {
+    /// Calls of `rebalance`.
+    pub calls: u64,
+    /// Of these, without a usable answer.
+    pub faults: u64,
+    /// Rooms that calls were not shown because there were too many.
+    pub left_out: u64,
+    /// Moves that a dry run would have queued.
+    pub dry: u64,
+    /// Moves that have begun.
+    pub begun: u64,
+    /// Rooms that left their Monolith as asked.
+    pub done: u64,
+    /// Moves that were given up: the Monolith kept the room, or went.
+    pub given_up: u64,
+    /// Moves that were refused, by reason.
+    pub refused: [u64; MoveRefusal::ALL.len()],
+}
+
+/// Moves that wait for their turn, and rooms that are expected at a target.
+pub(super) struct Moves {
+    lines: BTreeMap<MonolithId, Line>,
+    aims: Map<RoomKey, Aim>,
+    /// The aims in the order of their ends.
+    ends: VecDeque<(Micros, RoomKey)>,
+    next_call: Option<Micros>,
+}
+
+/// The moves away from one Monolith, which share its pace.
+#[derive(Default)]
+struct Line {
+    /// Before this moment none begins.
+    free_at: Micros,
+    waiting: VecDeque<(RoomKey, MonolithId)>,
+}
+
+struct Aim {
+    to: MonolithId,
+    until: Micros,
+}
+
+impl Moves {
+    pub(super) fn new(rebalance: Option<Rebalancing>, now: Micros) -> Self {
+        Self {
+            lines: BTreeMap::new(),
+            aims: Map::default(),
+            ends: VecDeque::new(),
+            next_call: rebalance.map(|rebalance| now.saturating_add(rebalance.every)),
+        }
+    }
+
+    /// A changed interval counts from now on.
+    pub(super) fn configure(&mut self, old: Option<Rebalancing>, new: Option<Rebalancing>, now: Micros) {
+        if old.map(|old| old.every) != new.map(|new| new.every) {
+            self.next_call = new.map(|new| now.saturating_add(new.every));
+        }
+    }
+
+    /// When there is something to do, if ever.
+    pub(super) fn next_due(&self) -> Option<Micros> {
+        let waiting = self.lines.values().filter(|line| !line.waiting.is_empty());
+        waiting.map(|line| line.free_at).chain(self.next_call).min()
+    }
+
+    /// Moves that have not begun.
+    pub(super) fn queued(&self) -> usize {
+        self.lines.values().map(|line| line.waiting.len()).sum()
+    }
+
+    /// Whoever asks for this room soon is sent there.
+    pub(super) fn aim(&mut self, key: &RoomKey, to: MonolithId, now: Micros) {
+        let until = now.saturating_add(AIMED_FOR);
+        self.aims.insert(key.clone(), Aim { to, until });
+        self.ends.push_back((until, key.clone()));
+        while let Some((end, key)) = self.ends.front()
+            && (*end <= now || self.ends.len() > KEPT_AIMS)
+        {
+            // A later aim of the same room has an end of its own.
+            if self.aims.get(key).is_some_and(|aim| aim.until == *end) {
+                self.aims.remove(key);
+            }
+            self.ends.pop_front();
+        }
+    }
+
+    /// Where a room is expected, if it is. It is told once.
+    pub(super) fn take_aim(&mut self, key: &RoomKey, now: Micros) -> Option<MonolithId> {
+        if self.aims.is_empty() {
+            return None;
+        }
+        self.aims.remove(key).filter(|aim| aim.until > now).map(|aim| aim.to)
+    }
+}
+
+impl Cluster {
+    /// Moves that have not begun.
+    pub fn queued_moves(&self) -> usize {
+        self.moves.queued()
+    }
+
+    /// Asks the policy what should move, when that is due. Its answer replaces what has not begun.
+    pub(super) fn rebalance_if_due(&mut self, turn: &mut Turn<'_>) {
+        let Some(Rebalancing { every, dry }) = self.settings.rebalance else { return };
+        if self.moves.next_call.is_none_or(|at| at > self.now) {
+            return;
+        }
+        self.moves.next_call = Some(self.now.saturating_add(every));
+        self.moves.lines.values_mut().for_each(|line| line.waiting.clear());
+        if !turn.policy.has(Hook::Rebalance) {
+            return;
+        }
+        self.counters.moves.calls += 1;
+        let (rooms, left_out) = self.rooms_to_show();
+        self.counters.moves.left_out += left_out as u64;
+        let shown = rooms.len();
+        self.decisions += 1;
+        let call = Call {
+            hook: Hook::Rebalance,
+            now_us: self.now,
+            seed: self.seed(),
+            region: self.settings.region.clone(),
+            room: None,
+            client: None,
+            cause: None,
+            request: None,
+            excluded: Vec::new(),
+            rooms: rooms.into(),
+        };
+        let decision = decide(turn.policy, &call, &self.view);
+        self.counters.moves.faults += u64::from(decision.fault.is_some());
+        // An answer of another kind is no answer, and nothing moves by default.
+        let moves = if let Answer::Moves(moves) = decision.answer { moves } else { Vec::new() };
+        let mut done = Rebalanced {
+            rooms: shown,
+            left_out,
+            asked: moves.len(),
+            refused: 0,
+            dry,
+            fault: decision.fault.map(|fault| fault.to_string()),
+        };
+        let mut seen = HashSet::new();
+        for Move { room, to } in moves {
+            let key = RoomKey::of(&room);
+            let checked = self.may_move(&key, &to).map(|active| active.monolith.clone());
+            match checked {
+                _ if !seen.insert(key.clone()) => {
+                    self.refuse_move(MoveRefusal::Duplicate);
+                    done.refused += 1;
+                }
+                Err(refusal) => {
+                    self.refuse_move(refusal);
+                    done.refused += 1;
+                }
+                Ok(_) if dry => self.counters.moves.dry += 1,
+                Ok(from) => self.moves.lines.entry(from).or_default().waiting.push_back((key, to)),
+            }
+        }
+        turn.emit(Effect::Rebalanced(done));
+    }
+
+    /// Begins the moves whose turn it is.
+    pub(super) fn begin_due_moves(&mut self, turn: &mut Turn<'_>) {
+        if self.moves.lines.is_empty() {
+            return;
+        }
+        let due = self.moves.lines.iter().filter(|(_, line)| line.free_at <= self.now);
+        let due: Vec<MonolithId> = due.map(|(id, _)| id.clone()).collect();
+        for from in due {
+            while let Some(line) = self.moves.lines.get_mut(&from)
+                && line.free_at <= self.now
+            {
+                let Some((key, to)) = line.waiting.pop_front() else {
+                    // Nothing waits and nothing is paced: there is nothing to remember of it.
+                    self.moves.lines.remove(&from);
+                    break;
+                };
+                match self.may_move(&key, &to) {
+                    Err(refusal) => self.refuse_move(refusal),
+                    Ok(active) if active.monolith != from => self.refuse_move(MoveRefusal::Changed),
+                    Ok(_) => {
+                        self.begin_move(&key, &to, turn);
+                    }
+                }
+            }
+        }
+    }
+
+    /// An operator's move begins at once, whatever waits; it counts towards the pace of those that follow.
+    pub(super) fn move_by_hand(&mut self, request: RequestId, key: &RoomKey, to: &MonolithId, turn: &mut Turn<'_>) {
+        let outcome = self.may_move(key, to).map(|_| ());
+        let outcome = outcome.and_then(|()| self.begin_move(key, to, turn).ok_or(MoveRefusal::NotActive));
+        if let Err(refusal) = outcome {
+            self.refuse_move(refusal);
+        }
+        turn.emit(Effect::Moving { request, outcome });
+    }
+
+    /// Whether a Monolith takes rooms.
+    pub(super) fn may_take(&self, monolith: &MonolithId) -> bool {
+        self.monoliths.contains_key(monolith) && self.view.get(monolith).is_some_and(|row| row.serves())
+    }
+
+    /// Checks a move as things are now.
+    fn may_move(&self, key: &RoomKey, to: &MonolithId) -> Result<&Active, MoveRefusal> {
+        let room = self.rooms.get(key).ok_or(MoveRefusal::UnknownRoom)?;
+        let active = match &room.state {
+            State::Active(active) => active,
+            State::Unloading(_) => return Err(MoveRefusal::UnderWay),
+            State::Parked { .. } | State::Placing(_) => return Err(MoveRefusal::NotActive),
+        };
+        if !self.monoliths.contains_key(to) {
+            return Err(MoveRefusal::UnknownMonolith);
+        }
+        if active.monolith == *to {
+            return Err(MoveRefusal::SameMonolith);
+        }
+        if !self.may_take(to) {
+            return Err(MoveRefusal::NotServing);
+        }
+        let copy = self.monoliths.get(&active.monolith).and_then(|monolith| monolith.copies.get(key));
+        let Some(copy) = copy.filter(|copy| active.binding == Binding::Reported(copy.epoch)) else {
+            return Err(MoveRefusal::Unreported);
+        };
+        if copy.asked.is_some() {
+            return Err(MoveRefusal::AskedBefore);
+        }
+        if self.view.get(&active.monolith).is_some_and(|row| row.state == MonolithState::Suspect) {
+            return Err(MoveRefusal::SourceSilent);
+        }
+        if room.members.is_empty() {
+            return Err(MoveRefusal::NoMembers);
+        }
+        Ok(active)
+    }
+
+    fn refuse_move(&mut self, refusal: MoveRefusal) {
+        self.counters.moves.refused[refusal as usize] += 1;
+    }
+
+    /// Begins a checked move and books its cost: so many clients will come back, at `move_rate` a second.
+    fn begin_move(&mut self, key: &RoomKey, to: &MonolithId, turn: &mut Turn<'_>) -> Option<Moving> {
+        let moving = self.ask_to_let_go(key, to, turn)?;
+        let cost = (moving.clients as u64).saturating_mul(1_000_000) / u64::from(self.settings.move_rate.max(1));
+        let line = self.moves.lines.entry(moving.from.clone()).or_default();
+        line.free_at = line.free_at.max(self.now).saturating_add(cost.max(1));
+        line.waiting.retain(|(other, _)| other != key);
+        self.counters.moves.begun += 1;
+        Some(moving)
+    }
+
+    /// The rooms that `rebalance` sees, sorted by name, and how many more there are.
+    fn rooms_to_show(&self) -> (Vec<CallRoom>, usize) {
+        let active = |room: &Room| matches!(room.state, State::Active(_));
+        let mut shown: Vec<(&RoomKey, &Room)> = self.rooms.iter().filter(|(_, room)| active(room)).collect();
+        let left_out = shown.len().saturating_sub(SHOWN_ROOMS);
+        if left_out > 0 {
+            // By name where they have equally many, since the table has no order of its own.
+            shown.select_nth_unstable_by(SHOWN_ROOMS, |a, b| {
+                b.1.members.len().cmp(&a.1.members.len()).then_with(|| a.0.cmp(b.0))
+            });
+            shown.truncate(SHOWN_ROOMS);
+        }
+        shown.sort_unstable_by(|a, b| a.0.cmp(b.0));
+        (shown.into_iter().map(|(key, room)| self.room_to_show(key, room)).collect(), left_out)
+    }
+
+    fn room_to_show(&self, key: &RoomKey, room: &Room) -> CallRoom {
+        let owner = room.owner();
+        let copy = owner.and_then(|id| self.monoliths.get(id)).and_then(|monolith| monolith.copies.get(key));
+        let placed = room.placed.as_ref().filter(|placed| Some(&placed.monolith) == owner);
+        CallRoom {
+            name: Some(key.as_str().into()),
+            region: room.region.clone(),
+            clients: u32::try_from(room.members.len()).unwrap_or(u32::MAX),
+            regions: room.regions.clone(),
+            // What was read from a frame is JSON.
+            metadata: copy.and_then(|copy| serde_json::from_str(copy.metadata.raw()).ok()),
+            previous: room.previous.clone(),
+            attempt: 1,
+            bound: true,
+            owner: owner.cloned(),
+            age_s: placed.map(|placed| self.now.saturating_sub(placed.at) as f64 / 1e6),
+        }
+    }
+}
