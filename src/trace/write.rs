@@ -426,7 +426,7 @@ impl Output {
 
     fn bytes(&self) -> u64 {
         match &self.to {
-            Compressed::No(to) => to.get_ref().bytes,
+            Compressed::No(to) => to.get_ref().bytes + to.buffer().len() as u64,
             Compressed::Zstd(to) => to.get_ref().bytes,
         }
     }
