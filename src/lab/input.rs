@@ -9,6 +9,7 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::model::policy::{Call, CallClient, CallRequest, CallRoom, Cause, Hook, MonolithRow, MonolithState, View};
 use crate::model::{MonolithId, Region, RoomKey};
+use crate::policy::lua::inspect::{CLIENT_FIELDS, MONOLITH_FIELDS, REQUEST_FIELDS, ROOM_FIELDS};
 
 /// The clock of a call that does not say: 14 November 2023.
 pub(super) const NOW_S: f64 = 1_700_000_000.0;
@@ -29,29 +30,6 @@ const CALL: &[&str] = &[
     "excluded",
     "rooms",
 ];
-const ROW: &[&str] = &[
-    "id",
-    "region",
-    "state",
-    "rooms",
-    "clients",
-    "users",
-    "pending",
-    "inflight",
-    "queue",
-    "rtt_ms",
-    "latency_ms",
-    "errors",
-    "age_s",
-    "weight",
-    "draining",
-    "load",
-    "load_age_s",
-];
-const ROOM: &[&str] =
-    &["name", "region", "clients", "regions", "metadata", "previous", "attempt", "bound", "owner", "age_s"];
-const CLIENT: &[&str] = &["region", "reconnect", "attempt"];
-const REQUEST: &[&str] = &["method", "path", "host", "region", "headers", "query"];
 
 /// Reads a call of this hook (or of the one that it names, or `place`).
 ///
@@ -130,7 +108,7 @@ pub fn object_of(call: &Call, view: &View) -> Json {
 }
 
 fn read_row(input: &Json, region: &Region) -> Result<MonolithRow, String> {
-    let map = object("a Monolith", input, ROW)?;
+    let map = object("a Monolith", input, MONOLITH_FIELDS)?;
     let mut row: MonolithRow = fields(input.clone())?;
     if row.id.as_str().is_empty() {
         return Err("has no id".into());
@@ -150,7 +128,7 @@ fn room(given: &Json, region: &Region) -> Result<Json, String> {
     let mut map = match given {
         Json::Null => Map::from_iter([("name".to_owned(), json!("room"))]),
         Json::String(name) => Map::from_iter([("name".to_owned(), json!(name))]),
-        other => object("a room", other, ROOM)?.clone(),
+        other => object("a room", other, ROOM_FIELDS)?.clone(),
     };
     if let Some(Json::String(name)) = map.get("name") {
         let key = RoomKey::of(name);
@@ -190,14 +168,14 @@ fn rooms(map: &Map<String, Json>, region: &Region) -> Result<Arc<[CallRoom]>, St
 }
 
 fn client(given: &Json, region: &Region) -> Result<Json, String> {
-    let mut map = if given.is_null() { Map::new() } else { object("a client", given, CLIENT)?.clone() };
+    let mut map = if given.is_null() { Map::new() } else { object("a client", given, CLIENT_FIELDS)?.clone() };
     default(&mut map, "region", json!(region));
     default(&mut map, "attempt", json!(1));
     Ok(Json::Object(map))
 }
 
 fn request(given: &Json, region: &Region) -> Result<Json, String> {
-    let mut map = if given.is_null() { Map::new() } else { object("a request", given, REQUEST)?.clone() };
+    let mut map = if given.is_null() { Map::new() } else { object("a request", given, REQUEST_FIELDS)?.clone() };
     default(&mut map, "region", json!(region));
     default(&mut map, "method", json!("GET"));
     default(&mut map, "path", json!("/"));

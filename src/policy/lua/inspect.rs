@@ -78,33 +78,40 @@ const FIELDS_OF_CALLS: &str = include_str!("fields.luau");
 /// `load`, `headers`, `query`, `metadata`) are not among them.
 pub const FIELDS: [(&str, &[&str]); 6] = [
     ("call", &["monoliths", "all_monoliths", "region", "cause", "room", "rooms", "client", "request"]),
-    (
-        "monolith",
-        &[
-            "id",
-            "region",
-            "state",
-            "rooms",
-            "clients",
-            "users",
-            "pending",
-            "inflight",
-            "queue",
-            "rtt_ms",
-            "latency_ms",
-            "errors",
-            "age_s",
-            "weight",
-            "draining",
-            "load",
-            "load_age_s",
-        ],
-    ),
-    ("room", &["name", "region", "clients", "regions", "metadata", "previous", "attempt", "bound", "owner", "age_s"]),
-    ("client", &["region", "reconnect", "attempt"]),
-    ("request", &["method", "path", "host", "region", "headers", "query"]),
+    ("monolith", MONOLITH_FIELDS),
+    ("room", ROOM_FIELDS),
+    ("client", CLIENT_FIELDS),
+    ("request", REQUEST_FIELDS),
     ("previous", &["monolith", "why"]),
 ];
+
+/// The fields of a Monolith.
+pub const MONOLITH_FIELDS: &[&str] = &[
+    "id",
+    "region",
+    "state",
+    "rooms",
+    "clients",
+    "users",
+    "pending",
+    "inflight",
+    "queue",
+    "rtt_ms",
+    "latency_ms",
+    "errors",
+    "age_s",
+    "weight",
+    "draining",
+    "load",
+    "load_age_s",
+];
+/// The fields of a room.
+pub const ROOM_FIELDS: &[&str] =
+    &["name", "region", "clients", "regions", "metadata", "previous", "attempt", "bound", "owner", "age_s"];
+/// The fields of a client.
+pub const CLIENT_FIELDS: &[&str] = &["region", "reconnect", "attempt"];
+/// The fields of a request.
+pub const REQUEST_FIELDS: &[&str] = &["method", "path", "host", "region", "headers", "query"];
 
 /// How often each line of a policy ran, in all VMs that were counted. Lines without code are not in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
