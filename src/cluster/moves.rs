@@ -11,8 +11,9 @@ use crate::model::policy::{Answer, Call, CallRoom, Hook, MonolithState, Move};
 use crate::model::{MonolithId, RequestId, RoomKey};
 use crate::policy::decide;
 
-/// Rooms that one call of `rebalance` is shown. Where there are more, it sees those with most clients.
-const SHOWN_ROOMS: usize = 10_000;
+/// Rooms that one call of `rebalance` is shown. Where there are more, it sees those with most clients. The control thread
+/// decides nothing else meanwhile, and the pace lets only some of them move before the next call.
+const SHOWN_ROOMS: usize = 2_000;
 /// How long a room that left its Monolith is expected at its target, in microseconds: long enough for clients that come
 /// back with a growing pause.
 const AIMED_FOR: Micros = 30_000_000;

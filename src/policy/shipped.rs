@@ -69,7 +69,14 @@ pub fn resolve(name_or_path: &str) -> Result<Source, LoadError> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
     use super::*;
+    use crate::model::policy::{Answer, Call, MonolithRow, View};
+    use crate::policy::Policy;
+    use crate::policy::lua::{Environment, Limits, Program, Vm};
 
     #[test]
     fn names_come_before_paths_and_mistakes_are_explained() {
@@ -77,5 +84,41 @@ mod tests {
         let error = resolve("least-loadd").unwrap_err();
         assert!(error.reason.contains("did you mean \"least-loaded\"?"), "{error}");
         assert!(resolve("no/such/file.lua").unwrap_err().reason.contains("no such file"));
+    }
+
+    /// As many rooms as one call is shown, each of which wants to go elsewhere.
+    #[test]
+    fn rebalancing_a_full_fleet_keeps_within_the_limits() {
+        let region = |number: usize| ["ewr", "cdg"][number % 2];
+        let rooms: Vec<_> = (0..2000)
+            .map(|number| {
+                let (home, owner) = (region(number), format!("m{}", (number + 1) % 10));
+                json!({"name": format!("room-{number:04}"), "owner": owner, "region": home, "clients": 9,
+                    "regions": {home: 9}, "attempt": 1, "age_s": 600.0})
+            })
+            .collect();
+        let call: Call = serde_json::from_value(json!({"hook": "rebalance", "region": "ewr", "rooms": rooms})).unwrap();
+        let rows = (0..10).map(|number| MonolithRow {
+            id: format!("m{number}").as_str().into(),
+            region: region(number).into(),
+            rooms: 200,
+            clients: 1800,
+            users: 1800,
+            age_s: 600.0,
+            ..MonolithRow::default()
+        });
+        let view = View::of(rows);
+        // Without optimisation the fuel may take longer than the budget.
+        let limits = Limits { budget: Duration::from_secs(1), ..Limits::default() };
+        for policy in &SHIPPED {
+            let source = Source::shipped(policy.name, policy.text);
+            let program = Program::compile(source, &Environment { limits, ..Environment::default() }).unwrap();
+            let mut vm = Vm::new(&program).unwrap();
+            let answer = vm.call(&call, &view);
+            assert!(answer.is_ok(), "{}: {answer:?}", policy.name);
+            if policy.name == "follow-the-crowd" {
+                assert!(matches!(answer, Ok(Answer::Moves(moves)) if !moves.is_empty()));
+            }
+        }
     }
 }

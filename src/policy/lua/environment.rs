@@ -18,6 +18,19 @@ pub struct Limits {
     pub memory: usize,
 }
 
+/// Rooms for which one call of `rebalance` gets the whole of the limits again.
+const ROOMS_PER_CALL: usize = 500;
+
+impl Limits {
+    /// What a call may use that is shown this many rooms: one that looks at thousands cannot make do with what a
+    /// placement needs. Memory stays what it is.
+    #[must_use]
+    pub fn for_rooms(self, rooms: usize) -> Self {
+        let times = u32::try_from(rooms.div_ceil(ROOMS_PER_CALL)).unwrap_or(u32::MAX).max(1);
+        Self { fuel: self.fuel.saturating_mul(u64::from(times)), budget: self.budget.saturating_mul(times), ..self }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self { fuel: 20_000, budget: Duration::from_millis(10), memory: 8 << 20 }

@@ -2,6 +2,7 @@
 //! holds nothing but atomics.
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -33,6 +34,16 @@ impl Meter {
         self.began.store(0, Relaxed);
         self.fired.store(0, Relaxed);
         self.line.store(0, Relaxed);
+    }
+
+    /// The safepoints that the call may use.
+    pub(crate) fn fuel(&self) -> u64 {
+        self.fuel.load(Relaxed)
+    }
+
+    /// The CPU time that the call may use.
+    pub(crate) fn budget(&self) -> Duration {
+        Duration::from_nanos(self.budget_ns.load(Relaxed))
     }
 
     /// One safepoint: what to stop the call with, if it has to stop. Once stopped, it stops at every later one.

@@ -289,7 +289,7 @@ fn check_version(table: &Table) -> Result<(), String> {
 
 impl Host {
     fn begin(&self, call: &Call) {
-        self.meter.start(&self.environment.limits);
+        self.meter.start(&self.environment.limits.for_rooms(call.rooms.len()));
         self.random.store(call.seed, Relaxed);
         self.now_us.store(call.now_us, Relaxed);
         lock(&self.explanations).clear();
@@ -307,11 +307,12 @@ impl Host {
         let stopped = |what: String| format!("{at}{what}");
         let (kind, message) = match self.meter.fired() {
             Some(FaultKind::Fuel) => {
-                (FaultKind::Fuel, stopped(format!("more than {} safepoints in one call (policy.fuel)", limits.fuel)))
+                let fuel = self.meter.fuel();
+                (FaultKind::Fuel, stopped(format!("more than {fuel} safepoints in one call (policy.fuel)")))
             }
             Some(FaultKind::CpuTime) => (
                 FaultKind::CpuTime,
-                stopped(format!("more than {:?} of CPU time in one call (policy.budget)", limits.budget)),
+                stopped(format!("more than {:?} of CPU time in one call (policy.budget)", self.meter.budget())),
             ),
             Some(kind) => (kind, stopped(lock(&self.capped).clone())),
             None if error.as_ref().is_some_and(out_of_memory) => {
