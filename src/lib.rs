@@ -12,5 +12,5 @@ pub mod lab;
 pub mod link;
 pub mod model;
 pub mod policy;
-pub mod trace;
 pub mod testkit;
+pub mod trace;

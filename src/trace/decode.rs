@@ -94,14 +94,8 @@ impl Decoder {
         };
         self.apply(&line.counts)?;
         let policy = serde_json::from_str(policy.get()).map_err(|e| cause(&e))?;
-        let outcome = Outcome {
-            reads: line.reads,
-            answer,
-            choice: line.choice,
-            policy,
-            ns: line.ns,
-            fallback: line.fallback,
-        };
+        let outcome =
+            Outcome { reads: line.reads, answer, choice: line.choice, policy, ns: line.ns, fallback: line.fallback };
         Ok(Item::Decision { number, call: Box::new(call), outcome: Box::new(outcome) })
     }
 

@@ -73,7 +73,8 @@ impl Encoder {
         };
         self.decisions += 1;
         let (decision, hook) = (self.decisions, call.hook);
-        let decision = DecisionLine { t, decision, hook, view: self.base.number, counts, call: &call, outcome: &outcome };
+        let decision =
+            DecisionLine { t, decision, hook, view: self.base.number, counts, call: &call, outcome: &outcome };
         line(&Line::Decision(decision), out);
     }
 

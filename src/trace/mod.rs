@@ -11,9 +11,9 @@ mod encode;
 pub mod read;
 pub mod record;
 pub mod redact;
-pub mod write;
 #[cfg(test)]
 mod tests;
+pub mod write;
 
 pub use decode::{Decoder, Item};
 pub use encode::Encoder;

@@ -54,7 +54,8 @@ impl Reader {
     /// Opens a file and reads its header.
     pub fn open(path: &Path, on_damage: OnDamage) -> Result<Self, TraceError> {
         let file = path.display().to_string();
-        let cannot = |e: std::io::Error| TraceError { file: file.clone(), line: None, what: format!("cannot be read: {e}") };
+        let cannot =
+            |e: std::io::Error| TraceError { file: file.clone(), line: None, what: format!("cannot be read: {e}") };
         if path.is_dir() {
             return Err(TraceError { file, line: None, what: "is a folder; name a trace file in it".into() });
         }
@@ -67,8 +68,8 @@ impl Reader {
         let mut source = BufReader::with_capacity(1 << 16, source);
         let start = source.fill_buf().map_err(|e| error(None, format!("cannot be read: {e}")))?;
         let lines: Box<dyn BufRead + Send> = if start.starts_with(&ZSTD) {
-            let decompressed =
-                zstd::stream::read::Decoder::with_buffer(source).map_err(|e| error(None, format!("cannot be read: {e}")))?;
+            let decompressed = zstd::stream::read::Decoder::with_buffer(source)
+                .map_err(|e| error(None, format!("cannot be read: {e}")))?;
             Box::new(BufReader::with_capacity(1 << 16, decompressed))
         } else {
             Box::new(source)

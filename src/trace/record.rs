@@ -8,8 +8,8 @@ use serde_json::{Map, Value as Json};
 
 use crate::config::Distances;
 use crate::model::policy::{Answer, Call, Fault, Hook, MonolithRow, View};
-use crate::model::wire::UnloadReason;
 use crate::model::read::Read;
+use crate::model::wire::UnloadReason;
 use crate::model::{ClientId, MonolithId, Region};
 
 /// The first line of a file.
@@ -249,10 +249,25 @@ impl Counts {
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub(super) enum Line<'a> {
-    Policy { t: u64, policy: &'a PolicyText },
-    View { t: u64, view: u64, monoliths: Vec<&'a MonolithRow>, gone: Vec<&'a MonolithId> },
-    Event { t: u64, #[serde(flatten)] event: TraceEvent },
-    Gap { t: u64, gap: Gap },
+    Policy {
+        t: u64,
+        policy: &'a PolicyText,
+    },
+    View {
+        t: u64,
+        view: u64,
+        monoliths: Vec<&'a MonolithRow>,
+        gone: Vec<&'a MonolithId>,
+    },
+    Event {
+        t: u64,
+        #[serde(flatten)]
+        event: TraceEvent,
+    },
+    Gap {
+        t: u64,
+        gap: Gap,
+    },
     Decision(DecisionLine<'a>),
 }
 

@@ -45,9 +45,12 @@ fn row(id: &str, rooms: u32) -> MonolithRow {
 }
 
 fn call(room: &str) -> Call {
-    let room = json!({"name": room, "region": "cdg", "clients": 1, "regions": {"cdg": 1}, "attempt": 1, "bound": false});
-    serde_json::from_value(json!({"hook": "place", "now_us": 7, "seed": 9, "region": "ewr", "room": room, "cause": "join"}))
-        .unwrap()
+    let room =
+        json!({"name": room, "region": "cdg", "clients": 1, "regions": {"cdg": 1}, "attempt": 1, "bound": false});
+    serde_json::from_value(
+        json!({"hook": "place", "now_us": 7, "seed": 9, "region": "ewr", "room": room, "cause": "join"}),
+    )
+    .unwrap()
 }
 
 fn decided(room: &str, view: &View, choice: &str) -> Decided {
@@ -256,7 +259,8 @@ fn names_of_rooms_are_hashed_everywhere() {
     encoder.event(1, TraceEvent::Loaded { monolith: "a".into(), room: room.clone() }, &mut bytes);
     let mut one = decided("secretroom", &view, "a");
     one.call.room.as_mut().unwrap().metadata = Some(json!({"title": "The Secretroom", "users": 3}));
-    one.call.request = Some(serde_json::from_value(json!({"path": "/api/room/SecretRoom", "query": {"x": "secretroom"}})).unwrap());
+    one.call.request =
+        Some(serde_json::from_value(json!({"path": "/api/room/SecretRoom", "query": {"x": "secretroom"}})).unwrap());
     one.outcome.answer = Answer::Reject { code: 503, reason: "SecretRoom is full".into() };
     encoder.decision(2, one, &mut bytes);
     let text = String::from_utf8(bytes).unwrap();
@@ -300,7 +304,8 @@ fn a_recording_is_rotated_and_the_oldest_files_go() {
         assert_eq!(found.last().unwrap().0, call("room199"), "{name}");
         if !name.ends_with("zst") {
             assert!(progress.rotations > 3);
-            let full: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            let full: Vec<_> =
+                std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
             assert_eq!(full.len(), 3, "{full:?}");
             assert!(found.len() < 200, "each file stands alone");
         }
