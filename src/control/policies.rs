@@ -180,6 +180,7 @@ impl Policies {
         if let Some(document) = document.as_object_mut() {
             document.insert("shadow".into(), now.shadow().map_or(Value::Null, |shadow| shadow.document()));
             document.insert("canary".into(), now.canary().map_or(Value::Null, |canary| canary.document()));
+            document.insert("last_fault".into(), json!(now.active().last_fault()));
             document.insert("breaker".into(), self.breaker().into());
             document.insert("serves_last_good".into(), self.serves_last_good().into());
         }
