@@ -306,6 +306,52 @@ async fn live_faults_are_told_in_the_log_and_in_the_document() {
     assert!(log.contains("route named \\\"nobody\\\": no such monolith"), "{log}");
 }
 
+/// A policy beside `usher.toml` in the working folder, where its path has no folder in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f45_a_policy_that_is_gone_or_a_folder_is_served_by_its_last_good_version() {
+    let (_world, monoliths) = fleet().await;
+    let folder = TempDir::new().unwrap();
+    let (file, kept) = (folder.path().join("mine.lua"), folder.path().join(".usher/mine.last-good.lua"));
+    fs::write(&file, "return { place = function(call) return call.monoliths[1] end }").unwrap();
+    fs::write(folder.path().join("near.lua"), "return { route = function(call) return call.monoliths[1] end }")
+        .unwrap();
+    let text = format!("{}[policy]\nfile = \"mine.lua\"\n", config(&monoliths));
+    let start = async || Process::with_file(folder.path(), "usher.toml", &text, &[]).await;
+    let process = start().await;
+    eventually("the version is kept", async || kept.exists().then_some(())).await;
+    let admin = format!("http://{}", process.addr);
+    for (name, active) in [("near", "near"), ("mine.lua", "mine"), ("near.lua", "near"), ("random", "random")] {
+        let mut command = usher(folder.path());
+        let output = output(command.args(["policy", "use", name, "--admin", &admin, "--api-key", KEY])).await;
+        assert_eq!(output.status.code(), Some(0), "{name}: {}", self::text(&output.stderr));
+        assert_eq!(process.api("/_usher/v1/policy").await["active"]["name"], active);
+    }
+    assert_eq!(process.terminate().await.0, Some(0));
+    assert_eq!(output(usher(folder.path()).arg("check")).await.status.code(), Some(0));
+    let gone = || fs::remove_file(&file).unwrap();
+    let directory = || fs::create_dir(&file).unwrap();
+    for (how, make) in [("gone", &gone as &dyn Fn()), ("directory", &directory)] {
+        make();
+        let checked = output(usher(folder.path()).arg("check")).await;
+        let said = self::text(&checked.stdout) + &self::text(&checked.stderr);
+        assert_eq!(checked.status.code(), Some(1), "{how}: {said}");
+        assert!(said.contains("policy.file: no file \"mine.lua\" at mine.lua; write a path"), "{how}: {said}");
+        let process = start().await;
+        let policy = process.api("/_usher/v1/policy").await;
+        assert_eq!(
+            (&policy["active"]["by"], &policy["active"]["name"]),
+            (&json!("last good"), &json!("mine")),
+            "{how}"
+        );
+        assert_eq!(policy["serves_last_good"], true, "{how}");
+        let (code, log) = process.terminate().await;
+        assert!(code == Some(0) && log.contains("no file") && log.contains("THE CONFIGURED POLICY IS BROKEN"), "{log}");
+    }
+    fs::remove_dir_all(folder.path().join(".usher")).unwrap();
+    let refused = output(usher(folder.path()).arg("run")).await;
+    assert_eq!(refused.status.code(), Some(1), "without a kept version it does not start");
+}
+
 /// The configuration and environment of ott-balancer, as they are.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unmodified_balancer_toml_and_its_environment_are_enough() {
