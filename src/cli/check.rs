@@ -35,14 +35,16 @@ pub(super) fn main(args: &CheckArgs) -> u8 {
     let request = config::Request::of_process(args.config.config.clone());
     match config::load(&request) {
         Ok(loaded) => {
-            for warning in &loaded.warnings {
+            let missing = loaded.missing_policy();
+            for warning in loaded.warnings.iter().filter(|warning| Some(*warning) != missing) {
                 eprintln!("warning: {warning}");
             }
-            let source = match &loaded.config.policy.source {
-                PolicySource::Shipped(name) => shipped::resolve(name),
-                PolicySource::File(path) => Source::read(path),
-            };
-            problems.extend(take(source));
+            problems.extend(match (missing, &loaded.config.policy.source) {
+                // A start would be served by its last good version at best.
+                (Some(missing), _) => Some(missing.to_string()),
+                (None, PolicySource::Shipped(name)) => take(shipped::resolve(name)),
+                (None, PolicySource::File(path)) => take(Source::read(path)),
+            });
             checked = loaded.config;
         }
         Err(errors) => problems.push(errors.to_string()),

@@ -62,7 +62,11 @@ pub(super) fn main(args: &DemoArgs) -> u8 {
     // Each client of the demo has two sockets in this process, and each Monolith a few.
     machine::raise_file_limit(args.clients as usize * 2 + 1000);
     match machine::runtime(machine::workers()) {
-        Ok(runtime) => runtime.block_on(run(args)),
+        Ok(runtime) => {
+            let code = runtime.block_on(run(args));
+            machine::end(runtime);
+            code
+        }
         Err(error) => {
             eprintln!("usher: cannot start worker threads: {error}");
             UNABLE
@@ -87,7 +91,11 @@ async fn run(args: &DemoArgs) -> u8 {
     };
     let (app, monoliths) = match start(args, &policy).await {
         Ok(started) => started,
-        Err(error) => {
+        Err(StartError::Policy(error)) => {
+            eprintln!("usher: the demo's policy cannot be used: {error}");
+            return BAD;
+        }
+        Err(error @ StartError::Io(_)) => {
             eprintln!("usher: the demo cannot start on port {}: {error}; choose another with --port", args.port);
             return UNABLE;
         }

@@ -1,5 +1,7 @@
 //! What the machine allows: worker threads and file descriptors.
 
+use std::time::Duration;
+
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tracing::{info, warn};
 
@@ -22,6 +24,14 @@ pub(super) fn runtime(workers: usize) -> std::io::Result<tokio::runtime::Runtime
         .build()
 }
 
+/// For how long work aside, such as the file of a last good version, may go on when everything else has ended.
+const ASIDE: Duration = Duration::from_millis(500);
+
+/// Ends the runtime without waiting for work aside that takes its time, such as the tests of a new policy.
+pub(super) fn end(runtime: tokio::runtime::Runtime) {
+    runtime.shutdown_timeout(ASIDE);
+}
+
 /// Raises the soft limit of file descriptors to the hard one, and says so if that is too little for `needed` sockets.
 pub(super) fn raise_file_limit(needed: usize) {
     let mut limit = getrlimit(Resource::Nofile);
@@ -37,5 +47,17 @@ pub(super) fn raise_file_limit(needed: usize) {
         warn!(limit, needed, "fewer open files are allowed than limits.clients needs: raise the hard limit");
     } else {
         info!(workers = workers(), "ready for {needed} sockets");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn work_aside_that_never_ends_keeps_nothing_from_ending() {
+        let runtime = super::runtime(1).unwrap();
+        let (never, wait) = std::sync::mpsc::channel::<()>();
+        runtime.spawn_blocking(move || wait.recv());
+        super::end(runtime);
+        drop(never);
     }
 }

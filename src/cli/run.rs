@@ -59,7 +59,9 @@ pub(super) fn main(args: RunArgs) -> u8 {
             return UNABLE;
         }
     };
-    runtime.block_on(run(loaded, request))
+    let code = runtime.block_on(run(loaded, request));
+    machine::end(runtime);
+    code
 }
 
 async fn run(loaded: Loaded, request: config::Request) -> u8 {

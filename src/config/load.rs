@@ -35,6 +35,14 @@ pub struct Loaded {
     pub warnings: Vec<Problem>,
 }
 
+impl Loaded {
+    /// That there is no file at the path that `policy.file` names, if so: one of the warnings. A start may still be
+    /// served by the last good version.
+    pub fn missing_policy(&self) -> Option<&Problem> {
+        self.warnings.iter().find(|warning| warning.key == "policy.file")
+    }
+}
+
 impl Request {
     /// What this process was started with: its working folder, its environment, and as many workers as it may use.
     pub fn of_process(path: Option<PathBuf>) -> Self {

@@ -26,12 +26,32 @@ pub const SHIPPED_POLICIES: [&str; 10] = [
     "follow-the-crowd",
 ];
 
+/// The least memory of one VM, in bytes.
+const MIN_MEMORY: usize = 1 << 20;
+
 /// The folder beside a policy's file in which its last good version is kept, unless `policy.keep` names another one.
 const KEEP: &str = ".usher";
 
-/// Headers that a policy never sees: credentials, addresses, and where the user came from.
-const HIDDEN_HEADERS: [&str; 7] =
-    ["apikey", "authorization", "cookie", "forwarded", "proxy-authorization", "referer", "set-cookie"];
+/// Headers that a policy never sees: addresses, where the user came from, and what WebSocket clients put tokens into.
+const HIDDEN_HEADERS: [&str; 10] = [
+    "cf-connecting-ip",
+    "cookie",
+    "fly-client-ip",
+    "forwarded",
+    "referer",
+    "sec-websocket-protocol",
+    "set-cookie",
+    "true-client-ip",
+    "x-client-ip",
+    "x-real-ip",
+];
+/// What such headers begin with.
+const HIDDEN_PREFIXES: [&str; 2] = ["x-forwarded-", "proxy-"];
+/// Query parameters that hold credentials.
+const HIDDEN_PARAMETERS: [&str; 5] = ["code", "key", "pwd", "sig", "signature"];
+/// What the names of headers and parameters with credentials hold; `_` counts as `-`.
+const CREDENTIALS: [&str; 10] =
+    ["token", "secret", "password", "passwd", "api-key", "apikey", "auth", "session", "credential", "jwt"];
 
 /// How many policy VMs can exist at once with so many worker threads: one a worker and one on the control thread, and
 /// all of them twice while a version is swapped, since the new set is built aside.
@@ -91,7 +111,12 @@ impl Strategy {
 pub(super) fn read(root: &mut Section<'_>, strategy: Option<Strategy>, input: &Input<'_>) -> PolicyConfig {
     let mut section = root.section("policy");
     let mut policy = PolicyConfig::default();
-    let source = section.optional("file", |node| source(&read::text(node)?, input));
+    let source = section.optional("file", |node| source(&read::text(node)?, input)).map(|(source, missing)| {
+        if let Some(missing) = missing {
+            section.warn("file", missing);
+        }
+        source
+    });
     let named = section.has("file");
     if named && strategy.is_some() {
         root.warn("selection_strategy", "policy.file is set and wins: ignored; remove one of the two");
@@ -105,7 +130,7 @@ pub(super) fn read(root: &mut Section<'_>, strategy: Option<Strategy>, input: &I
     section.read(&mut policy.watch, "watch", read::flag);
     section.read(&mut policy.fuel, "fuel", read::integer(100..=1_000_000_000u64));
     section.read(&mut policy.budget, "budget", read::duration(Duration::from_millis(1)..=Duration::from_secs(1)));
-    section.read(&mut policy.memory, "memory", read::size(1 << 20..=1 << 30));
+    section.read(&mut policy.memory, "memory", read::size(MIN_MEMORY..=1 << 30));
     total_memory(&mut section, &mut policy, input.workers);
     section.read(&mut policy.gate, "gate", |node| match read::text(node)?.as_str() {
         "compile" => Ok(Gate::Compile),
@@ -123,7 +148,7 @@ pub(super) fn read(root: &mut Section<'_>, strategy: Option<Strategy>, input: &I
     }
     section.read(&mut policy.history, "history", read::integer(1..=1000usize));
     section.read(&mut policy.headers, "headers", read::list("header names", header));
-    section.read(&mut policy.query, "query", read::list("parameter names", read::word));
+    section.read(&mut policy.query, "query", read::list("parameter names", parameter));
     let every = Duration::from_secs(1)..=Duration::from_secs(86_400);
     policy.rebalance_every = section.optional("rebalance_every", read::duration(every));
     section.read(&mut policy.rebalance, "rebalance", |node| match read::text(node)?.as_str() {
@@ -160,44 +185,54 @@ fn total_memory(section: &mut Section<'_>, policy: &mut PolicyConfig, workers: u
     let Some(total) = section.optional("total_memory", read::size(1 << 20..=1 << 40)) else { return };
     (policy.total_memory, policy.total_memory_is_set) = (total, true);
     if total < need {
+        let fits = policy.total_memory / vms / 1024 * 1024;
+        let other = match policy.memory {
+            _ if fits >= MIN_MEMORY => format!(", or policy.memory = \"{}\" or less", write_size(fits)),
+            MIN_MEMORY => String::new(),
+            _ => {
+                let (least, all) = (write_size(MIN_MEMORY), write_size(MIN_MEMORY.saturating_mul(vms)));
+                format!(", or \"{all}\" or more with policy.memory = \"{least}\", the least there is")
+            }
+        };
         let (total, memory, need) = (write_size(total), write_size(policy.memory), write_size(need));
-        let fits = write_size(policy.total_memory / vms / 1024 * 1024);
         let message = format!(
             "{total} is less than {vms} VMs ({workers} workers and control, twice while swapping) of {memory} need; \
-             write \"{need}\" or more, or policy.memory = \"{fits}\" or less"
+             write \"{need}\" or more{other}"
         );
         section.error("total_memory", message);
     }
 }
 
-/// Finds a policy: a path holds a `/` or ends in `.lua` or `.luau`; anything else names a shipped one.
-fn source(text: &str, input: &Input<'_>) -> Result<PolicySource, String> {
+/// Finds a policy: a path holds a `/` or ends in `.lua` or `.luau`; anything else names a shipped one. Of a path at which
+/// there is no file it says so, and no more: at a start the last good version of it may serve.
+fn source(text: &str, input: &Input<'_>) -> Result<(PolicySource, Option<String>), String> {
     let is_path = text.contains('/') || text.ends_with(".lua") || text.ends_with(".luau");
     let shipped = input.shipped.join(", ");
     if !is_path && input.shipped.contains(&text) {
-        return Ok(PolicySource::Shipped(text.into()));
+        return Ok((PolicySource::Shipped(text.into()), None));
     }
     let path: PathBuf = input.base_dir.join(text);
     if is_path && (input.file_exists)(&path) {
-        return Ok(PolicySource::File(path));
+        return Ok((PolicySource::File(path), None));
     }
     let stem = Path::new(text).file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let near = |name: &&&str| strsim::damerau_levenshtein(name, &stem) <= 1 + stem.len() / 4;
     let nearest = input.shipped.iter().filter(near).min_by_key(|name| strsim::damerau_levenshtein(name, &stem));
     let hint = nearest.map(|name| format!(" (did you mean {name:?}?)")).unwrap_or_default();
-    let (text, shown) = (read::cut(text), path.display());
-    Err(if is_path {
-        format!(
-            "no file {text:?} at {shown}; write a path from the folder of this file, or a shipped name: {shipped}{hint}"
-        )
-    } else {
-        format!(
-            "no policy {text:?} is shipped{hint}; shipped are {shipped}; a path, such as {:?} for {}, holds a \"/\" or \
-             ends in .lua or .luau",
-            format!("./{text}.lua"),
-            input.base_dir.join(format!("{text}.lua")).display()
-        )
-    })
+    let text = read::cut(text);
+    if is_path {
+        let missing = format!(
+            "no file {text:?} at {}; write a path from the folder of this file, or a shipped name: {shipped}{hint}",
+            path.display()
+        );
+        return Ok((PolicySource::File(path), Some(missing)));
+    }
+    Err(format!(
+        "no policy {text:?} is shipped{hint}; shipped are {shipped}; a path, such as {:?} for {}, holds a \"/\" or ends in \
+         .lua or .luau",
+        format!("./{text}.lua"),
+        input.base_dir.join(format!("{text}.lua")).display()
+    ))
 }
 
 fn header(node: &Node) -> Result<String, String> {
@@ -205,10 +240,32 @@ fn header(node: &Node) -> Result<String, String> {
     if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)) {
         return Err(format!("{:?} is no header name; write one such as \"user-agent\"", read::cut(&name)));
     }
-    if HIDDEN_HEADERS.contains(&name.as_str()) || name.starts_with("x-forwarded-") {
-        return Err(format!("{name:?} holds a credential or an address, which no policy sees; remove it"));
+    let prefixed = HIDDEN_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+    if prefixed || HIDDEN_HEADERS.contains(&name.as_str()) || names_credential(&name) {
+        return Err(format!(
+            "{name:?} holds a credential or an address, which no policy sees; remove it, and let the proxy in front put \
+             what the policy needs into a header of another name, such as \"x-plan\""
+        ));
     }
     Ok(name)
+}
+
+fn parameter(node: &Node) -> Result<String, String> {
+    let name = read::word(node)?;
+    let lower = name.to_ascii_lowercase();
+    if HIDDEN_PARAMETERS.contains(&lower.as_str()) || names_credential(&lower) {
+        return Err(format!(
+            "{:?} holds a credential, which no policy sees; remove it, and let clients send what the policy needs in a \
+             parameter of another name, such as \"plan\"",
+            read::cut(&name)
+        ));
+    }
+    Ok(name)
+}
+
+fn names_credential(lower: &str) -> bool {
+    let name = lower.replace('_', "-");
+    CREDENTIALS.iter().any(|part| name.contains(part))
 }
 
 fn json(node: &Node) -> Result<Json, String> {

@@ -4,7 +4,7 @@ mod last_good;
 mod trial;
 
 use std::path::{Component, Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -63,6 +63,8 @@ pub struct Policies {
     distances: Mutex<config::Distances>,
     workers: usize,
     last_good: Arc<LastGood>,
+    /// Whether the version in force was chosen over the admin API, and not by `policy.file`. Written while `swapping`.
+    steered: AtomicBool,
     counts: Arc<Counts>,
 }
 
@@ -126,6 +128,7 @@ impl Policies {
             state: first.state,
             workers,
             last_good: Arc::new(LastGood::new(first.broken.is_some())),
+            steered: AtomicBool::new(false),
             counts: Arc::default(),
         };
         info!(policy = %program.source().name, version = program.version(), by, "policy decides");
@@ -180,6 +183,7 @@ impl Policies {
         if let Some(document) = document.as_object_mut() {
             document.insert("shadow".into(), now.shadow().map_or(Value::Null, |shadow| shadow.document()));
             document.insert("canary".into(), now.canary().map_or(Value::Null, |canary| canary.document()));
+            document.insert("last_fault".into(), json!(now.active().last_fault()));
             document.insert("breaker".into(), self.breaker().into());
             document.insert("serves_last_good".into(), self.serves_last_good().into());
         }
@@ -190,7 +194,10 @@ impl Policies {
     pub async fn switch(&self, name: &str, by: &str) -> Result<(), SwapError> {
         let source = self.allowed(name)?;
         let config = self.config.load_full();
-        self.swap(&source, &config, by).await
+        let _one = self.swapping.lock().await;
+        self.take_up(&source, &config, by).await?;
+        self.steered.store(source != config.policy.source, Relaxed);
+        Ok(())
     }
 
     /// Lets the version before this one decide again.
@@ -199,15 +206,37 @@ impl Policies {
         let Some(program) = self.history().rollback_target().cloned() else {
             return Err(SwapError::Refused("there is no earlier version to return to".into()));
         };
-        let set = self.build_again(&program).await?;
-        self.activate(set, &self.config.load_full(), by, Deciding::with_active);
+        let config = self.config.load_full();
+        let set = self.build_again(&program, &config).await?;
+        self.activate(set, &config, by, Deciding::with_active);
+        self.steered.store(true, Relaxed);
         Ok(())
     }
 
-    /// Builds a version that passed its gates before, within the configuration in force.
-    async fn build_again(&self, program: &Program) -> Result<PolicySet, SwapError> {
-        let config = self.config.load_full();
-        let (environment, smoke) = (environment(&config.policy, &config, &self.state), self.smoke(&config));
+    /// Whether the version in force was chosen over the admin API, and not by `policy.file`.
+    pub fn is_steered(&self) -> bool {
+        self.steered.load(Relaxed)
+    }
+
+    /// Takes up other settings, limits or distances for the version in force, if it was chosen over the admin API:
+    /// nobody asked for the one of `policy.file` to come back. None if it was not.
+    pub async fn reconfigure_steered(&self, config: &Config, by: &str) -> Option<Result<(), SwapError>> {
+        let _one = self.swapping.lock().await;
+        if !self.is_steered() {
+            return None;
+        }
+        let program = self.handle.load().program().clone();
+        let source = program.source();
+        if let Err(reason) = self.suffices(config, self.trials()) {
+            return Some(Err(self.refuse(&source.name, &LoadError { file: source.file(), line: None, reason })));
+        }
+        let built = self.build_again(&program, config).await;
+        Some(built.map(|set| self.activate(set, config, by, Deciding::with_active)))
+    }
+
+    /// Builds a version that passed its gates before, within this configuration.
+    async fn build_again(&self, program: &Program, config: &Config) -> Result<PolicySet, SwapError> {
+        let (environment, smoke) = (environment(&config.policy, config, &self.state), self.smoke(config));
         let (source, workers) = (program.source().clone(), self.workers);
         let name = source.name.clone();
         self.aside(&name, move || prepare(source, &environment, &smoke, None)?.build(slots(workers))).await
@@ -242,6 +271,12 @@ impl Policies {
     /// limits or settings did.
     pub async fn swap(&self, source: &PolicySource, config: &Config, by: &str) -> Result<(), SwapError> {
         let _one = self.swapping.lock().await;
+        self.take_up(source, config, by).await?;
+        self.steered.store(false, Relaxed);
+        Ok(())
+    }
+
+    async fn take_up(&self, source: &PolicySource, config: &Config, by: &str) -> Result<(), SwapError> {
         self.suffices(config, self.trials())
             .map_err(|reason| self.refuse(&named(source), &LoadError { file: named(source), line: None, reason }))?;
         let workers = self.workers;
@@ -330,7 +365,11 @@ impl Policies {
         }
         let config = self.config.load();
         let folder = match &config.policy.source {
-            PolicySource::File(path) => path.parent().map(Path::to_path_buf),
+            PolicySource::File(path) => path.parent().map(|folder| match folder.as_os_str().is_empty() {
+                // A file in the working folder is named without one.
+                true => PathBuf::from("."),
+                false => folder.to_path_buf(),
+            }),
             PolicySource::Shipped(_) => None,
         };
         let Some(folder) = folder else {
@@ -340,16 +379,20 @@ impl Policies {
         };
         let given = Path::new(name);
         let plain = given.components().all(|part| matches!(part, Component::Normal(_)));
-        let inside = if given.is_absolute() { given.to_path_buf() } else { folder.join(given) };
-        let real = |path: &Path| std::fs::canonicalize(path).ok();
-        let contained = real(&folder).zip(real(&inside)).is_some_and(|(folder, file)| file.starts_with(folder));
-        if (plain || given.is_absolute()) && contained && inside.is_file() {
-            Ok(PolicySource::File(inside))
-        } else {
-            Err(SwapError::NotAllowed(format!(
+        // An absolute path replaces the folder.
+        let inside = |name: &str| {
+            let file = folder.join(name);
+            let real = |path: &Path| std::fs::canonicalize(path).ok();
+            let contained = real(&folder).zip(real(&file)).is_some_and(|(folder, file)| file.starts_with(folder));
+            ((plain || given.is_absolute()) && contained && file.is_file()).then_some(PolicySource::File(file))
+        };
+        // The commands and the document name a policy without its extension.
+        let short = || given.extension().is_none().then(|| inside(&format!("{name}.lua"))).flatten();
+        inside(name).or_else(short).ok_or_else(|| {
+            SwapError::NotAllowed(format!(
                 "{name:?} is neither a shipped policy nor a file inside the folder of policy.file"
-            )))
-        }
+            ))
+        })
     }
 
     fn history(&self) -> MutexGuard<'_, History> {

@@ -145,6 +145,7 @@ impl Reloader {
             warn!(%warning, "configuration");
         }
         let old = self.config.load_full();
+        let loaded_missing = loaded.missing_policy().cloned();
         let mut new = loaded.config;
         let needs_restart = old.reload_diff(&new);
         if !needs_restart.is_empty() {
@@ -152,17 +153,38 @@ impl Reloader {
             (new.port, new.admin_listen, new.region) = (old.port, old.admin_listen, old.region.clone());
             new.limits.clients = old.limits.clients;
         }
-        self.refused = None;
-        if new == *old {
+        let missing = loaded_missing.filter(|_| new.policy.source != old.policy.source);
+        if let Some(missing) = missing {
+            error!(error = %missing, "the changed configuration is refused; the one before it stays in force");
+            self.counts.refused.fetch_add(1, Relaxed);
             return None;
+        }
+        let was_refused = self.refused.take().is_some();
+        if new == *old {
+            return (was_refused && self.policies.is_steered()).then(|| self.policy_text(&new));
         }
         let new = Arc::new(new);
         let mut looked_at = None;
         if new.policy != old.policy || new.regions != old.regions {
             // Read before it is tried: what changes from here on is a change.
-            looked_at = Some(self.policy_text(&new));
+            let text = self.policy_text(&new);
+            let steered = match new.policy.source == old.policy.source {
+                true => self.policies.reconfigure_steered(&new, "config").await,
+                false => None,
+            };
             // The policy first: if it is refused, the rest of the file still counts, but the old policy stays.
-            if self.policies.swap(&new.policy.source, &new, "config").await.is_err() {
+            let taken = match steered {
+                Some(taken) => {
+                    // The file was not taken up, and an edit of it still will be; that it is looked at is no edit.
+                    looked_at = (was_refused || new.policy.watch != old.policy.watch).then_some(text);
+                    taken
+                }
+                None => {
+                    looked_at = Some(text);
+                    self.policies.swap(&new.policy.source, &new, "config").await
+                }
+            };
+            if taken.is_err() {
                 let kept = Config { policy: old.policy.clone(), ..(*new).clone() };
                 self.refused = Some(new);
                 self.take_up(&old, Arc::new(kept));

@@ -90,7 +90,8 @@ pub fn why_not(call: &Call, view: &View, id: &MonolithId) -> Option<&'static str
     }
 }
 
-fn not_eligible(call: &Call, named: &[MonolithId], view: &View) -> Fault {
+/// The fault of naming only Monoliths that may not be chosen; `named` holds at least one.
+pub(super) fn not_eligible(call: &Call, named: &[MonolithId], view: &View) -> Fault {
     let id = &named[0];
     let why = why_not(call, view, id).unwrap_or("not serving");
     let known: Vec<&str> = view.rows().iter().take(NAMED_IN_MESSAGES).map(|row| row.id.as_str()).collect();

@@ -5,6 +5,7 @@ pub mod canary;
 pub mod decide;
 pub mod deciding;
 mod diff;
+mod fault_log;
 pub mod guarded;
 pub mod lua;
 pub mod shadow;

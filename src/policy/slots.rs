@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
 use super::Policy;
-use super::decide::is_eligible;
+use super::decide::{is_eligible, not_eligible};
+use super::fault_log::{FaultLog, LastFault};
 use super::guarded::{Guarded, PolicyStats};
 use super::lua::{LoadError, Program, Vm};
 use crate::model::policy::{Answer, Call, Fault, FaultKind, Hook, View};
@@ -14,6 +15,7 @@ use crate::model::policy::{Answer, Call, Fault, FaultKind, Hook, View};
 pub struct PolicySet {
     program: Program,
     stats: Arc<PolicyStats>,
+    faults: FaultLog,
     has: [bool; Hook::ALL.len()],
     slots: Box<[Mutex<Guarded<Vm>>]>,
 }
@@ -25,7 +27,7 @@ impl PolicySet {
         let vms = (0..slots.max(1)).map(|_| Vm::new(program)).collect::<Result<Vec<_>, LoadError>>()?;
         let has = std::array::from_fn(|hook| vms[0].has(Hook::ALL[hook]));
         let slots = vms.into_iter().map(|vm| Mutex::new(Guarded::new(vm, stats.clone()))).collect();
-        Ok(Self { program: program.clone(), stats, has, slots })
+        Ok(Self { program: program.clone(), stats, faults: FaultLog::default(), has, slots })
     }
 
     /// What its VMs run.
@@ -43,7 +45,12 @@ impl PolicySet {
         &self.stats
     }
 
-    /// One call in the calling thread's VM. A named Monolith that may not be chosen is counted as a fault here, since
+    /// The last fault of any of its VMs.
+    pub fn last_fault(&self) -> Option<LastFault> {
+        self.faults.last()
+    }
+
+    /// One call in the calling thread's VM; every fault is told in the log, at a limited rate. A named Monolith that may not be chosen is counted as a fault here, since
     /// the core, which passes over it, does not know whose answer it was.
     pub fn call(&self, call: &Call, view: &View) -> Result<Answer, Fault> {
         self.counted(call, view, self.with_slot(|vm| vm.call(call, view)))
@@ -59,11 +66,13 @@ impl PolicySet {
     }
 
     fn counted(&self, call: &Call, view: &View, answer: Result<Answer, Fault>) -> Result<Answer, Fault> {
-        if let Ok(Answer::Ranked(named)) = &answer
-            && !named.is_empty()
-            && !named.iter().any(|id| is_eligible(call, view, id))
-        {
-            self.stats.count_fault(call.hook, FaultKind::NotEligible);
+        match &answer {
+            Err(fault) => self.faults.heard(&self.program.source().name, call, fault),
+            Ok(Answer::Ranked(named)) if !named.is_empty() && !named.iter().any(|id| is_eligible(call, view, id)) => {
+                self.stats.count_fault(call.hook, FaultKind::NotEligible);
+                self.faults.heard(&self.program.source().name, call, &not_eligible(call, named, view));
+            }
+            Ok(_) => {}
         }
         answer
     }
@@ -132,5 +141,18 @@ mod tests {
         set.call(&Call { excluded: vec!["m1".into()], ..place() }, &view).unwrap();
         set.call(&place(), &View::default()).unwrap();
         assert_eq!(set.stats().faults().collect::<Vec<_>>(), [(Hook::Place, FaultKind::NotEligible, 2)]);
+        let last = set.last_fault().unwrap();
+        assert_eq!((last.hook, last.kind, last.count), ("place", "not_eligible", 2));
+        assert!(last.message.contains("place named \"m1\": no such monolith"), "{}", last.message);
+    }
+
+    #[test]
+    fn the_last_fault_of_a_call_is_known_with_its_line() {
+        let set = set("return {\n place = function(call)\n  return call.rom.name\n end }", 1);
+        assert_eq!(set.last_fault(), None);
+        set.call(&place(), &View::default()).unwrap_err();
+        let last = set.last_fault().unwrap();
+        assert_eq!((last.hook, last.kind, last.count), ("place", "error", 1));
+        assert!(last.message.contains("test.lua:3:"), "{}", last.message);
     }
 }

@@ -245,3 +245,59 @@ async fn distances_change_live() {
     drop((before, after));
     balancer.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_settings_leaves_the_version_that_an_operator_chose() {
+    let by_setting = "local region = usher.settings.region or \"ewr\"\nreturn { place = function(call)\n  return \
+                      usher.filter(call.monoliths, function(m) return m.region == region end)[1]\nend }\n";
+    let text = |file: &str, region: &str, budget: &str| {
+        format!("[policy]\nbudget = \"{budget}\"\nfile = \"{file}\"\nsettings.region = \"{region}\"\n")
+    };
+    let fill = |folder: &TempDir| {
+        fs::write(folder.path().join("mine.lua"), regional("ewr")).unwrap();
+        fs::write(folder.path().join("chosen.lua"), by_setting).unwrap();
+    };
+    let (balancer, head) = from_usher_toml(&text("mine.lua", "ewr", "1s"), fill).await;
+    let write = |text: &str| fs::write(balancer.path("usher.toml"), format!("{head}{text}")).unwrap();
+    let post = async |what: &str, body: &str| {
+        let answer = balancer.api("POST", &format!("/_usher/v1/policy/{what}"), body).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    };
+    let swapped = async |swaps: f64| {
+        eventually("another version or environment decides", async || {
+            (balancer.metric("usher_policy_swaps_total").await == swaps).then_some(())
+        })
+        .await;
+    };
+    post("use", r#"{"policy":"chosen"}"#).await;
+    assert_eq!(active(&balancer).await, "chosen");
+    let clients = [balancer.join("room-0", "token").await];
+    assert_eq!(balancer.owner("room-0").await, balancer.monoliths[0].id());
+    // Its settings change, and it stays.
+    write(&text("mine.lua", "cdg", "1s"));
+    swapped(2.0).await;
+    let policy = balancer.policy().await;
+    assert_eq!((policy["active"]["name"].as_str(), policy["active"]["by"].as_str()), (Some("chosen"), Some("config")));
+    let more = [balancer.join("room-1", "token").await];
+    assert_eq!(balancer.owner("room-1").await, balancer.monoliths[1].id());
+    // So do limits and distances.
+    write(&text("mine.lua", "cdg", "900ms"));
+    swapped(3.0).await;
+    write(&format!("{}[regions.ms]\newr = {{ cdg = 5 }}\n", text("mine.lua", "cdg", "900ms")));
+    swapped(4.0).await;
+    assert_eq!(active(&balancer).await, "chosen");
+    // An edit of the watched file is a wish for that file.
+    fs::write(balancer.path("mine.lua"), format!("-- edited\n{}", regional("ewr"))).unwrap();
+    is_active(&balancer, "mine").await;
+    // From there on settings belong to the file again, until somebody rolls back.
+    post("rollback", "").await;
+    assert_eq!(active(&balancer).await, "chosen");
+    write(&text("mine.lua", "ewr", "1s"));
+    swapped(7.0).await;
+    assert_eq!(active(&balancer).await, "chosen");
+    // Another file in the configuration is one that was asked for.
+    write(&text("random", "ewr", "1s"));
+    is_active(&balancer, "random").await;
+    drop((clients, more));
+    balancer.finish().await;
+}

@@ -255,6 +255,103 @@ async fn a_broken_policy_and_a_taken_port_keep_it_from_starting() {
     assert!(text(&output.stderr).contains(&port));
 }
 
+/// Every hook fails when it is called with a Monolith that smoke calls do not know.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn live_faults_are_told_in_the_log_and_in_the_document() {
+    let (_world, monoliths) = fleet().await;
+    let folder = TempDir::new().unwrap();
+    let real = monoliths[0].id().to_string();
+    let policy = format!(
+        "local function fail(call, what)\n  for _, m in call.monoliths do\n    if m.id == {real:?} then error(what) end\n  \
+         end\nend\nreturn {{\n  place = function(call) fail(call, 'in place') end,\n  route = function(call)\n    \
+         for _, m in call.monoliths do\n      if m.id == {real:?} then return 'nobody' end\n    end\n  end,\n}}\n"
+    );
+    fs::write(folder.path().join("mine.lua"), policy).unwrap();
+    let text = format!("{}[policy]\nfile = \"mine.lua\"\n", config(&monoliths));
+    let process = Process::with_file(folder.path(), "usher.toml", &text, &[]).await;
+    process.ready().await;
+    eventually("the Monolith is linked", async || {
+        let listed = process.api("/_usher/v1/monoliths").await.to_string();
+        listed.contains(&real).then_some(())
+    })
+    .await;
+    assert!(process.api("/_usher/v1/policy").await["last_fault"].is_null());
+    for number in 0..3 {
+        assert_eq!(http::get(process.addr, "/echo").await.unwrap().status, 200);
+        let mut client = Client::join(process.addr, &format!("room-{number}"), "t").await.unwrap();
+        client.synced(SOON).await.unwrap();
+    }
+    let last = process.api("/_usher/v1/policy").await["last_fault"].clone();
+    assert_eq!((&last["hook"], &last["kind"], &last["count"]), (&json!("place"), &json!("error"), &json!(3)), "{last}");
+    assert!(last["message"].as_str().unwrap().contains("mine.lua:3: in place"), "{last}");
+    assert!(last["at"].is_string());
+    let (code, log) = process.terminate().await;
+    assert_eq!(code, Some(0), "{log}");
+    let lines: Vec<Value> = log
+        .lines()
+        .filter(|line| line.contains("policy fault"))
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let of = |hook: &str| lines.iter().filter(|line| line["hook"] == hook).collect::<Vec<_>>();
+    let (place, route) = (of("place"), of("route"));
+    // A slow machine may take more than the 10 s after which the next line is due.
+    assert!((1..=2).contains(&place.len()) && (1..=2).contains(&route.len()), "{log}");
+    assert_eq!(
+        (&place[0]["level"], &place[0]["kind"], &place[0]["count"]),
+        (&json!("WARN"), &json!("error"), &json!(1))
+    );
+    assert!(place[0]["fault"].as_str().unwrap().ends_with("mine.lua:3: in place"), "{log}");
+    assert!(log.contains("mine.lua:3: in place"), "{log}");
+    assert_eq!(route[0]["kind"], "not_eligible");
+    assert!(log.contains("route named \\\"nobody\\\": no such monolith"), "{log}");
+}
+
+/// A policy beside `usher.toml` in the working folder, where its path has no folder in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f45_a_policy_that_is_gone_or_a_folder_is_served_by_its_last_good_version() {
+    let (_world, monoliths) = fleet().await;
+    let folder = TempDir::new().unwrap();
+    let (file, kept) = (folder.path().join("mine.lua"), folder.path().join(".usher/mine.last-good.lua"));
+    fs::write(&file, "return { place = function(call) return call.monoliths[1] end }").unwrap();
+    fs::write(folder.path().join("near.lua"), "return { route = function(call) return call.monoliths[1] end }")
+        .unwrap();
+    let text = format!("{}[policy]\nfile = \"mine.lua\"\n", config(&monoliths));
+    let start = async || Process::with_file(folder.path(), "usher.toml", &text, &[]).await;
+    let process = start().await;
+    eventually("the version is kept", async || kept.exists().then_some(())).await;
+    let admin = format!("http://{}", process.addr);
+    for (name, active) in [("near", "near"), ("mine.lua", "mine"), ("near.lua", "near"), ("random", "random")] {
+        let mut command = usher(folder.path());
+        let output = output(command.args(["policy", "use", name, "--admin", &admin, "--api-key", KEY])).await;
+        assert_eq!(output.status.code(), Some(0), "{name}: {}", self::text(&output.stderr));
+        assert_eq!(process.api("/_usher/v1/policy").await["active"]["name"], active);
+    }
+    assert_eq!(process.terminate().await.0, Some(0));
+    assert_eq!(output(usher(folder.path()).arg("check")).await.status.code(), Some(0));
+    let gone = || fs::remove_file(&file).unwrap();
+    let directory = || fs::create_dir(&file).unwrap();
+    for (how, make) in [("gone", &gone as &dyn Fn()), ("directory", &directory)] {
+        make();
+        let checked = output(usher(folder.path()).arg("check")).await;
+        let said = self::text(&checked.stdout) + &self::text(&checked.stderr);
+        assert_eq!(checked.status.code(), Some(1), "{how}: {said}");
+        assert!(said.contains("policy.file: no file \"mine.lua\" at mine.lua; write a path"), "{how}: {said}");
+        let process = start().await;
+        let policy = process.api("/_usher/v1/policy").await;
+        assert_eq!(
+            (&policy["active"]["by"], &policy["active"]["name"]),
+            (&json!("last good"), &json!("mine")),
+            "{how}"
+        );
+        assert_eq!(policy["serves_last_good"], true, "{how}");
+        let (code, log) = process.terminate().await;
+        assert!(code == Some(0) && log.contains("no file") && log.contains("THE CONFIGURED POLICY IS BROKEN"), "{log}");
+    }
+    fs::remove_dir_all(folder.path().join(".usher")).unwrap();
+    let refused = output(usher(folder.path()).arg("run")).await;
+    assert_eq!(refused.status.code(), Some(1), "without a kept version it does not start");
+}
+
 /// The configuration and environment of ott-balancer, as they are.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unmodified_balancer_toml_and_its_environment_are_enough() {

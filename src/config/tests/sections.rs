@@ -9,10 +9,18 @@ fn a_policy_is_a_path_or_a_shipped_name() {
     assert_eq!(source("/etc/usher/mine.lua"), PolicySource::File("/etc/usher/mine.lua".into()));
     let shipped = "default, least-loaded, region-affinity, hash-ring, random, spill, slow-start, bounded-hash, capacity, \
          follow-the-crowd";
-    usher("[policy]\nfile = 'policies/x.luau'").fails(&[&format!(
-        "usher.toml:2: policy.file: no file \"policies/x.luau\" at /etc/usher/policies/x.luau; write a path from the \
-         folder of this file, or a shipped name: {shipped}"
-    )]);
+    // A file that is missing is no mistake of the configuration: its last good version may serve.
+    let missing = usher("[policy]\nfile = 'policies/x.luau'").parse().unwrap();
+    assert_eq!(missing.config.policy.source, PolicySource::File("/etc/usher/policies/x.luau".into()));
+    assert_eq!(missing.config.policy.keep, Some("/etc/usher/policies/.usher".into()));
+    assert_eq!(
+        missing.missing_policy().unwrap().to_string(),
+        format!(
+            "usher.toml:2: policy.file: no file \"policies/x.luau\" at /etc/usher/policies/x.luau; write a path from the \
+             folder of this file, or a shipped name: {shipped}"
+        )
+    );
+    assert_eq!(usher("policy.file = '/etc/usher/mine.lua'").parse().unwrap().missing_policy(), None);
     usher("policy.file = 'defualt'").fails(&[&format!(
         "usher.toml:1: policy.file: no policy \"defualt\" is shipped (did you mean \"default\"?); shipped are {shipped}; \
          a path, such as \"./defualt.lua\" for /etc/usher/defualt.lua, holds a \"/\" or ends in .lua or .luau"
@@ -181,5 +189,10 @@ fn total_memory_has_to_suffice() {
         "usher.toml:1: policy.total_memory: 64MiB is less than 10 VMs (4 workers and control, twice while swapping) of \
          8MiB need; write \"80MiB\" or more, or policy.memory = \"6553KiB\" or less",
     ]);
+    total("policy.total_memory = '1MiB'", 2).fails(&[
+        "usher.toml:1: policy.total_memory: 1MiB is less than 6 VMs (2 workers and control, twice while swapping) of 8MiB \
+         need; write \"48MiB\" or more, or \"6MiB\" or more with policy.memory = \"1MiB\", the least there is",
+    ]);
+    total("policy.memory = '1MiB'\npolicy.total_memory = '1MiB'", 2).fails_with("write \"6MiB\" or more");
     total("policy.memory = '6553KiB'\npolicy.total_memory = '64MiB'", 4).config();
 }

@@ -93,16 +93,23 @@ fn file(folder: &Path, name: &str) -> PathBuf {
     folder.join(format!("{name}.last-good.lua"))
 }
 
+/// A path as it is found from any working folder.
+fn absolute(path: &str) -> String {
+    std::path::absolute(path).map_or_else(|_| path.into(), |path| path.display().to_string())
+}
+
 /// Writes a version so that at any moment there is the old file or the new one, whole.
 fn write(folder: &Path, source: &Source, now_us: u64) -> std::io::Result<()> {
     let path = file(folder, &source.name);
     let header = Header {
         name: source.name.clone(),
         sha256: digest(source.text.as_bytes()),
-        source: source.file(),
+        source: absolute(&source.file()),
         kept_at: timestamp(now_us),
     };
-    if kept(&path).is_ok_and(|(there, _)| there.sha256 == header.sha256 && there.name == header.name) {
+    if kept(&path).is_ok_and(|(there, _)| {
+        there.sha256 == header.sha256 && there.name == header.name && there.source == header.source
+    }) {
         return Ok(());
     }
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
@@ -166,9 +173,13 @@ pub(super) fn instead(
         return Err(nothing("and no good version of it is kept as"));
     }
     let built = kept(&path)
-        .and_then(|(header, text)| match header.name == name {
-            true => Ok(Source { name, text: text.into(), origin: Origin::File(configured.clone()) }),
-            false => Err(format!("it holds a policy of the name {:?}", header.name)),
+        .and_then(|(header, text)| {
+            // Two policies of one name may share a folder.
+            let same = header.name == name && absolute(&header.source) == absolute(&configured.display().to_string());
+            match same {
+                true => Ok(Source { name, text: text.into(), origin: Origin::File(configured.clone()) }),
+                false => Err(format!("it holds the policy {:?} of {}", header.name, header.source)),
+            }
         })
         .and_then(|source| build(source).map_err(|error| error.to_string()));
     match built {
@@ -244,6 +255,13 @@ mod tests {
             assert_eq!((error.line, error.file.as_str()), (Some(3), "mine.lua"));
         }
         fs::write(&path, good).unwrap();
+        assert!(start(folder.path()).is_ok());
+        // The same name in another folder, and the same text in this one.
+        let elsewhere = source(&folder.path().join("elsewhere"), "return { 1 }");
+        write(&kept, &elsewhere, 0).unwrap();
+        let error = start(folder.path()).unwrap_err();
+        assert!(error.reason.contains("its kept version cannot be used"), "{error}");
+        write(&kept, &source(folder.path(), "return { 1 }"), 0).unwrap();
         assert!(start(folder.path()).is_ok());
         let off = PolicyConfig { keep: None, ..policy(folder.path()) };
         assert_eq!(instead(&off, &broken(), |_| unreachable!()).map(|_| ()), Err(broken()));

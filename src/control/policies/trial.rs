@@ -88,12 +88,13 @@ impl Policies {
             return Err(SwapError::Refused("there is no canary to promote; start one, or use a policy".into()));
         };
         // The configuration may have changed since it began, and its counters are those of a part of the rooms.
-        let set = self.build_again(canary.set().program()).await?;
+        let config = self.config.load_full();
+        let set = self.build_again(canary.set().program(), &config).await?;
         if canary.is_stopped() {
             return Err(SwapError::Refused("the canary was stopped for its faults meanwhile".into()));
         }
-        let config = self.config.load_full();
         self.activate(set, &config, "promote", |now, set| now.with_active(set).with_canary(None));
+        self.steered.store(true, Relaxed);
         // A canary of the very version that was active anyway leaves nothing to activate.
         self.handle.change(|now| now.with_canary(None));
         Ok(())
