@@ -1,7 +1,7 @@
 //! Calls that a new version has to survive before it decides anything.
 
 use super::Policy;
-use super::lua::{Environment, LoadError, Program, SharedState, Vm};
+use super::lua::{Environment, LoadError, Program, Vm};
 use crate::model::policy::{Call, CallClient, CallRequest, CallRoom, Cause, Fault, FaultKind, Hook, MonolithRow, View};
 use crate::model::{MonolithId, Region};
 
@@ -64,7 +64,7 @@ pub fn synthetic_view(region: &Region) -> View {
 ///
 /// Counters and kept values are those of a copy, so that trying a policy leaves no trace.
 pub fn test(program: &Program, smoke: &[(Call, View)]) -> Result<(), LoadError> {
-    let environment = Environment { state: SharedState::default().into(), ..program.environment().clone() };
+    let environment = Environment { state: program.environment().state.copy().into(), ..program.environment().clone() };
     let mut vm = Vm::new(&program.within(&environment))?;
     for (call, view) in smoke {
         if !vm.has(call.hook) {
