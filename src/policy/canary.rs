@@ -219,7 +219,7 @@ mod tests {
             let told = told.clone();
             move |error: &LoadError| told.lock().unwrap().push(error.clone())
         });
-        let active = set("return {}");
+        let active = set("return { place = function() end }");
         let view = View::default();
         active.call(&place("x"), &view).unwrap();
         for number in 0..10 {

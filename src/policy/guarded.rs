@@ -1,12 +1,12 @@
 //! Around any policy: counts calls and faults, and a breaker that sets aside a policy which keeps hitting its limits.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Policy;
 use crate::model::policy::{Answer, Call, Fault, FaultKind, Hook, View};
 
-/// Verdicts in a row that open the breaker.
+/// Verdicts of one hook in a row that open the breaker.
 const VERDICTS: u32 = 5;
 /// For how long it stays open, in microseconds of the calls' clock.
 const OPEN_FOR_US: u64 = 10_000_000;
@@ -40,9 +40,12 @@ pub struct PolicyStats {
     calls: [AtomicU64; Hook::ALL.len()],
     faults: [[AtomicU64; KINDS.len()]; Hook::ALL.len()],
     bypassed: AtomicU64,
-    verdicts: AtomicU32,
+    /// Verdicts in a row, by hook: a hook that works says nothing about another that does not.
+    verdicts: [AtomicU32; Hook::ALL.len()],
     state: AtomicU8,
     open_until_us: AtomicU64,
+    /// What opened the breaker last, for the log.
+    opened_by: Mutex<String>,
 }
 
 impl PolicyStats {
@@ -84,45 +87,75 @@ impl PolicyStats {
     }
 
     /// Whether the policy may be asked at this moment.
-    fn admits(&self, now_us: u64) -> bool {
+    fn admits(&self, name: &str, now_us: u64) -> bool {
         match self.breaker() {
             BreakerState::Closed => true,
             // Someone else has the one trial.
             BreakerState::HalfOpen => false,
             BreakerState::Open => {
-                now_us >= self.open_until_us.load(Relaxed)
-                    && self.state.compare_exchange(1, 2, Relaxed, Relaxed).is_ok()
+                let on_trial = now_us >= self.open_until_us.load(Relaxed)
+                    && self.state.compare_exchange(1, 2, Relaxed, Relaxed).is_ok();
+                if on_trial {
+                    tracing::warn!(policy = name, fault = %self.opened_by(), "the policy's breaker lets one call try");
+                }
+                on_trial
             }
         }
     }
 
-    fn judge(&self, now_us: u64, verdict: bool) {
-        if !verdict {
-            // The common case reads only: workers share these lines.
-            if self.verdicts.load(Relaxed) != 0 || self.state.load(Relaxed) == 2 {
-                self.verdicts.store(0, Relaxed);
-                let _ = self.state.compare_exchange(2, 0, Relaxed, Relaxed);
+    /// Takes note of how a call ended. Faults that are no verdicts neither count nor begin the count again, but a
+    /// trial that ends with one has kept within the limits, so it closes the breaker.
+    fn judge(&self, name: &str, call: &Call, answer: Result<(), &Fault>) {
+        let verdicts = &self.verdicts[call.hook as usize];
+        let fault = match answer {
+            Err(fault) if is_verdict(fault.kind) => fault,
+            other => {
+                // The common case reads only: workers share these lines.
+                if other.is_ok() && verdicts.load(Relaxed) != 0 {
+                    verdicts.store(0, Relaxed);
+                }
+                if self.state.load(Relaxed) == 2 && self.state.compare_exchange(2, 0, Relaxed, Relaxed).is_ok() {
+                    tracing::warn!(policy = name, fault = %self.opened_by(), "the policy's breaker closed: it decides again");
+                }
+                return;
             }
-            return;
-        }
+        };
         let failed_trial = self.state.load(Relaxed) == 2;
-        if self.verdicts.fetch_add(1, Relaxed) + 1 >= VERDICTS || failed_trial {
-            self.open_until_us.store(now_us.saturating_add(OPEN_FOR_US), Relaxed);
-            self.state.store(1, Relaxed);
+        // A trial of another hook closes the breaker, but leaves this count: its next verdict opens it at once.
+        let in_a_row = verdicts.fetch_add(1, Relaxed).saturating_add(1);
+        if in_a_row >= VERDICTS || failed_trial {
+            self.opened_by.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&fault.message);
+            self.open_until_us.store(call.now_us.saturating_add(OPEN_FOR_US), Relaxed);
+            if self.state.swap(1, Relaxed) != 1 {
+                tracing::warn!(
+                    policy = name, hook = %call.hook, in_a_row, fault = %fault.message,
+                    "the policy's breaker opened: the built-in default decides for {} s", OPEN_FOR_US / 1_000_000
+                );
+            }
         }
     }
+
+    fn opened_by(&self) -> String {
+        self.opened_by.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Whether a fault says that the policy itself hit a limit, whatever the machine.
+fn is_verdict(kind: FaultKind) -> bool {
+    matches!(kind, FaultKind::Fuel | FaultKind::Memory | FaultKind::NativeCap)
 }
 
 /// A policy behind counters and breaker. While the breaker is open it answers [`Answer::Default`].
 pub struct Guarded<P> {
+    name: Arc<str>,
     policy: P,
     stats: Arc<PolicyStats>,
 }
 
 impl<P: Policy> Guarded<P> {
-    /// Guards a policy; VMs of one version share one `stats`.
-    pub fn new(policy: P, stats: Arc<PolicyStats>) -> Self {
-        Self { policy, stats }
+    /// Guards a policy, which the log calls `name`; VMs of one version share one `stats`.
+    pub fn new(name: &str, policy: P, stats: Arc<PolicyStats>) -> Self {
+        Self { name: name.into(), policy, stats }
     }
 
     /// The counters.
@@ -138,8 +171,12 @@ impl<P: Policy> Guarded<P> {
 
 impl<P: Policy> Policy for Guarded<P> {
     fn call(&mut self, call: &Call, view: &View) -> Result<Answer, Fault> {
+        // A hook that is not there proves nothing, and must not use up the one trial.
+        if !self.policy.has(call.hook) {
+            return Ok(Answer::Default);
+        }
         let stats = &self.stats;
-        if !stats.admits(call.now_us) {
+        if !stats.admits(&self.name, call.now_us) {
             stats.bypassed.fetch_add(1, Relaxed);
             return Ok(Answer::Default);
         }
@@ -148,8 +185,7 @@ impl<P: Policy> Policy for Guarded<P> {
         if let Err(fault) = &answer {
             stats.count_fault(call.hook, fault.kind);
         }
-        let verdict = |fault: &Fault| matches!(fault.kind, FaultKind::Fuel | FaultKind::Memory | FaultKind::NativeCap);
-        stats.judge(call.now_us, answer.as_ref().is_err_and(verdict));
+        stats.judge(&self.name, call, answer.as_ref().map(|_| ()));
         answer
     }
 
@@ -168,6 +204,10 @@ mod tests {
         fn call(&mut self, _: &Call, _: &View) -> Result<Answer, Fault> {
             self.0.map_or(Ok(Answer::Admit), |kind| Err(Fault { kind, message: String::new() }))
         }
+
+        fn has(&self, hook: Hook) -> bool {
+            hook != Hook::Rebalance
+        }
     }
 
     fn at(seconds: u64) -> Call {
@@ -181,7 +221,7 @@ mod tests {
 
     #[test]
     fn five_verdicts_in_a_row_open_the_breaker_for_ten_seconds_and_one_trial() {
-        let mut policy = Guarded::new(Faulty(Some(FaultKind::Fuel)), Arc::default());
+        let mut policy = Guarded::new("test", Faulty(Some(FaultKind::Fuel)), Arc::default());
         for _ in 0..5 {
             assert_eq!(policy.stats().breaker(), BreakerState::Closed);
             assert!(ask(&mut policy, 100).is_err());
@@ -200,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_good_call_between_starts_the_count_again() {
-        let mut policy = Guarded::new(Faulty(None), Arc::default());
+        let mut policy = Guarded::new("test", Faulty(None), Arc::default());
         for _ in 0..4 {
             for fault in [Some(FaultKind::Memory), Some(FaultKind::NativeCap), Some(FaultKind::Fuel), None] {
                 policy.inner().0 = fault;
@@ -213,11 +253,64 @@ mod tests {
     #[test]
     fn cpu_time_and_errors_never_open_it() {
         for kind in [FaultKind::CpuTime, FaultKind::Error, FaultKind::BadAnswer] {
-            let mut policy = Guarded::new(Faulty(Some(kind)), Arc::default());
+            let mut policy = Guarded::new("test", Faulty(Some(kind)), Arc::default());
             for _ in 0..50 {
                 assert!(ask(&mut policy, 1).is_err());
             }
             assert_eq!(policy.stats().breaker(), BreakerState::Closed);
         }
+    }
+
+    #[test]
+    fn each_hook_has_a_count_of_its_own() {
+        let mut policy = Guarded::new("test", Faulty(None), Arc::default());
+        let place = |seconds| Call { hook: Hook::Place, ..at(seconds) };
+        let fails = |policy: &mut Guarded<Faulty>, seconds| {
+            policy.inner().0 = Some(FaultKind::Fuel);
+            assert!(policy.call(&place(seconds), &View::default()).is_err());
+        };
+        for _ in 0..5 {
+            policy.inner().0 = None;
+            assert_eq!(ask(&mut policy, 1), Ok(Answer::Admit));
+            fails(&mut policy, 1);
+        }
+        assert_eq!(policy.stats().breaker(), BreakerState::Open);
+        // The trial of the healthy hook closes it; the first fault of the other opens it again.
+        policy.inner().0 = None;
+        assert_eq!(ask(&mut policy, 11), Ok(Answer::Admit));
+        assert_eq!(policy.stats().breaker(), BreakerState::Closed);
+        fails(&mut policy, 12);
+        assert_eq!(policy.stats().breaker(), BreakerState::Open);
+    }
+
+    #[test]
+    fn plain_errors_between_verdicts_neither_count_nor_reset() {
+        let mut policy = Guarded::new("test", Faulty(None), Arc::default());
+        for _ in 0..5 {
+            assert_eq!(policy.stats().breaker(), BreakerState::Closed);
+            for kind in [FaultKind::Error, FaultKind::BadAnswer, FaultKind::CpuTime, FaultKind::Fuel] {
+                policy.inner().0 = Some(kind);
+                assert!(ask(&mut policy, 1).is_err());
+            }
+        }
+        assert_eq!(policy.stats().breaker(), BreakerState::Open);
+        // A trial that ends with a plain error leaves no breaker that waits for ever.
+        policy.inner().0 = Some(FaultKind::Error);
+        assert!(ask(&mut policy, 11).is_err());
+        assert_eq!(policy.stats().breaker(), BreakerState::Closed);
+    }
+
+    #[test]
+    fn a_hook_that_is_not_there_neither_resets_the_count_nor_takes_the_trial() {
+        let mut policy = Guarded::new("test", Faulty(Some(FaultKind::Fuel)), Arc::default());
+        let absent = |seconds| Call { hook: Hook::Rebalance, ..at(seconds) };
+        for _ in 0..5 {
+            assert_eq!(policy.call(&absent(1), &View::default()), Ok(Answer::Default));
+            assert!(ask(&mut policy, 1).is_err());
+        }
+        assert_eq!(policy.stats().breaker(), BreakerState::Open);
+        assert_eq!(policy.call(&absent(11), &View::default()), Ok(Answer::Default));
+        assert_eq!(policy.stats().breaker(), BreakerState::Open, "the trial is still to come");
+        assert_eq!((policy.stats().calls(Hook::Rebalance), policy.stats().bypassed()), (0, 0));
     }
 }

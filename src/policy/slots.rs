@@ -26,7 +26,8 @@ impl PolicySet {
         let stats = Arc::new(PolicyStats::default());
         let vms = (0..slots.max(1)).map(|_| Vm::new(program)).collect::<Result<Vec<_>, LoadError>>()?;
         let has = std::array::from_fn(|hook| vms[0].has(Hook::ALL[hook]));
-        let slots = vms.into_iter().map(|vm| Mutex::new(Guarded::new(vm, stats.clone()))).collect();
+        let slots =
+            vms.into_iter().map(|vm| Mutex::new(Guarded::new(&program.source().name, vm, stats.clone()))).collect();
         Ok(Self { program: program.clone(), stats, faults: FaultLog::default(), has, slots })
     }
 
@@ -59,6 +60,8 @@ impl PolicySet {
     /// As [`PolicySet::call`], with what the script gave to `usher.explain`.
     pub fn call_explained(&self, call: &Call, view: &View) -> (Result<Answer, Fault>, Vec<String>) {
         let (answer, explained) = self.with_slot(|vm| {
+            // A call that does not reach the policy must not tell the reasons of the one before.
+            vm.inner().take_explanations();
             let answer = vm.call(call, view);
             (answer, vm.inner().take_explanations())
         });

@@ -1,9 +1,15 @@
 //! Calls that a new version has to survive before it decides anything.
 
 use super::Policy;
-use super::lua::{Environment, LoadError, Program, SharedState, Vm};
-use crate::model::policy::{Call, CallClient, CallRequest, CallRoom, Cause, Fault, FaultKind, Hook, MonolithRow, View};
+use super::decide::is_eligible;
+use super::lua::{Environment, LoadError, Program, Vm};
+use crate::model::policy::{
+    Answer, Call, CallClient, CallRequest, CallRoom, Cause, Fault, FaultKind, Hook, MonolithRow, View,
+};
 use crate::model::{MonolithId, Region};
+
+/// The Monoliths of the view that is made up.
+const SYNTHETIC: [&str; 3] = ["smoke-1", "smoke-2", "smoke-3"];
 
 /// One call of each hook on a view, as they come in practice: one client joins a room; a request lists rooms.
 pub fn calls(region: &Region, now_us: u64) -> Vec<Call> {
@@ -57,14 +63,25 @@ pub fn synthetic_view(region: &Region) -> View {
         age_s: 60.0,
         ..MonolithRow::default()
     };
-    View::of([row("smoke-1", region.as_str(), 3), row("smoke-2", region.as_str(), 1), row("smoke-3", "elsewhere", 0)])
+    let [a, b, c] = SYNTHETIC;
+    View::of([row(a, region.as_str(), 3), row(b, region.as_str(), 1), row(c, "elsewhere", 0)])
+}
+
+/// Whether an answer leaves nobody to choose although somebody serves. In the view that is made up it says nothing: a
+/// policy may name Monoliths of its own fleet.
+fn names_nobody(call: &Call, view: &View, named: &[MonolithId]) -> bool {
+    let made_up = || view.rows().iter().all(|row| SYNTHETIC.contains(&row.id.as_str()));
+    !named.is_empty()
+        && view.rows().iter().any(MonolithRow::serves)
+        && !named.iter().any(|id| is_eligible(call, view, id))
+        && !made_up()
 }
 
 /// Makes these calls of the hooks that the policy has; the first fault is the reason to refuse it.
 ///
 /// Counters and kept values are those of a copy, so that trying a policy leaves no trace.
 pub fn test(program: &Program, smoke: &[(Call, View)]) -> Result<(), LoadError> {
-    let environment = Environment { state: SharedState::default().into(), ..program.environment().clone() };
+    let environment = Environment { state: program.environment().state.copy().into(), ..program.environment().clone() };
     let mut vm = Vm::new(&program.within(&environment))?;
     for (call, view) in smoke {
         if !vm.has(call.hook) {
@@ -76,10 +93,42 @@ pub fn test(program: &Program, smoke: &[(Call, View)]) -> Result<(), LoadError> 
             Err(Fault { kind: FaultKind::CpuTime, .. }) => vm.call(call, view),
             answer => answer,
         };
-        if let Err(fault) = answer {
-            let refused = program.refused(&format!("in a smoke call of {}: ", call.hook), &fault.message);
+        let message = match answer {
+            Ok(Answer::Ranked(named)) if names_nobody(call, view, &named) => {
+                let named: Vec<&str> = named.iter().take(3).map(MonolithId::as_str).collect();
+                Some(format!("it names only Monoliths that may not be chosen ({})", named.join(", ")))
+            }
+            Ok(_) => None,
+            Err(fault) => Some(fault.message),
+        };
+        if let Some(message) = message {
+            let refused = program.refused(&format!("in a smoke call of {}: ", call.hook), &message);
             return Err(LoadError { line: refused.line.or(vm.hook_lines()[call.hook as usize]), ..refused });
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::lua::Source;
+
+    #[test]
+    fn a_policy_that_names_nobody_who_serves_is_refused_on_the_live_view_alone() {
+        let text = "return {\n place = function(call) return 'gone' end }";
+        let program = Program::compile(Source::shipped("x", text), &Environment::default()).unwrap();
+        let region = Region::from("ewr");
+        let on = |view: &View| {
+            let smoke: Vec<_> = calls(&region, 0).into_iter().map(|call| (call, view.clone())).collect();
+            test(&program, &smoke)
+        };
+        let row = |id: &str| MonolithRow { id: id.into(), ..MonolithRow::default() };
+        on(&synthetic_view(&region)).unwrap();
+        on(&View::default()).unwrap();
+        on(&View::of([row("m1"), row("gone")])).unwrap();
+        let error = on(&View::of([row("m1")])).unwrap_err();
+        assert_eq!(error.line, Some(2));
+        assert!(error.reason.contains("names only Monoliths that may not be chosen (gone)"), "{error}");
+    }
 }

@@ -186,6 +186,7 @@ mod tests {
     use super::*;
     use crate::model::Region;
     use crate::policy::lua::Limits;
+    use crate::policy::lua::state::Kept;
 
     fn source(text: &str) -> Source {
         Source::shipped("test", text)
@@ -234,6 +235,11 @@ mod tests {
         let smoke: Vec<_> = smoke::calls(&region, 0).into_iter().map(|call| (call, View::default())).collect();
         prepare(source(text), &environment, &smoke, None).unwrap();
         assert_eq!(environment.state.get("seen"), None);
+        // They see what is kept, since a policy may depend on it.
+        environment.state.set("mode", Some(Kept::Boolean(true))).unwrap();
+        let needs = "return { place = function(call) assert(usher.get('mode')) usher.set('mode', nil) end }";
+        prepare(source(needs), &environment, &smoke, None).unwrap();
+        assert_eq!(environment.state.get("mode"), Some(Kept::Boolean(true)));
     }
 
     #[test]

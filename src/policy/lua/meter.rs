@@ -62,6 +62,20 @@ impl Meter {
         None
     }
 
+    /// What a native call takes that no safepoint interrupts. It looks at the CPU clock each time.
+    pub(crate) fn charge(&self, safepoints: u64) -> Option<FaultKind> {
+        if let Some(kind) = self.fired() {
+            return Some(kind);
+        }
+        let used = self.used.load(Relaxed).saturating_add(safepoints);
+        // One more than the limit, as where single safepoints end.
+        self.used.store(used.min(self.fuel.load(Relaxed).saturating_add(1)), Relaxed);
+        if used > self.fuel.load(Relaxed) {
+            return Some(self.fire(FaultKind::Fuel));
+        }
+        self.late().then(|| self.fire(FaultKind::CpuTime))
+    }
+
     /// Stops the call for this reason.
     pub(crate) fn fire(&self, kind: FaultKind) -> FaultKind {
         self.fired.store(1 + kind as u8, Relaxed);
@@ -107,7 +121,8 @@ impl Meter {
     }
 }
 
-fn thread_cpu_ns() -> u64 {
+/// CPU time that this thread has used, in nanoseconds.
+pub(super) fn thread_cpu_ns() -> u64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
@@ -138,5 +153,17 @@ mod tests {
         let meter = Meter::default();
         meter.start(&Limits { fuel: u64::MAX, budget: Duration::from_millis(1), memory: 0 });
         assert_eq!((0..u64::MAX).find_map(|_| meter.safepoint()), Some(FaultKind::CpuTime));
+    }
+
+    #[test]
+    fn a_charge_uses_fuel_and_looks_at_the_clock() {
+        let meter = Meter::default();
+        meter.start(&Limits { fuel: 10, ..Limits::default() });
+        assert_eq!((meter.charge(10), meter.used()), (None, 10));
+        assert_eq!((meter.charge(u64::MAX), meter.used()), (Some(FaultKind::Fuel), 11));
+        assert_eq!(meter.charge(1), Some(FaultKind::Fuel));
+        meter.start(&Limits { fuel: u64::MAX, budget: Duration::from_millis(1), memory: 0 });
+        assert_eq!((0..u64::MAX).find_map(|_| meter.charge(1)), Some(FaultKind::CpuTime));
+        assert!(meter.used() > 0);
     }
 }

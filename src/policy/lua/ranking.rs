@@ -6,9 +6,23 @@ pub(crate) fn hash(text: &[u8]) -> u64 {
     finish(fnv(0xcbf2_9ce4_8422_2325, text))
 }
 
+/// What the hashes of a key at all Monoliths begin with, so that a list costs one look at the key.
+#[derive(Clone, Copy)]
+struct Key(u64);
+
+impl Key {
+    fn new(key: &[u8]) -> Self {
+        Self(fnv(fnv(0xcbf2_9ce4_8422_2325, key), &[0]))
+    }
+
+    fn score(self, id: &[u8], weight: f64) -> f64 {
+        if weight > 0.0 { -weight / draw(self, id).ln() } else { 0.0 }
+    }
+}
+
 /// The hash of a key at a Monolith, as a number in (0, 1).
-fn draw(key: &[u8], id: &[u8]) -> f64 {
-    let hash = finish(fnv(fnv(fnv(0xcbf2_9ce4_8422_2325, key), &[0]), id));
+fn draw(key: Key, id: &[u8]) -> f64 {
+    let hash = finish(fnv(key.0, id));
     ((hash >> 11) as f64 + 0.5) / (1u64 << 53) as f64
 }
 
@@ -26,11 +40,12 @@ fn finish(mut hash: u64) -> u64 {
 /// Schindelhauer and Schomaker: the score is `-weight / ln(draw)`, so a Monolith of twice the weight gets twice the
 /// keys, and one that comes or goes moves only its own. Weights of 0 or less are never chosen; ties go to the first.
 pub(crate) fn rendezvous<'a>(key: &[u8], list: impl Iterator<Item = (&'a [u8], f64)>) -> Option<usize> {
-    best(list.enumerate().map(|(at, (id, weight))| (at, score(key, id, weight))))
+    let key = Key::new(key);
+    best(list.enumerate().map(|(at, (id, weight))| (at, key.score(id, weight))))
 }
 
 pub(super) fn score(key: &[u8], id: &[u8], weight: f64) -> f64 {
-    if weight > 0.0 { -weight / draw(key, id).ln() } else { 0.0 }
+    Key::new(key).score(id, weight)
 }
 
 fn best(scores: impl Iterator<Item = (usize, f64)>) -> Option<usize> {
@@ -50,7 +65,8 @@ pub(crate) fn bounded(key: &[u8], list: &[(&[u8], f64, f64)], factor: f64) -> Op
     let total: f64 = list.iter().map(|(_, _, load)| load).sum();
     let fits = |weight: f64, load: f64| load < (factor.max(1.0) * (total + 1.0) * weight / weights).ceil();
     let with_room = list.iter().enumerate().filter(|(_, (_, weight, load))| *weight > 0.0 && fits(*weight, *load));
-    best(with_room.map(|(at, (id, weight, _))| (at, score(key, id, *weight))))
+    let key = Key::new(key);
+    best(with_room.map(|(at, (id, weight, _))| (at, key.score(id, *weight))))
 }
 
 /// SplitMix64 (Steele, Lea and Flood, 2014): the state is one number, so a call's randomness is its seed and nothing

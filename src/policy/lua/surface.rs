@@ -12,6 +12,7 @@ use super::meter::Meter;
 use super::mirror::{self, NativeRows};
 use super::ranking;
 use super::reads::Reads;
+use super::sandbox::script_line;
 use super::state::{Kept, SharedState};
 use crate::model::Region;
 use crate::model::policy::FaultKind;
@@ -176,6 +177,15 @@ impl Host {
             host.meter.fire(FaultKind::NativeCap);
             *lock(&host.capped) = message;
             Ok(())
+        });
+        host!("charge", |host, lua, safepoints: f64| {
+            match host.meter.charge(safepoints as u64) {
+                None => Ok(()),
+                Some(kind) => {
+                    host.meter.stopped_at(|| script_line(lua));
+                    Err(mlua::Error::runtime(kind.label()))
+                }
+            }
         });
         host!("random", |host, _lua, (): ()| {
             let fed = |read: &Read| if let Read::Random(drawn) = read { Some(*drawn) } else { None };

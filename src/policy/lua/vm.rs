@@ -10,7 +10,7 @@ use super::call;
 use super::inspect::{self, Inspection, Lines, Note};
 use super::mirror::Mirror;
 use super::program::{self, LoadError, Program};
-use super::sandbox::{self, Sandbox};
+use super::sandbox::{self, PRELUDE_NAME, Sandbox};
 use super::surface::{Host, lock};
 use crate::model::policy::{Answer, Call, Fault, FaultKind, Hook, View};
 use crate::model::read::Read;
@@ -185,7 +185,9 @@ impl Vm {
         let stopped = matches!(answer, Err(fault) if matches!(fault.kind, Fuel | CpuTime | Memory | NativeCap));
         let (lua, limit) = (&engine.sandbox.lua, self.host.environment.limits.memory);
         // Luau collects nothing when an allocation fails, so a script that caught such an error left a full VM behind.
-        let full = || lua.used_memory() > limit / 2 && (lua.gc_collect().is_err() || lua.used_memory() > limit / 4 * 3);
+        // A VM that stays over half would collect after each call, which costs more than to build a new one.
+        let half_full = || lua.used_memory() > limit / 2;
+        let full = || half_full() && (lua.gc_collect().is_err() || half_full());
         if stopped || full() {
             if self.program.inner.inspection == Inspection::Coverage {
                 self.lines.merge(&engine.lines());
@@ -305,6 +307,11 @@ impl Host {
             None => traced().unwrap_or_else(|| format!("{file}: ")),
         };
         let stopped = |what: String| format!("{at}{what}");
+        // A library function behind a guard names the guard's line; the author knows only that of the policy.
+        let outside = |text: String| match position(PRELUDE_NAME, &text) {
+            Some(own) if text.starts_with(&own) => format!("{at}{}", &text[own.len()..]),
+            _ => text,
+        };
         let (kind, message) = match self.meter.fired() {
             Some(FaultKind::Fuel) => {
                 let fuel = self.meter.fuel();
@@ -318,7 +325,7 @@ impl Host {
             None if error.as_ref().is_some_and(out_of_memory) => {
                 (FaultKind::Memory, stopped(format!("more than {} bytes of memory (policy.memory)", limits.memory)))
             }
-            None => (FaultKind::Error, raised.unwrap_or_else(|| stopped("no answer".into()))),
+            None => (FaultKind::Error, raised.map(outside).unwrap_or_else(|| stopped("no answer".into()))),
         };
         Fault { kind, message }
     }

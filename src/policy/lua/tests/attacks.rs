@@ -3,6 +3,10 @@
 
 use super::*;
 use crate::model::policy::FaultKind;
+use crate::policy::lua::meter::thread_cpu_ns;
+
+/// What tells an attack that got past its limits from a build without optimisations on a slow machine.
+const MOST_CPU_TIME: Duration = Duration::from_secs(3);
 
 /// Runs an attack in `place` with a region of "attack", then an honest call in the same VM.
 fn check(attack: &str, expected: &[FaultKind]) {
@@ -16,10 +20,15 @@ fn check(attack: &str, expected: &[FaultKind]) {
         end
         return policy"
     );
-    let mut vm = vm_with(&text, &environment(4 << 20));
+    let environment = environment(4 << 20);
+    let budget = environment.limits.budget;
+    let mut vm = vm_with(&text, &environment);
     let hostile = Call { region: "attack".into(), ..call(Hook::Place) };
     for _ in 0..2 {
+        let began = thread_cpu_ns();
         let fault = vm.call(&hostile, &view()).expect_err(attack);
+        let took = Duration::from_nanos(thread_cpu_ns() - began);
+        assert!(took < MOST_CPU_TIME.max(budget * 20), "{attack}: {took:?} of CPU time");
         assert!(expected.contains(&fault.kind), "{attack}: {fault:?}");
         assert!(vm.memory() < 3 << 20, "{attack}: {} bytes stay", vm.memory());
         assert_eq!(ask(&mut vm).expect(attack), ids(&["m1"]), "{attack}");
@@ -126,6 +135,69 @@ fn f47_library_calls_that_ignore_the_interrupt_are_capped() {
     // Looking for magic characters in so long a pattern takes fuel itself, so either limit may come first.
     let plain_by_content = "local s = string.rep('a', 1000000) return (s:find(string.rep('a', 500000) .. 'b'))";
     check(plain_by_content, &[FaultKind::NativeCap, FaultKind::Fuel]);
+}
+
+#[test]
+fn numbers_as_texts_and_metamethods_pass_no_cap() {
+    use FaultKind::{Error, Fuel, Memory, NativeCap};
+    for attack in [
+        "table.move({}, '1', 1073741824, 2)",
+        "table.move({}, 1, '1073741824', 2)",
+        "table.move({}, '1', '1073741824', '2')",
+        "table.move({}, ' 0x1 ', '1e9', 2)",
+        "pcall(table.move, {}, '-2147483648', '-5', 2) table.move({}, -2147483648, -5, 2)",
+        "table.unpack({}, '1', '900000')",
+        "unpack({}, 1, 1e9)",
+        "select('#', unpack({}, '1', '100000'))",
+        "local t = setmetatable(table.create(200000, 1), { __len = function() return 0 end }) table.sort(t)",
+    ] {
+        check(attack, &[NativeCap]);
+    }
+    for attack in [
+        "table.move({}, 0 / 0, -5, 2)",
+        "table.move({}, 1, 1e300, 2)",
+        "table.move({}, 1, 2, math.huge)",
+        "table.move({}, 1, 2, '1.5')",
+        "table.move({}, 1, nil, 2)",
+        "table.unpack({}, 0 / 0)",
+        "table.create(0 / 0)",
+        "table.create('1e300')",
+        "table.concat({}, ',', '1', '1073741824')",
+        "table.concat({}, ',', '-2147483648', '2147483647')",
+        "table.insert({}, '1e9', 1, 2)",
+        "string.format('%' .. '999' .. 'd', 1)",
+    ] {
+        check(attack, &[Error]);
+    }
+    for attack in [
+        "table.create('100000000', 1)",
+        "('x'):rep('1000000000')",
+        "table.sort(table.create(200000, 1), rawequal)",
+        "local s = ('x'):rep('1000000') while true do s:byte('1', '7000') s:sub('1', '-1') s:upper() end",
+        "local t = table.create('60000', 1) while true do table.insert(t, '1', 1) table.remove(t, '1') end",
+        "local t = table.create('60000', 1) while true do table.find(t, 2, '1') end",
+        "while true do utf8.char(1) bit32.rrotate('1', '1e9') bit32.extract('1', '0', '32') end",
+    ] {
+        check(attack, &[Memory, Fuel, Error, FaultKind::CpuTime]);
+    }
+}
+
+#[test]
+fn long_keys_are_refused_and_regions_of_clients_do_not_pile_up() {
+    let fault = ask(&mut place("return usher.rendezvous(('k'):rep(1025), call.monoliths)")).unwrap_err();
+    assert!(fault.message.contains("the key has 1025 bytes; give one of at most 1024"), "{fault}");
+    assert!(ask(&mut place("return usher.bounded(('k'):rep(1024), call.monoliths)")).is_ok());
+    let mut vm = place("for i = 1, 300 do usher.nearest(call.monoliths, 'r' .. usher.random()) end return 'm1'");
+    let sizes: Vec<usize> = (0..20).map(|_| ask(&mut vm).map(|_| vm.memory()).unwrap()).collect();
+    assert!(sizes[19] < sizes[0] + (1 << 20), "{sizes:?}");
+}
+
+#[test]
+fn an_error_of_a_guarded_function_names_the_line_of_the_policy() {
+    for body in ["string.format('%d', 'x')", "table.concat({ {} })", "table.move({}, 1, {}, 2)", "('x'):rep({})"] {
+        let fault = ask(&mut place(body)).unwrap_err();
+        assert!(fault.message.starts_with("policies/test.lua:1: "), "{body}: {fault}");
+    }
 }
 
 #[test]
@@ -296,6 +368,11 @@ fn guards_let_honest_use_through() {
         table.sort(t, function(a, b) return a > b end) assert(t[1] == 3)
         local moved = table.move({ 1, 2 }, 1, 2, 2, { 9 }) assert(#moved == 3 and moved[1] == 9)
         assert(table.move({ 1, 2 }, 1, 2, 2)[3] == 2)
+        assert(table.move({ 1, 2 }, '1', '2', '2')[3] == 2 and select('#', table.unpack({ 1, 2, 3 }, 2)) == 2)
+        assert(unpack({ 7 }) == 7 and table.concat({ 1, 2, 3 }, '-', 2) == '2-3' and #table.create(3, 1) == 3)
+        local list = { 1, 3 } table.insert(list, 2, 2) table.insert(list, 4) assert(table.concat(list) == '1234')
+        assert(table.remove(list, 1) == 1 and table.remove(list) == 4 and #list == 2 and table.find(list, 3) == 2)
+        assert(('ab'):rep(2, '') == 'abab' and ('ab'):upper() == 'AB' and ('%d'):format(3) == '3')
         assert(('a.b'):find('.', 1, true) == 2 and ('abc'):find('b') == 2 and not ('abc'):find('z'))
         local s, e, c = string.find('key=1', '(%w+)=') assert(s == 1 and e == 4 and c == 'key')
         assert(#('a,b'):split(',') == 2 and #string.split('a,b') == 2 and #string.split('a-b', '-') == 2)
