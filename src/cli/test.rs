@@ -101,15 +101,25 @@ pub(super) fn main(args: &TestArgs) -> u8 {
 /// What the options make of a run whose tests passed.
 fn verdict(args: &TestArgs, report: &Report) -> u8 {
     let mut code = GOOD;
+    if let Some(filter) = &args.filter
+        && report.tests.is_empty()
+    {
+        eprintln!("usher: no test's name matches --filter {filter:?}");
+        code = UNABLE;
+    }
+    if args.threshold.is_some() && report.coverage.as_ref().is_some_and(|coverage| coverage.lines == 0) {
+        eprintln!("usher: no line of a policy was measured; --threshold needs tests with a policy beside them");
+        code = UNABLE;
+    }
     if let (Some(least), Some(coverage)) = (args.threshold, &report.coverage)
         && coverage.percent < least
     {
         eprintln!("usher: {} % of the lines ran; --threshold asks for {least} %", coverage.percent);
-        code = BAD;
+        code = code.max(BAD);
     }
     if args.fail_on_hidden_state && report.hidden_state > 0 {
         eprintln!("usher: hidden state in {} tests (--fail-on-hidden-state)", report.hidden_state);
-        code = BAD;
+        code = code.max(BAD);
     }
     code
 }

@@ -55,6 +55,8 @@ async fn coverage_has_a_threshold_and_a_file() {
     assert!(folder.path().join("other.info").exists() && !folder.path().join("lcov.info").exists());
     assert_eq!(run(&["--lcov", "no/such/folder/x"]).await.0, 2);
     assert_eq!(run(&["--threshold", "101"]).await.0, 2);
+    let (code, _, err) = run(&["--filter", "no such test"]).await;
+    assert!(code == 2 && err.contains("no test's name matches --filter"), "{err}");
     let (code, xml, _) = run(&["--format", "junit"]).await;
     assert_eq!(code, 0);
     assert!(xml.starts_with("<?xml ") && xml.contains("name=\"fewest &lt;rooms&gt;\""), "{xml}");
