@@ -27,8 +27,8 @@ const MAX_DEPTH: usize = 16;
 pub struct TestFile {
     /// Its name in reports.
     pub name: String,
-    /// Its text.
-    pub text: Arc<str>,
+    /// Its text, or why it cannot be read.
+    pub text: Result<Arc<str>, LoadError>,
     /// The policy beside it, or why there is none.
     pub policy: Result<Source, String>,
 }
@@ -66,7 +66,7 @@ impl TestFile {
     pub fn shipped(policy: &Shipped) -> Self {
         Self {
             name: format!("policies/{}{SUFFIX}", policy.name),
-            text: policy.test.into(),
+            text: Ok(policy.test.into()),
             policy: Ok(Source::shipped(policy.name, policy.text)),
         }
     }
@@ -74,12 +74,17 @@ impl TestFile {
     /// Reads a test; `NAME_test.lua` is about `NAME.lua` beside it.
     pub fn read(path: &Path) -> Result<Self, LoadError> {
         let name = path.display().to_string();
-        let text = read_text(path)?.into();
+        let text = Ok(read_text(path)?.into());
         let policy = match name.strip_suffix(SUFFIX) {
             Some(stem) => Source::read(Path::new(&format!("{stem}.lua"))).map_err(|e| e.to_string()),
             None => Err(format!("{name}: tests are called NAME{SUFFIX}, after the policy NAME.lua beside them")),
         };
         Ok(Self { name, text, policy })
+    }
+
+    /// A file that stands among others and cannot be read: they run all the same.
+    fn unreadable(path: &Path, error: LoadError) -> Self {
+        Self { name: path.display().to_string(), policy: Err(error.to_string()), text: Err(error) }
     }
 
     /// The test that belongs to a policy, if there is one.
@@ -167,7 +172,11 @@ fn in_folder(folder: &Path) -> Result<Vec<TestFile>, LoadError> {
     let mut paths = Vec::new();
     collect(folder, MAX_DEPTH, &mut paths)?;
     paths.sort();
-    paths.iter().map(|path| TestFile::read(path.strip_prefix(".").unwrap_or(path))).collect()
+    let read = |path: &PathBuf| {
+        let path = path.strip_prefix(".").unwrap_or(path);
+        TestFile::read(path).unwrap_or_else(|error| TestFile::unreadable(path, error))
+    };
+    Ok(paths.iter().map(read).collect())
 }
 
 fn collect(folder: &Path, depth: usize, paths: &mut Vec<PathBuf>) -> Result<(), LoadError> {

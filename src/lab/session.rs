@@ -41,6 +41,8 @@ struct Session {
 
 #[derive(Default)]
 struct Running {
+    /// Whether a test runs.
+    active: bool,
     /// Whether a check did not hold; a script cannot take that back by catching the error.
     check_failed: bool,
     /// The last call, and what the policy answered.
@@ -94,7 +96,8 @@ impl Session {
     fn run(self: &Arc<Self>) -> Result<(), Broken> {
         let internal = |e: mlua::Error| (None, format!("the test's VM could not be built: {e}"));
         let compile = |file: &str, text| program::compile(file, text, Inspection::None).map_err(|e| (e.line, e.reason));
-        let bytecode = compile(&self.file.name, &self.file.text)?;
+        let text = self.file.text.as_ref().map_err(|error| (error.line, error.reason.clone()))?;
+        let bytecode = compile(&self.file.name, text)?;
         let library = compile("usher.test", TESTLIB)?;
         let sandbox = Sandbox::new(&self.host, LIMITS.memory, |lua, usher| {
             let test: Table = sandbox::load(lua, "usher.test", &library)?.call(self.table(lua)?)?;
@@ -166,6 +169,13 @@ impl Session {
 
     /// Whether a test of this name is to run now; an error if there is no time left.
     fn wanted(&self, name: &str) -> mlua::Result<bool> {
+        let mut running = lock(&self.running);
+        if running.active {
+            // Even if the error is caught: what the test around it has found so far would be lost.
+            running.check_failed = true;
+            return Err(mlua::Error::runtime(format!("test {name:?} inside another test; define it outside")));
+        }
+        drop(running);
         if self.filter.as_ref().is_some_and(|filter| !filter.is_match(name)) {
             return Ok(false);
         }
@@ -243,7 +253,7 @@ impl Session {
     }
 
     fn begin(&self) -> (Instant, VirtualTime) {
-        *lock(&self.running) = Running::default();
+        *lock(&self.running) = Running { active: true, ..Running::default() };
         lock(&self.policies).iter_mut().for_each(Subject::begin_test);
         (Instant::now(), *lock(&self.virtual_time))
     }

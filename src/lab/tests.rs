@@ -34,7 +34,7 @@ return policy";
 
 fn file(test: &str) -> TestFile {
     let text = format!("local t = usher.test\nlocal policy = t.policy()\n{test}");
-    TestFile { name: "x_test.lua".into(), text: text.into(), policy: Ok(Source::shipped("x", POLICY)) }
+    TestFile { name: "x_test.lua".into(), text: Ok(text.into()), policy: Ok(Source::shipped("x", POLICY)) }
 }
 
 fn run(test: &str) -> Report {
@@ -151,6 +151,30 @@ fn a_broken_file_is_a_result_of_its_own() {
     let slow = Options { time: Duration::ZERO, ..Options::default() };
     let report = run_tests(&[file("t.it('x', function() end)")], &slow);
     assert_eq!(report.tests[0].message.as_deref(), Some("it takes too long"));
+}
+
+#[test]
+fn a_test_inside_a_test_takes_nothing_back() {
+    let report = run("t.it('outer', function()
+        pcall(t.check, false)
+        pcall(t.it, 'inner', function() end)
+    end)
+    t.it('after', function() end)");
+    let found: Vec<_> = report.tests.iter().map(|test| (test.name.as_str(), test.status)).collect();
+    assert_eq!(found, [("outer", Status::Fail), ("after", Status::Pass)]);
+    check("t.it('x', function() t.it('y', function() end) end)", Status::Fail, Some(1), "inside another test");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_stops_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a_test.lua"), b"-- \xff").unwrap();
+    std::fs::write(folder.path().join("b.lua"), "return {}").unwrap();
+    std::fs::write(folder.path().join("b_test.lua"), "usher.test.it('good', function() end)").unwrap();
+    let files = find_tests(&[folder.path().display().to_string()]).unwrap();
+    let report = run_tests(&files, &Options::default());
+    assert_eq!((report.passed, report.errors, report.exit_code()), (1, 1, 2), "{}", report.pretty());
+    assert!(report.tests[0].message.as_deref().unwrap_or_default().contains("UTF-8"), "{}", report.pretty());
 }
 
 #[test]
@@ -325,7 +349,7 @@ fn clock_and_seeds_are_those_of_the_test() {
         end)
         t.it('again', function() t.seed(42) t.equal({ said(), said() }, first) end)
         t.it('mistake', function() t.error(function() t.advance(-1) end, 'forward only') t.error(function() t.clock('x') end, 'is no number') end)";
-    let file = TestFile { name: "x_test.lua".into(), text: test.into(), policy: Ok(Source::shipped("x", policy)) };
+    let file = TestFile { name: "x_test.lua".into(), text: Ok(test.into()), policy: Ok(Source::shipped("x", policy)) };
     let report = run_tests(&[file], &Options::default());
     assert_eq!(report.exit_code(), 0, "{}", report.pretty());
     assert_eq!((report.passed, report.hidden_state), (6, 0), "{}", report.pretty());
@@ -364,7 +388,7 @@ fn hidden_state_is_reported_with_what_differs() {
     let run_policy = |policy: &str, test: &str| {
         let text = format!("local t = usher.test local p = t.policy()\n{test}");
         let policy = Ok(Source::shipped("x", policy));
-        run_tests(&[TestFile { name: "x_test.lua".into(), text: text.into(), policy }], &Options::default())
+        run_tests(&[TestFile { name: "x_test.lua".into(), text: Ok(text.into()), policy }], &Options::default())
     };
     let hidden =
         "local n = 0 return { place = function(call) n += 1 return call.monoliths[1 + n % #call.monoliths] end }";
@@ -399,7 +423,7 @@ return p";
         t.it('x', function() p.place(t.place {}) t.error(function() p.place(t.place { room = 'loop' }) end) end)";
     let file = |test: &str| TestFile {
         name: "x_test.lua".into(),
-        text: test.into(),
+        text: Ok(test.into()),
         policy: Ok(Source::shipped("x", policy)),
     };
     let limits = Limits { budget: Duration::from_secs(1), ..Limits::default() };

@@ -17,6 +17,8 @@ pub struct PolicySet {
     stats: Arc<PolicyStats>,
     faults: FaultLog,
     has: [bool; Hook::ALL.len()],
+    /// Where each hook begins in the file.
+    lines: [Option<u32>; Hook::ALL.len()],
     slots: Box<[Mutex<Guarded<Vm>>]>,
 }
 
@@ -26,9 +28,10 @@ impl PolicySet {
         let stats = Arc::new(PolicyStats::default());
         let vms = (0..slots.max(1)).map(|_| Vm::new(program)).collect::<Result<Vec<_>, LoadError>>()?;
         let has = std::array::from_fn(|hook| vms[0].has(Hook::ALL[hook]));
+        let lines = *vms[0].hook_lines();
         let slots =
             vms.into_iter().map(|vm| Mutex::new(Guarded::new(&program.source().name, vm, stats.clone()))).collect();
-        Ok(Self { program: program.clone(), stats, faults: FaultLog::default(), has, slots })
+        Ok(Self { program: program.clone(), stats, faults: FaultLog::default(), has, lines, slots })
     }
 
     /// What its VMs run.
@@ -73,7 +76,13 @@ impl PolicySet {
             Err(fault) => self.faults.heard(&self.program.source().name, call, fault),
             Ok(Answer::Ranked(named)) if !named.is_empty() && !named.iter().any(|id| is_eligible(call, view, id)) => {
                 self.stats.count_fault(call.hook, FaultKind::NotEligible);
-                self.faults.heard(&self.program.source().name, call, &not_eligible(call, named, view));
+                let source = self.program.source();
+                let fault = not_eligible(call, named, view);
+                // The script ran well, so the fault has no line of its own: the hook's is the nearest.
+                let file = source.file();
+                let line = self.lines[call.hook as usize];
+                let at = line.map_or_else(|| file.clone(), |line| format!("{file}:{line}"));
+                self.faults.heard(&source.name, call, &Fault { message: format!("{at}: {}", fault.message), ..fault });
             }
             Ok(_) => {}
         }
@@ -146,7 +155,7 @@ mod tests {
         assert_eq!(set.stats().faults().collect::<Vec<_>>(), [(Hook::Place, FaultKind::NotEligible, 2)]);
         let last = set.last_fault().unwrap();
         assert_eq!((last.hook, last.kind, last.count), ("place", "not_eligible", 2));
-        assert!(last.message.contains("place named \"m1\": no such monolith"), "{}", last.message);
+        assert!(last.message.starts_with("policies/test.lua:1: place named \"m1\": no such"), "{}", last.message);
     }
 
     #[test]

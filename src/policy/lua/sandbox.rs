@@ -14,6 +14,7 @@ use super::value;
 
 pub(super) const PRELUDE_NAME: &str = "usher";
 const PRELUDE: &str = include_str!("prelude.luau");
+const GUARDS: &str = include_str!("guards.luau");
 
 /// What the library flags leave behind and no policy needs. `require` would read files, `loadstring` compiles without
 /// limits, `getfenv` and `setfenv` undo the sandbox's fast paths, the others are not reproducible or print.
@@ -40,8 +41,11 @@ impl Sandbox {
             globals.raw_remove(name)?;
         }
         let settings = value::from_map(&lua, &host.environment.settings)?;
-        let prelude = load(&lua, PRELUDE_NAME, prelude_bytecode()?)?;
-        let (invoke, usher): (Function, Table) = prelude.call((host.table(&lua)?, settings))?;
+        let [prelude, guards] = bytecode()?;
+        let functions = host.table(&lua)?;
+        let (invoke, usher): (Function, Table) =
+            load(&lua, PRELUDE_NAME, prelude)?.call((functions.clone(), settings))?;
+        load(&lua, PRELUDE_NAME, guards)?.call::<()>(functions)?;
         extend(&lua, &usher)?;
         usher.set_readonly(true);
         globals.raw_set("usher", usher)?;
@@ -80,9 +84,12 @@ pub(super) fn script_line(lua: &Lua) -> Option<u32> {
     })
 }
 
-fn prelude_bytecode() -> mlua::Result<&'static [u8]> {
-    static BYTECODE: OnceLock<Result<Vec<u8>, String>> = OnceLock::new();
-    let compiled =
-        BYTECODE.get_or_init(|| program::compile(PRELUDE_NAME, PRELUDE, Inspection::None).map_err(|e| e.to_string()));
-    compiled.as_deref().map_err(mlua::Error::runtime)
+/// The prelude and the guards.
+fn bytecode() -> mlua::Result<[&'static [u8]; 2]> {
+    type Compiled = Result<Vec<u8>, String>;
+    static BYTECODE: OnceLock<[Compiled; 2]> = OnceLock::new();
+    let compile = |text| program::compile(PRELUDE_NAME, text, Inspection::None).map_err(|e| e.to_string());
+    let [prelude, guards] = BYTECODE.get_or_init(|| [PRELUDE, GUARDS].map(compile));
+    let compiled = |one: &'static Compiled| one.as_deref().map_err(mlua::Error::runtime);
+    Ok([compiled(prelude)?, compiled(guards)?])
 }
