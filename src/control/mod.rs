@@ -1,6 +1,6 @@
 //! The one thread that owns the cluster and the deciding policy, and handles for everyone else.
 //!
-//! It never awaits a link or a client: commands to links go into queues whose bound is `2 x limits.clients` by
+//! It never awaits a link or a client: commands to links go into queues whose bound is `3 x limits.clients` by
 //! construction, so nothing in the wait graph leads back here.
 
 mod departures;

@@ -35,6 +35,9 @@ impl Encoder {
     /// The first line of a file. What follows refers to nothing that stands in another file.
     pub fn header(&mut self, header: &Header, out: &mut Vec<u8>) {
         self.base = Base::default();
+        self.decisions = 0;
+        // Whoever joined in another file has no number here, nor has one whose leave was dropped for ever.
+        self.clients.clear();
         line(header, out);
     }
 

@@ -185,6 +185,22 @@ fn calls_are_small_and_events_know_clients_by_number() {
 }
 
 #[test]
+fn a_file_refers_to_no_other() {
+    let view = View::of([row("a", 1)]);
+    let (mut encoder, mut first, mut second) = (Encoder::new(None), Vec::new(), Vec::new());
+    let client = ClientId::from_u128(1);
+    encoder.header(&header(), &mut first);
+    encoder.event(1, TraceEvent::Join { client, room: "one".into(), region: None, reconnect: false }, &mut first);
+    encoder.decision(2, decided("one", &view, "a"), &mut first);
+    encoder.header(&header(), &mut second);
+    encoder.event(3, TraceEvent::Leave { client }, &mut second);
+    encoder.decision(4, decided("one", &view, "a"), &mut second);
+    let mut reader = reader(second, OnDamage::Stop);
+    let items: Vec<Item> = std::iter::from_fn(|| reader.read().unwrap()).map(|(_, item)| item).collect();
+    assert!(matches!(items[..], [Item::View, Item::Decision { number: 1, .. }]), "{items:?}");
+}
+
+#[test]
 fn any_prefix_is_readable() {
     let bytes = some_trace();
     let first_line = bytes.iter().position(|byte| *byte == b'\n').unwrap() + 1;
