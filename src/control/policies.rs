@@ -99,7 +99,7 @@ impl FirstPolicy {
 
     /// What decides on the control thread: the same as everywhere.
     pub fn deciding(&self) -> Current {
-        Current(self.handle.clone())
+        Current::new(self.handle.clone())
     }
 }
 

@@ -17,7 +17,7 @@ use crate::cluster::{Cluster, Settings};
 use crate::link::inbox::Inbox;
 use crate::link::{self, Report};
 use crate::model::event::{Effect, Event, Micros};
-use crate::model::policy::{Answer, Call, Fault, Hook, View};
+use crate::model::policy::{Answer, Call, Decision, Fault, Hook, View};
 use crate::model::{ClientId, LinkId, MonolithId, RequestId};
 use crate::policy::Policy;
 
@@ -420,5 +420,9 @@ impl Policy for Timed {
 
     fn has(&self, hook: Hook) -> bool {
         self.policy.has(hook)
+    }
+
+    fn settled(&mut self, call: &Call, view: &View, decision: &Decision) {
+        self.policy.settled(call, view, decision);
     }
 }

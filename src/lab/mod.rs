@@ -11,6 +11,7 @@ pub mod input;
 mod junit;
 mod lint;
 mod literal;
+pub mod page;
 mod property;
 mod report;
 mod runner;

@@ -1,6 +1,7 @@
 //! Plain data that every layer shares: ids, wire messages, policy calls, events and effects.
 //! Nothing here does I/O, reads a clock or holds a lock.
 
+pub mod assertion;
 pub mod close;
 pub mod epoch;
 pub mod event;

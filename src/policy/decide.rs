@@ -19,7 +19,15 @@ pub fn decide(policy: &mut dyn Policy, call: &Call, view: &View) -> Decision {
 
 /// As [`decide`], with distances: the default of `route` then goes to the nearest region first.
 pub fn decide_near(policy: &mut dyn Policy, call: &Call, view: &View, distances: Option<&Distances>) -> Decision {
-    let (answer, mut fault) = match policy.call(call, view) {
+    let answer = policy.call(call, view);
+    let decision = settle(answer, call, view, distances);
+    policy.settled(call, view, &decision);
+    decision
+}
+
+/// What comes of an answer.
+pub fn settle(answer: Result<Answer, Fault>, call: &Call, view: &View, distances: Option<&Distances>) -> Decision {
+    let (answer, mut fault) = match answer {
         Ok(answer) => (answer, None),
         Err(fault) => (Answer::Default, Some(fault)),
     };

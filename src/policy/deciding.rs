@@ -2,7 +2,6 @@
 //! answers too. All threads find it behind one pointer, so a change of any of it is at a call boundary for everybody.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
@@ -13,6 +12,7 @@ use super::guarded::PolicyStats;
 use super::lua::Program;
 use super::shadow::{Seen, Shadow};
 use super::slots::PolicySet;
+use super::tap::{self, Heard, Taps, Wants};
 use crate::model::policy::{Answer, Call, Decision, Fault, Hook, View};
 
 /// One state of affairs. It never changes: [`PolicyHandle::change`] puts another one in its place.
@@ -21,12 +21,13 @@ pub struct Deciding {
     active: Arc<PolicySet>,
     canary: Option<Arc<Canary>>,
     shadow: Option<Arc<Shadow>>,
+    taps: Taps,
 }
 
 impl Deciding {
     /// A version that decides alone.
     pub fn alone(active: PolicySet) -> Self {
-        Self { active: Arc::new(active), canary: None, shadow: None }
+        Self { active: Arc::new(active), canary: None, shadow: None, taps: [].into() }
     }
 
     /// The same with another active version. Canary and shadow go on.
@@ -45,6 +46,17 @@ impl Deciding {
     #[must_use]
     pub fn with_shadow(&self, shadow: Option<Arc<Shadow>>) -> Self {
         Self { shadow, ..self.clone() }
+    }
+
+    /// The same with these who look on.
+    #[must_use]
+    pub fn with_taps(&self, taps: Taps) -> Self {
+        Self { taps, ..self.clone() }
+    }
+
+    /// Those who look on.
+    pub fn taps(&self) -> &Taps {
+        &self.taps
     }
 
     /// The VMs of the active version.
@@ -79,37 +91,69 @@ impl Deciding {
             || self.shadow.as_ref().is_some_and(|shadow| shadow.has(hook))
     }
 
-    /// One call, in the version that this call belongs to.
+    /// One call, in the version that this call belongs to. Nobody who looks on sees it.
     pub fn call(&self, call: &Call, view: &View) -> Result<Answer, Fault> {
+        self.ask(call, view).0
+    }
+
+    fn ask(&self, call: &Call, view: &View) -> (Result<Answer, Fault>, Option<Asked>) {
         let canary = self.canary.as_ref().filter(|canary| canary.takes(call));
         let set = canary.map_or(&*self.active, |canary| canary.set());
-        let answer = match &self.shadow {
-            None => set.call(call, view),
-            Some(shadow) => {
-                let started = Instant::now();
-                let (answer, explained) = set.call_explained(call, view);
-                let took = started.elapsed();
-                shadow.see(call, view, Seen { answer: answer.clone(), explained, took, by_canary: canary.is_some() });
-                answer
+        let wanted = tap::wants(&self.taps, call);
+        let (answer, asked) = if self.shadow.is_none() && wanted == Wants::Nothing {
+            (set.call(call, view), None)
+        } else {
+            let (answer, heard) = set.call_heard(call, view, wanted == Wants::Reads);
+            let heard = Heard { by_canary: canary.is_some(), ..heard };
+            if let Some(shadow) = &self.shadow {
+                let Heard { explained, took, by_canary, .. } = heard.clone();
+                shadow.see(call, view, Seen { answer: answer.clone(), explained, took, by_canary });
             }
+            let shown = wanted != Wants::Nothing;
+            (answer, shown.then(|| Asked { taps: self.taps.clone(), by: set.program().clone(), heard }))
         };
         if let Some(canary) = canary {
             canary.judge(call, view, &answer, self.active.stats());
         }
-        answer
+        (answer, asked)
     }
 
     /// One decision. The built-in default behind it knows the distances of the active version.
     pub fn decide(&self, call: &Call, view: &View) -> Decision {
-        decide_near(&mut Asked(self), call, view, Some(&self.program().environment().distances))
+        let distances = &self.program().environment().distances;
+        decide_near(&mut Asking { deciding: self, asked: None }, call, view, Some(distances))
     }
 }
 
-struct Asked<'a>(&'a Deciding);
+/// A call that somebody wants to see, until it is known what comes of it.
+struct Asked {
+    taps: Taps,
+    by: Program,
+    heard: Heard,
+}
 
-impl Policy for Asked<'_> {
+impl Asked {
+    fn show(&self, call: &Call, view: &View, decision: &Decision) {
+        tap::show(&self.taps, &tap::Seen { call, view, decision, by: &self.by, heard: &self.heard });
+    }
+}
+
+struct Asking<'a> {
+    deciding: &'a Deciding,
+    asked: Option<Asked>,
+}
+
+impl Policy for Asking<'_> {
     fn call(&mut self, call: &Call, view: &View) -> Result<Answer, Fault> {
-        self.0.call(call, view)
+        let (answer, asked) = self.deciding.ask(call, view);
+        self.asked = asked;
+        answer
+    }
+
+    fn settled(&mut self, call: &Call, view: &View, decision: &Decision) {
+        if let Some(asked) = self.asked.take() {
+            asked.show(call, view, decision);
+        }
     }
 }
 
@@ -149,15 +193,33 @@ impl PolicyHandle {
 }
 
 /// Whatever decides, as the policy of a thread that asks it one call at a time.
-pub struct Current(pub Arc<PolicyHandle>);
+pub struct Current {
+    handle: Arc<PolicyHandle>,
+    asked: Option<Asked>,
+}
+
+impl Current {
+    /// Whatever this handle points to at each call.
+    pub fn new(handle: Arc<PolicyHandle>) -> Self {
+        Self { handle, asked: None }
+    }
+}
 
 impl Policy for Current {
     fn call(&mut self, call: &Call, view: &View) -> Result<Answer, Fault> {
-        self.0.load().call(call, view)
+        let (answer, asked) = self.handle.load().ask(call, view);
+        self.asked = asked;
+        answer
     }
 
     fn has(&self, hook: Hook) -> bool {
-        self.0.load().has(hook)
+        self.handle.load().has(hook)
+    }
+
+    fn settled(&mut self, call: &Call, view: &View, decision: &Decision) {
+        if let Some(asked) = self.asked.take() {
+            asked.show(call, view, decision);
+        }
     }
 }
 
@@ -224,5 +286,36 @@ mod tests {
         assert!((50..110).contains(&share), "{share} of 200");
         handle.change(|now| now.with_canary(None));
         everywhere(&handle, "new");
+    }
+
+    struct Notes(Mutex<Vec<String>>);
+
+    impl tap::Tap for Notes {
+        fn wants(&self, call: &Call) -> Wants {
+            if call.hook == Hook::Place { Wants::Reads } else { Wants::Nothing }
+        }
+
+        fn decided(&self, seen: &tap::Seen<'_>) {
+            let reads = seen.heard.reads.as_ref().map_or(0, Vec::len);
+            let chosen = seen.decision.choices[0].as_str();
+            self.0.lock().unwrap().push(format!("{chosen} {reads} {:?} {}", seen.heard.explained, seen.by.version()));
+        }
+    }
+
+    #[test]
+    fn those_who_look_on_see_what_came_of_a_decision() {
+        let text =
+            "return { place = function() usher.now() usher.explain('x') return 'b' end, route = function() end }";
+        let program = Program::compile(Source::shipped("test", text), &Environment::default()).unwrap();
+        let handle = Arc::new(PolicyHandle::new(Deciding::alone(PolicySet::build(&program, 1).unwrap())));
+        let notes = Arc::new(Notes(Mutex::default()));
+        handle.change(|now| now.with_taps([notes.clone() as Arc<dyn tap::Tap>].into()));
+        let view = View::of(["a", "b"].map(|id| MonolithRow { id: id.into(), ..MonolithRow::default() }));
+        let call = |hook: &str| serde_json::from_value(serde_json::json!({"hook": hook, "region": "ewr"})).unwrap();
+        handle.load().decide(&call("place"), &view);
+        crate::policy::decide(&mut Current::new(handle.clone()), &call("place"), &view);
+        handle.load().decide(&call("route"), &view);
+        let expected = format!("b 1 [\"x\"] {}", program.version());
+        assert_eq!(*notes.0.lock().unwrap(), [expected.clone(), expected]);
     }
 }

@@ -150,17 +150,23 @@ pub struct Guarded<P> {
     name: Arc<str>,
     policy: P,
     stats: Arc<PolicyStats>,
+    bypassed: bool,
 }
 
 impl<P: Policy> Guarded<P> {
     /// Guards a policy, which the log calls `name`; VMs of one version share one `stats`.
     pub fn new(name: &str, policy: P, stats: Arc<PolicyStats>) -> Self {
-        Self { name: name.into(), policy, stats }
+        Self { name: name.into(), policy, stats, bypassed: false }
     }
 
     /// The counters.
     pub fn stats(&self) -> &Arc<PolicyStats> {
         &self.stats
+    }
+
+    /// Whether the open breaker kept the last call from the policy.
+    pub fn bypassed(&self) -> bool {
+        self.bypassed
     }
 
     /// The policy itself.
@@ -173,10 +179,12 @@ impl<P: Policy> Policy for Guarded<P> {
     fn call(&mut self, call: &Call, view: &View) -> Result<Answer, Fault> {
         // A hook that is not there proves nothing, and must not use up the one trial.
         if !self.policy.has(call.hook) {
+            self.bypassed = false;
             return Ok(Answer::Default);
         }
         let stats = &self.stats;
-        if !stats.admits(&self.name, call.now_us) {
+        self.bypassed = !stats.admits(&self.name, call.now_us);
+        if self.bypassed {
             stats.bypassed.fetch_add(1, Relaxed);
             return Ok(Answer::Default);
         }

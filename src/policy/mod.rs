@@ -12,12 +12,13 @@ pub mod shadow;
 pub mod shipped;
 pub mod slots;
 pub mod smoke;
+pub mod tap;
 pub mod versions;
 
 pub use builtin::Builtin;
 pub use decide::decide;
 
-use crate::model::policy::{Answer, Call, Fault, Hook, View};
+use crate::model::policy::{Answer, Call, Decision, Fault, Hook, View};
 
 /// Something that decides. The core gives it everything it may know, and checks what it says.
 pub trait Policy: Send {
@@ -28,4 +29,7 @@ pub trait Policy: Send {
     fn has(&self, _hook: Hook) -> bool {
         true
     }
+
+    /// What came of the last call, after the core's checks: for whoever looks on.
+    fn settled(&mut self, _call: &Call, _view: &View, _decision: &Decision) {}
 }

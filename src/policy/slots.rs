@@ -3,12 +3,14 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::time::Instant;
 
 use super::Policy;
 use super::decide::{is_eligible, not_eligible};
 use super::fault_log::{FaultLog, LastFault};
 use super::guarded::{Guarded, PolicyStats};
 use super::lua::{LoadError, Program, Vm};
+use super::tap::Heard;
 use crate::model::policy::{Answer, Call, Fault, FaultKind, Hook, View};
 
 /// All VMs of one version. Every decision is taken in one set, so no two versions mix.
@@ -60,15 +62,23 @@ impl PolicySet {
         self.counted(call, view, self.with_slot(|vm| vm.call(call, view)))
     }
 
-    /// As [`PolicySet::call`], with what the script gave to `usher.explain`.
-    pub fn call_explained(&self, call: &Call, view: &View) -> (Result<Answer, Fault>, Vec<String>) {
-        let (answer, explained) = self.with_slot(|vm| {
+    /// As [`PolicySet::call`], with what is to be known of the call besides; what it reads only on request.
+    pub fn call_heard(&self, call: &Call, view: &View, reads: bool) -> (Result<Answer, Fault>, Heard) {
+        let (answer, heard) = self.with_slot(|guarded| {
+            let vm = guarded.inner();
             // A call that does not reach the policy must not tell the reasons of the one before.
-            vm.inner().take_explanations();
-            let answer = vm.call(call, view);
-            (answer, vm.inner().take_explanations())
+            vm.take_explanations();
+            vm.take_reads();
+            vm.keep_reads(reads);
+            let started = Instant::now();
+            let answer = guarded.call(call, view);
+            let (took, bypassed) = (started.elapsed(), guarded.bypassed());
+            let vm = guarded.inner();
+            vm.keep_reads(false);
+            let reads = if reads { vm.take_reads() } else { None };
+            (answer, Heard { reads, explained: vm.take_explanations(), took, bypassed, by_canary: false })
         });
-        (self.counted(call, view, answer), explained)
+        (self.counted(call, view, answer), heard)
     }
 
     fn counted(&self, call: &Call, view: &View, answer: Result<Answer, Fault>) -> Result<Answer, Fault> {
@@ -147,8 +157,8 @@ mod tests {
         let set = set("return { place = function() usher.explain('because') return 'm1' end }", 1);
         assert!(set.has(Hook::Place) && !set.has(Hook::Route));
         let view = View::of([MonolithRow { id: "m1".into(), ..MonolithRow::default() }]);
-        let (answer, explained) = set.call_explained(&place(), &view);
-        assert_eq!((answer, explained), (Ok(Answer::Ranked(vec!["m1".into()])), vec!["because".to_string()]));
+        let (answer, heard) = set.call_heard(&place(), &view, false);
+        assert_eq!((answer, heard.explained), (Ok(Answer::Ranked(vec!["m1".into()])), vec!["because".to_string()]));
         assert_eq!(set.stats().faults().count(), 0);
         set.call(&Call { excluded: vec!["m1".into()], ..place() }, &view).unwrap();
         set.call(&place(), &View::default()).unwrap();

@@ -188,6 +188,9 @@ pub struct Outcome {
     /// Why the built-in default decided instead, if it did by fault.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fallback: Option<Fault>,
+    /// Whether an open breaker kept the call from the policy, so that the built-in default decided.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bypassed: bool,
 }
 
 /// Something that is missing.
@@ -319,4 +322,6 @@ pub(super) struct AnyLine<'a> {
     pub(super) ns: u64,
     #[serde(default)]
     pub(super) fallback: Option<Fault>,
+    #[serde(default)]
+    pub(super) bypassed: bool,
 }

@@ -61,6 +61,7 @@ fn decided(room: &str, view: &View, choice: &str) -> Decided {
         policy: "0123456789ab".into(),
         ns: 1234,
         fallback: None,
+        bypassed: false,
     };
     Decided { call: call(room), view: view.clone(), outcome }
 }
