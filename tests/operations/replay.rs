@@ -5,12 +5,14 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use usher::config::Distances;
+use usher::config::{Config, Distances, Gate, PolicyConfig};
 use usher::model::policy::{Answer, Call, MonolithRow, View};
 use usher::policy::lua::Source;
+use usher::testkit::World;
 use usher::trace::Encoder;
 use usher::trace::record::{Decided, Header, Outcome, PolicyText};
 
+use super::harness::{Balancer, monoliths, quick};
 use super::process::{output, text, usher};
 
 const FIRST: &str = "return { place = function(call) return call.monoliths[1] end }";
@@ -152,4 +154,22 @@ async fn what_cannot_be_replayed_ends_with_2_and_the_way_out() {
     assert!(code == 0 && out.contains("19 decisions") && out.contains("was cut off"), "{out}");
     let (code, out, _) = replay(at, &["damaged.trace.jsonl"]).await;
     assert!(code == 0 && out.contains("19 decisions") && out.contains("damaged.trace.jsonl:9: "), "{out}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_gate_passes_without_recent_decisions_and_tells() {
+    let config = Config { policy: PolicyConfig { gate: Gate::Replay, ..quick().policy }, ..quick() };
+    let balancer = Balancer::start(monoliths(&World::new(), &["ewr"]).await, config).await;
+    let none = balancer.api("GET", "/_usher/v1/policy/replay", "").await;
+    assert_eq!(none.status, 404, "{}", none.text());
+    assert!(none.text().contains("no version has come to the gate"), "{}", none.text());
+    let used = balancer.api("POST", "/_usher/v1/policy/use", r#"{"policy": "least-loaded"}"#).await;
+    assert_eq!(used.status, 200, "{}", used.text());
+    let report = balancer.document("/_usher/v1/policy/replay").await;
+    assert_eq!(
+        (&report["policy"], &report["passed"], &report["decisions"]),
+        (&json!("least-loaded"), &json!(true), &json!(0))
+    );
+    assert_eq!(balancer.api("POST", "/_usher/v1/policy/replay", "").await.status, 405);
+    balancer.finish().await;
 }

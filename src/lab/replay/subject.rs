@@ -19,6 +19,11 @@ const VERSIONS: usize = 16;
 /// CPU time of one call, which only ends what would never end.
 const BUDGET: Duration = Duration::from_secs(1);
 
+/// The most safepoints and the bytes that a trace may ask for: as much as a configuration may. A memory of 0 would be no
+/// limit at all.
+const FUEL: u64 = 1_000_000_000;
+const MEMORY: std::ops::RangeInclusive<usize> = 1 << 20..=1 << 30;
+
 /// The same with time enough on a slow machine.
 pub(super) fn patient(environment: &Environment) -> Environment {
     let limits = Limits { budget: BUDGET, ..environment.limits };
@@ -31,7 +36,11 @@ pub(super) fn environment(text: &PolicyText, distances: &config::Distances) -> E
     Environment {
         distances: Distances::new(move |from, to| distances.ms(from, to)),
         settings: text.settings.clone(),
-        limits: Limits { fuel: text.fuel, budget: BUDGET, memory: text.memory },
+        limits: Limits {
+            fuel: text.fuel.clamp(1, FUEL),
+            budget: BUDGET,
+            memory: text.memory.clamp(*MEMORY.start(), *MEMORY.end()),
+        },
         state: Arc::new(SharedState::default()),
     }
 }

@@ -3,7 +3,7 @@
 use std::io::Cursor;
 use std::slice;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -523,30 +523,4 @@ fn kinds_and_examples_are_bounded() {
     assert!(replayed.kinds_beyond > 0 && replayed.page().rows.len() <= 400);
     let counted: u64 = replayed.kinds.iter().map(|kind| kind.count).sum();
     assert_eq!(counted + replayed.kinds_beyond, 700);
-}
-
-/// What a replay costs, one decision; run with `--release -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement, which says something in a release build only"]
-fn speed() {
-    let text = text_of("default", SHIPPED[0].text);
-    let (mut live, mut tape) = (Live::new(text.clone()), Tape::new(&header(text)));
-    let mut view = fleet([0, 0, 0]);
-    for n in 0..200_000u64 {
-        let id = ["a", "b", "c"][n as usize % 3].into();
-        view.update(&id, |row| (row.rooms, row.pending) = (n as u32 % 40, n as u32 % 3));
-        if n % 20 == 0 {
-            view.update(&id, |row| row.rtt_ms = n as f64 / 7.0);
-        }
-        tape.add(live.decide(&place(&format!("room-{}", n % 500), n), &view));
-    }
-    println!("{} bytes a decision", tape.bytes.len() / 200_000);
-    let began = Instant::now();
-    let mut parsed = reader(&tape.bytes);
-    while parsed.read().unwrap().is_some() {}
-    println!("parse  {:?} a decision", began.elapsed() / 200_000);
-    let began = Instant::now();
-    let replayed = replay(&tape.bytes, Plan::default());
-    println!("replay {:?} a decision; call p50 {} ns", began.elapsed() / 200_000, replayed.ns_p50()[1]);
-    assert_eq!(replayed.agreed, 200_000);
 }
