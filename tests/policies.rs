@@ -92,7 +92,8 @@ fn bad_input_gets_one_clear_message_with_file_and_line() {
     let calls: Vec<_> = smoke::calls(&region, 0).into_iter().map(|c| (c, smoke::synthetic_view(&region))).collect();
     for (what, bytes, line, reason) in refused {
         std::fs::write(&path, &bytes).unwrap();
-        let prepared = Source::read(&path).and_then(|source| versions::prepare(source, &patient(), &calls, None));
+        let prepared = Source::read(&path)
+            .and_then(|source| versions::prepare(source, &patient(), &calls, versions::Gates::default()));
         let error = prepared.map(|_| ()).unwrap_err();
         assert!(error.reason.contains(reason), "{what}: {error}");
         assert_eq!((error.line, error.file.as_str()), (line, path.to_str().unwrap()), "{what}: {error}");
@@ -110,7 +111,10 @@ fn bad_input_gets_one_clear_message_with_file_and_line() {
     }
     std::fs::write(&path, hook("return 'm-gone'")).unwrap();
     let source = Source::read(&path).unwrap();
-    assert!(versions::prepare(source.clone(), &patient(), &calls, None).is_ok(), "a live cluster may have it");
+    assert!(
+        versions::prepare(source.clone(), &patient(), &calls, versions::Gates::default()).is_ok(),
+        "a live cluster may have it"
+    );
     let found = check_policy(&source, &patient());
     assert!(found.len() == 1 && found[0].warning && found[0].error.line == Some(2), "{found:?}");
     assert!(found[0].error.reason.contains("place named \"m-gone\": no such monolith"), "{found:?}");

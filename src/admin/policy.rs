@@ -32,7 +32,7 @@ impl Admin {
     /// Answers for what stands behind `policy/`.
     pub(super) async fn policy(&self, path: &str, request: &AdminRequest<'_>) -> Result<Response<Bytes>, AdminError> {
         let policies = &self.policies;
-        if matches!(path, "" | "source") {
+        if matches!(path, "" | "source" | "replay") {
             only(request, &[Method::GET])?;
         } else if matches!(path, "use" | "rollback" | "shadow" | "canary" | "promote" | "stop") {
             only(request, &[Method::POST])?;
@@ -44,6 +44,10 @@ impl Admin {
                 let (version, file) = (source.version(), source.file());
                 let document = json!({"name": source.name, "version": version, "file": file, "text": &*source.text});
                 return Ok(answer(StatusCode::OK, &document));
+            }
+            "replay" => {
+                let report = policies.replay_report().ok_or_else(no_replay)?;
+                return Ok(answer(StatusCode::OK, &report));
             }
             "use" => {
                 let Named { policy } = body(request, r#"{"policy": "least-loaded"}"#)?;
@@ -68,6 +72,11 @@ impl Admin {
         done.map_err(refused)?;
         Ok(answer(StatusCode::OK, &policies.document()))
     }
+}
+
+fn no_replay() -> AdminError {
+    let message = "no version has come to the gate \"replay\" since the start (policy.gate = \"replay\")";
+    AdminError::new(StatusCode::NOT_FOUND, "no_replay", message)
 }
 
 fn refused(error: SwapError) -> AdminError {

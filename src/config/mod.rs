@@ -12,6 +12,7 @@ mod problem;
 mod read;
 pub mod regions;
 mod reload;
+mod require;
 mod resolve;
 mod scrape;
 mod section;

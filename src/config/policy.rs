@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Map, Number, Value as Json};
 
 use super::read;
+use super::require;
 use super::resolve::Input;
 use super::section::Section;
 use super::tree::{Node, Value};
@@ -135,8 +136,8 @@ pub(super) fn read(root: &mut Section<'_>, strategy: Option<Strategy>, input: &I
     section.read(&mut policy.gate, "gate", |node| match read::text(node)?.as_str() {
         "compile" => Ok(Gate::Compile),
         "tests" => Ok(Gate::Tests),
-        "replay" => Err("\"replay\" comes with a later version; remove it, or write \"tests\"".into()),
-        other => Err(format!("{:?} is no gate; write \"compile\" or \"tests\"", read::cut(other))),
+        "replay" => Ok(Gate::Replay),
+        other => Err(format!("{:?} is no gate; write \"compile\", \"tests\" or \"replay\"", read::cut(other))),
     });
     // Only a file can break between two starts.
     if let PolicySource::File(file) = &policy.source {
@@ -168,9 +169,10 @@ pub(super) fn read(root: &mut Section<'_>, strategy: Option<Strategy>, input: &I
             Err(message) => settings.error(key, message),
         }
     }
-    let require = section.section("require");
-    if require.is_set() {
-        require.error("", "[policy.require] comes with a later version; remove it");
+    let demands = section.section("require");
+    policy.require = require::read(&demands);
+    if demands.is_set() && policy.gate != Gate::Replay {
+        demands.warn("", "has no effect: it belongs to policy.gate = \"replay\"");
     }
     section.finish();
     policy

@@ -10,6 +10,7 @@ use super::regions::Distances;
 use super::scrape::LoadConfig;
 use super::weights::Weights;
 use crate::model::Region;
+use crate::model::assertion::Assertion;
 
 /// Everything that an operator can set, checked and with defaults filled in.
 #[derive(Clone, Debug, PartialEq)]
@@ -112,6 +113,8 @@ pub struct PolicyConfig {
     pub total_memory_is_set: bool,
     /// What a new version has to pass.
     pub gate: Gate,
+    /// What the gate `replay` demands; nothing: no call fails that did not fail before.
+    pub require: Vec<Assertion>,
     /// Versions kept for rollback.
     pub history: usize,
     /// The folder in which the last good version of a policy file is kept for a start at which the file is broken.
@@ -144,6 +147,8 @@ pub enum Gate {
     Compile,
     /// Its `_test.lua` passes as well.
     Tests,
+    /// And what it says to the recent calls meets [`PolicyConfig::require`].
+    Replay,
 }
 
 /// `[limits]`: what is bounded, and (in the README) what happens at the bound.
@@ -308,6 +313,7 @@ impl Default for PolicyConfig {
             total_memory: 64 << 20,
             total_memory_is_set: false,
             gate: Gate::Tests,
+            require: Vec::new(),
             history: 8,
             keep: None,
             headers: headers.map(String::from).to_vec(),

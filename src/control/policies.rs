@@ -1,12 +1,13 @@
 //! The policy in force and its versions: what may become active, how it is checked, and the swap at a call boundary.
 
+mod gates;
 mod last_good;
 mod trial;
 
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
@@ -14,7 +15,6 @@ use tracing::{error, info};
 
 use super::Control;
 use crate::config::{self, Config, Gate, PolicyConfig, PolicySource};
-use crate::lab;
 use crate::model::metrics::MetricsText;
 use crate::model::policy::{Call, Decision, Hook, View};
 use crate::policy::deciding::{Current, Deciding, PolicyHandle};
@@ -23,13 +23,12 @@ use crate::policy::lua::{Distances, Environment, Limits, LoadError, Origin, Prog
 use crate::policy::shipped::shipped;
 use crate::policy::slots::PolicySet;
 use crate::policy::smoke;
-use crate::policy::versions::{History, Prepared, prepare};
+use crate::policy::versions::{Gates, History, Prepared, ReplayGate, prepare};
 
+pub use self::gates::Recent;
+use self::gates::Replays;
 use self::last_good::LastGood;
 pub use self::trial::Trial;
-
-/// How long a policy's tests may take before they count as not passed.
-const TEST_TIME: Duration = Duration::from_secs(10);
 
 /// Why another policy did not become active.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,6 +65,7 @@ pub struct Policies {
     /// Whether the version in force was chosen over the admin API, and not by `policy.file`. Written while `swapping`.
     steered: AtomicBool,
     counts: Arc<Counts>,
+    replays: Arc<Replays>,
 }
 
 #[derive(Default)]
@@ -82,14 +82,15 @@ impl FirstPolicy {
         let state = Arc::new(SharedState::default());
         let view = View::default();
         let built = read(&config.policy.source)
-            .and_then(|source| check(source, &config.policy, config, &state, &view))
+            .and_then(|source| check(source, &config.policy, config, &state, &view, None))
             .and_then(|prepared| prepared.build(slots(workers)));
         let (set, broken) = match built {
             Ok(set) => (set, None),
             Err(error) => {
                 let environment = environment(&config.policy, config, &state);
-                let build =
-                    |source| prepare(source, &environment, &smoke_calls(config, &view), None)?.build(slots(workers));
+                let build = |source| {
+                    prepare(source, &environment, &smoke_calls(config, &view), Gates::default())?.build(slots(workers))
+                };
                 (last_good::instead(&config.policy, &error, build)?, Some(error))
             }
         };
@@ -130,6 +131,7 @@ impl Policies {
             last_good: Arc::new(LastGood::new(first.broken.is_some())),
             steered: AtomicBool::new(false),
             counts: Arc::default(),
+            replays: Arc::default(),
         };
         info!(policy = %program.source().name, version = program.version(), by, "policy decides");
         policies.last_good.keep(program.source(), &now.policy);
@@ -190,6 +192,16 @@ impl Policies {
         document
     }
 
+    /// Where the gate `replay` finds the recent decisions: traces, oldest first. Only the first call counts.
+    pub fn remember(&self, recent: Recent) {
+        self.replays.remember(recent);
+    }
+
+    /// What the last replay of the gate `replay` found; none before the first.
+    pub fn replay_report(&self) -> Option<Value> {
+        self.replays.report()
+    }
+
     /// Lets another policy decide: a shipped one by name, or a file inside the folder of the configured one.
     pub async fn switch(&self, name: &str, by: &str) -> Result<(), SwapError> {
         let source = self.allowed(name)?;
@@ -239,7 +251,7 @@ impl Policies {
         let (environment, smoke) = (environment(&config.policy, config, &self.state), self.smoke(config));
         let (source, workers) = (program.source().clone(), self.workers);
         let name = source.name.clone();
-        self.aside(&name, move || prepare(source, &environment, &smoke, None)?.build(slots(workers))).await
+        self.aside(&name, move || prepare(source, &environment, &smoke, Gates::default())?.build(slots(workers))).await
     }
 
     /// Reads a version, and checks it with every gate, on a thread that may take its time; then makes something of it.
@@ -252,7 +264,12 @@ impl Policies {
         let name = named(source);
         let (source, config) = (source.clone(), config.clone());
         let (state, view) = (self.state.clone(), self.control.routes().published().view.clone());
-        self.aside(&name, move || make(&check(read(&source)?, &config.policy, &config, &state, &view)?)).await
+        let replays = self.replays.clone();
+        self.aside(&name, move || {
+            let replay = |program: &Program| replays.gate(program, &config.policy.require);
+            make(&check(read(&source)?, &config.policy, &config, &state, &view, Some(&replay))?)
+        })
+        .await
     }
 
     /// Works on a thread that may take its time. An error is the reason to refuse the version.
@@ -422,23 +439,27 @@ fn read(source: &PolicySource) -> Result<Source, LoadError> {
     }
 }
 
-/// Compiles, makes the smoke calls, and runs the tests if the gate asks for them.
+/// Compiles, makes the smoke calls, and does what the gate asks for. At a start there is nothing to replay.
 fn check(
     source: Source,
     policy: &PolicyConfig,
     config: &Config,
     state: &Arc<SharedState>,
     view: &View,
+    replay: Option<ReplayGate<'_>>,
 ) -> Result<Prepared, LoadError> {
     let environment = environment(policy, config, state);
     let smoke = smoke_calls(config, view);
+    let gate = |source: &Source| gates::run_tests(source, &environment);
+    let mut passes = Gates::default();
     // The tests of a shipped policy passed when the binary was made.
-    if policy.gate == Gate::Tests && matches!(source.origin, Origin::File(_)) {
-        let gate = |source: &Source| run_tests(source, &environment);
-        prepare(source, &environment, &smoke, Some(&gate))
-    } else {
-        prepare(source, &environment, &smoke, None)
+    if policy.gate != Gate::Compile && matches!(source.origin, Origin::File(_)) {
+        passes.tests = Some(&gate);
     }
+    if policy.gate == Gate::Replay {
+        passes.replay = replay;
+    }
+    prepare(source, &environment, &smoke, passes)
 }
 
 /// What scripts may know and use, from the configuration.
@@ -460,25 +481,6 @@ fn smoke_calls(config: &Config, view: &View) -> Vec<(Call, View)> {
         .into_iter()
         .flat_map(|call| std::iter::once(&synthetic).chain(live).map(move |view| (call.clone(), view.clone())))
         .collect()
-}
-
-/// Runs a policy's tests on a thread of its own, which yields to everything else, for at most [`TEST_TIME`].
-fn run_tests(source: &Source, environment: &Environment) -> Result<(), LoadError> {
-    let (done, result) = std::sync::mpsc::channel();
-    let (source, gate) = (source.clone(), lab::test_gate(environment, TEST_TIME));
-    let file = source.file();
-    let failed = |reason: String| LoadError { file: file.clone(), line: None, reason };
-    let tests = std::thread::Builder::new().name("usher-tests".into()).spawn(move || {
-        // A kernel that refuses costs politeness, not correctness.
-        let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 19);
-        // Nobody listens any more after the time-out.
-        let _ = done.send(gate(&source));
-    });
-    tests.map_err(|error| failed(format!("its tests could not be started: {error}")))?;
-    match result.recv_timeout(TEST_TIME) {
-        Ok(result) => result,
-        Err(_) => Err(failed(format!("its tests did not end within {} s", TEST_TIME.as_secs()))),
-    }
 }
 
 fn now_us() -> u64 {

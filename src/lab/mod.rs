@@ -13,6 +13,7 @@ mod lint;
 mod literal;
 pub mod page;
 mod property;
+pub mod replay;
 mod report;
 mod runner;
 mod session;

@@ -219,7 +219,10 @@ fn the_gate_refuses_a_policy_whose_test_fails() {
     std::fs::write(&policy, "return { place = function() return 'm1' end }").unwrap();
     let environment = Environment::default();
     let gate = test_gate(&environment, Duration::from_secs(10));
-    let prepare = || versions::prepare(Source::read(&policy).unwrap(), &environment, &[], Some(&gate)).map(|_| ());
+    let prepare = || {
+        let gates = versions::Gates { tests: Some(&gate), replay: None };
+        versions::prepare(Source::read(&policy).unwrap(), &environment, &[], gates).map(|_| ())
+    };
     assert_eq!(prepare(), Ok(()), "no tests: a warning only");
     let body =
         "local t = usher.test local p = t.policy()\nt.it('x', function()\n t.equal(p.place(t.place {}), 'm2') end)";

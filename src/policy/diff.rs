@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::Policy;
-use super::decide::decide_near;
+use super::decide::settle;
 use super::lua::Distances;
+use super::times::Times;
+use super::verdict::{self, Verdict};
 use crate::model::MonolithId;
-use crate::model::policy::{Answer, Call, Decision, Fault, FaultKind, Hook, Move, View};
+use crate::model::policy::{Answer, Call, Fault, FaultKind, Hook, View};
 
 /// Kinds of changed decisions that are told apart; what comes beyond is counted together.
 const GROUPS: usize = 100;
@@ -20,8 +21,6 @@ const EXAMPLES: (usize, usize) = (3, 30);
 const EXPLAINED: usize = 8;
 /// Monoliths whose rooms are counted; a fleet has fewer, unless its ids change all the time.
 const MONOLITHS: usize = 1024;
-/// Moves that a label spells out.
-const MOVES: usize = 3;
 
 /// What one version made of a call.
 pub(super) struct Side<'a> {
@@ -52,23 +51,6 @@ struct Group {
     examples: Vec<Value>,
 }
 
-/// An answer that was given before, so that it goes through the same checks of the core again.
-struct Said<'a>(&'a Result<Answer, Fault>);
-
-impl Policy for Said<'_> {
-    fn call(&mut self, _: &Call, _: &View) -> Result<Answer, Fault> {
-        self.0.clone()
-    }
-}
-
-/// What the core would have done.
-struct Outcome {
-    label: String,
-    moves: Vec<Move>,
-    first: Option<MonolithId>,
-    fault: Option<FaultKind>,
-}
-
 impl Diff {
     /// Takes in one call. `canary` says that a canary decided it instead of the active version.
     pub(super) fn add(
@@ -79,9 +61,9 @@ impl Diff {
         canary: bool,
         distances: &Distances,
     ) {
-        let outcome =
-            |side: &Side<'_>| Outcome::of(call.hook, decide_near(&mut Said(side.answer), call, view, Some(distances)));
-        let (from, to) = (outcome(active), outcome(shadow));
+        let settled = |side: &Side<'_>| settle(side.answer.clone(), call, view, Some(distances));
+        let (from, to) = (settled(active), settled(shadow));
+        let (from, to) = (Verdict::of(call.hook, &from), Verdict::of(call.hook, &to));
         self.calls += 1;
         self.by_canary += u64::from(canary);
         self.active_faults += u64::from(from.fault.is_some());
@@ -91,18 +73,16 @@ impl Diff {
         self.times[0].add(active.took);
         self.times[1].add(shadow.took);
         if call.hook == Hook::Place {
-            self.place(view, [&from, &to]);
+            self.place(view, [from, to]);
         }
-        // A shadow that fails where the active version does not is no agreement, even if the default hits the same.
-        let failed = to.fault.is_some() && from.fault.is_none();
-        if from.label == to.label && from.moves == to.moves && !failed {
+        if from.agrees(&to) {
             self.agreed += 1;
         } else {
-            self.change(call, (&from, active), (&to, shadow));
+            self.change(call, (from, active), (to, shadow));
         }
     }
 
-    fn place(&mut self, view: &View, outcomes: [&Outcome; 2]) {
+    fn place(&mut self, view: &View, verdicts: [Verdict<'_>; 2]) {
         if self.membership != view.membership() {
             self.membership = view.membership();
             // One that nobody chose counts for the mean as well.
@@ -112,14 +92,19 @@ impl Diff {
                 }
             }
         }
-        for (side, outcome) in outcomes.into_iter().enumerate() {
-            if let Some(counts) = outcome.first.as_ref().and_then(|id| self.placed.get_mut(id)) {
+        for (side, verdict) in verdicts.into_iter().enumerate() {
+            if let Some(counts) = verdict.first.and_then(|id| self.placed.get_mut(id)) {
                 counts[side] += 1;
             }
         }
     }
 
-    fn change(&mut self, call: &Call, (from, active): (&Outcome, &Side<'_>), (to, shadow): (&Outcome, &Side<'_>)) {
+    fn change(
+        &mut self,
+        call: &Call,
+        (from, active): (Verdict<'_>, &Side<'_>),
+        (to, shadow): (Verdict<'_>, &Side<'_>),
+    ) {
         let key = (call.hook.name(), from.shown(), to.shown());
         if self.changed.len() >= GROUPS && !self.changed.contains_key(&key) {
             self.changed_beyond += 1;
@@ -135,7 +120,7 @@ impl Diff {
                 "hook": call.hook,
                 "room": call.room.as_ref().and_then(|room| room.name.as_deref()),
                 "path": call.request.as_ref().map(|request| &*request.path),
-                "region": region(call),
+                "region": verdict::region(call),
                 "from": from,
                 "to": to,
                 "from_explain": texts(active),
@@ -203,100 +188,10 @@ impl Diff {
     }
 }
 
-fn region(call: &Call) -> Option<&crate::model::Region> {
-    let client = call.client.as_ref().and_then(|client| client.region.as_ref());
-    let room = call.room.as_ref().and_then(|room| room.region.as_ref());
-    client.or(room).or_else(|| call.request.as_ref().and_then(|request| request.region.as_ref()))
-}
-
-impl Outcome {
-    fn of(hook: Hook, decision: Decision) -> Self {
-        let fault = decision.fault.map(|fault| fault.kind);
-        let first = decision.choices.into_iter().next();
-        let (label, moves) = match (decision.answer, hook) {
-            (Answer::Reject { code, .. }, _) => (format!("reject {code}"), Vec::new()),
-            (Answer::Hold { delay }, _) => (format!("hold {} ms", delay.as_millis()), Vec::new()),
-            (Answer::Moves(moves), _) => (moves_label(&moves), moves),
-            (_, Hook::Rebalance) => (moves_label(&[]), Vec::new()),
-            (_, Hook::Admit) => ("admit".into(), Vec::new()),
-            (_, Hook::Place | Hook::Route) => (first.as_ref().map_or("nobody".into(), ToString::to_string), Vec::new()),
-        };
-        Self { label, moves, first, fault }
-    }
-
-    fn shown(&self) -> String {
-        match self.fault {
-            Some(kind) => format!("{} (default after {})", self.label, kind.label()),
-            None => self.label.clone(),
-        }
-    }
-}
-
-fn moves_label(moves: &[Move]) -> String {
-    let some: Vec<String> = moves.iter().take(MOVES).map(|one| format!("{} to {}", one.room, one.to)).collect();
-    let more = if moves.len() > MOVES { ", ..." } else { "" };
-    match moves.len() {
-        0 => "no moves".into(),
-        1 => format!("1 move: {}", some.join(", ")),
-        n => format!("{n} moves: {}{more}", some.join(", ")),
-    }
-}
-
-/// Durations in buckets that grow by a fourth of an octave, so that a percentile is right to about a tenth.
-struct Times {
-    count: u64,
-    total_ns: u64,
-    max_ns: u64,
-    buckets: [u64; BUCKETS],
-}
-
-const BUCKETS: usize = 160;
-
-impl Default for Times {
-    fn default() -> Self {
-        Self { count: 0, total_ns: 0, max_ns: 0, buckets: [0; BUCKETS] }
-    }
-}
-
-impl Times {
-    fn add(&mut self, took: Duration) {
-        let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
-        self.count += 1;
-        self.total_ns = self.total_ns.saturating_add(ns);
-        self.max_ns = self.max_ns.max(ns);
-        let bucket = ((ns as f64).log2() * 4.0) as usize;
-        self.buckets[bucket.min(BUCKETS - 1)] += 1;
-    }
-
-    fn percentile(&self, share: f64) -> u64 {
-        let rank = (self.count as f64 * share).ceil() as u64;
-        let mut seen = 0;
-        for (bucket, count) in self.buckets.iter().enumerate() {
-            seen += count;
-            if seen >= rank {
-                return ((bucket as f64 + 0.5) / 4.0).exp2().round() as u64;
-            }
-        }
-        self.max_ns
-    }
-
-    fn document(&self) -> Value {
-        match self.total_ns.checked_div(self.count) {
-            None => Value::Null,
-            Some(mean) => json!({
-                "mean": mean,
-                "p50": self.percentile(0.5).min(self.max_ns),
-                "p99": self.percentile(0.99).min(self.max_ns),
-                "max": self.max_ns,
-            }),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::policy::MonolithRow;
+    use crate::model::policy::{MonolithRow, Move};
 
     fn view() -> View {
         View::of(["a", "b", "c", "d"].map(|id| MonolithRow { id: id.into(), ..MonolithRow::default() }))

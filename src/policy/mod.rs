@@ -13,6 +13,8 @@ pub mod shipped;
 pub mod slots;
 pub mod smoke;
 pub mod tap;
+pub mod times;
+pub mod verdict;
 pub mod versions;
 
 pub use builtin::Builtin;

@@ -59,24 +59,39 @@ pub struct Failure {
 /// Runs a policy's tests; an error is the reason to refuse it. The runner is a layer above, so it comes as a function.
 pub type TestGate<'a> = &'a dyn Fn(&Source) -> Result<(), LoadError>;
 
+/// Decides recent calls again with a new version; an error is the reason to refuse it. The replayer is a layer above, so
+/// it comes as a function.
+pub type ReplayGate<'a> = &'a dyn Fn(&Program) -> Result<(), LoadError>;
+
+/// What a version has to pass once it compiles and survives the smoke calls, in this order.
+#[derive(Clone, Copy, Default)]
+pub struct Gates<'a> {
+    /// Its tests.
+    pub tests: Option<TestGate<'a>>,
+    /// The recent calls.
+    pub replay: Option<ReplayGate<'a>>,
+}
+
 /// A version that passed its gates and has not been activated.
 #[derive(Clone)]
 pub struct Prepared {
     program: Program,
 }
 
-/// Compiles a version, makes the smoke calls of the hooks that it has, and runs its tests if there is a gate for them.
-/// Nothing of what is active is touched.
+/// Compiles a version, makes the smoke calls of the hooks that it has, and lets it pass the gates that there are. Nothing of what is active is touched.
 pub fn prepare(
     source: Source,
     environment: &Environment,
     smoke: &[(Call, View)],
-    tests: Option<TestGate<'_>>,
+    gates: Gates<'_>,
 ) -> Result<Prepared, LoadError> {
     let program = Program::compile(source, environment)?;
     smoke::test(&program, smoke)?;
-    if let Some(tests) = tests {
+    if let Some(tests) = gates.tests {
         tests(program.source())?;
+    }
+    if let Some(replay) = gates.replay {
+        replay(&program)?;
     }
     Ok(Prepared { program })
 }
@@ -197,7 +212,7 @@ mod tests {
         let smoke: Vec<_> = smoke::calls(&region, 0).into_iter().map(|c| (c, smoke::synthetic_view(&region))).collect();
         // Without optimisation the fuel may take longer than the budget.
         let limits = Limits { budget: Duration::from_secs(1), ..Limits::default() };
-        prepare(source(text), &Environment { limits, ..Environment::default() }, &smoke, None)
+        prepare(source(text), &Environment { limits, ..Environment::default() }, &smoke, Gates::default())
     }
 
     #[test]
@@ -221,10 +236,15 @@ mod tests {
     }
 
     #[test]
-    fn the_test_gate_can_refuse() {
+    fn each_gate_can_refuse() {
         let refuse = |_: &Source| Err(LoadError { file: "x_test.lua".into(), line: Some(3), reason: "no".into() });
-        let error = prepare(source("return {}"), &Environment::default(), &[], Some(&refuse)).map(|_| ()).unwrap_err();
+        let gates = Gates { tests: Some(&refuse), replay: Some(&|_| unreachable!()) };
+        let error = prepare(source("return {}"), &Environment::default(), &[], gates).map(|_| ()).unwrap_err();
         assert_eq!(error.file, "x_test.lua");
+        let replay = |program: &Program| Err(program.source().problem(None, "agreement >= 1: 0.5"));
+        let gates = Gates { replay: Some(&replay), ..Gates::default() };
+        let error = prepare(source("return {}"), &Environment::default(), &[], gates).map(|_| ()).unwrap_err();
+        assert_eq!(error.to_string(), "policies/test.lua: agreement >= 1: 0.5");
     }
 
     #[test]
@@ -233,12 +253,12 @@ mod tests {
         let text = "return { place = function(call) usher.set('seen', 1) usher.counter('n')() end }";
         let region = Region::from("ewr");
         let smoke: Vec<_> = smoke::calls(&region, 0).into_iter().map(|call| (call, View::default())).collect();
-        prepare(source(text), &environment, &smoke, None).unwrap();
+        prepare(source(text), &environment, &smoke, Gates::default()).unwrap();
         assert_eq!(environment.state.get("seen"), None);
         // They see what is kept, since a policy may depend on it.
         environment.state.set("mode", Some(Kept::Boolean(true))).unwrap();
         let needs = "return { place = function(call) assert(usher.get('mode')) usher.set('mode', nil) end }";
-        prepare(source(needs), &environment, &smoke, None).unwrap();
+        prepare(source(needs), &environment, &smoke, Gates::default()).unwrap();
         assert_eq!(environment.state.get("mode"), Some(Kept::Boolean(true)));
     }
 

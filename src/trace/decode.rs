@@ -1,8 +1,10 @@
 //! Lines to records. Every call comes back whole.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::FORMAT;
 use super::record::{AnyLine, Counts, Gap, Header, Outcome, PolicyText, TraceEvent};
@@ -42,6 +44,8 @@ pub struct Decoder {
     /// little to patch.
     view: View,
     touched: Vec<MonolithId>,
+    /// The version that decided last, which mostly decided the next one too.
+    version: Option<Arc<str>>,
 }
 
 impl Decoder {
@@ -93,10 +97,22 @@ impl Decoder {
             return Err("a decision without its call, answer or policy".into());
         };
         self.apply(&line.counts)?;
-        let policy = serde_json::from_str(policy.get()).map_err(|e| cause(&e))?;
+        let policy = self.version(policy)?;
         let AnyLine { reads, choice, ns, fallback, bypassed, .. } = line;
         let outcome = Outcome { reads, answer, choice, policy, ns, fallback, bypassed };
         Ok(Item::Decision { number, call: Box::new(call), outcome: Box::new(outcome) })
+    }
+
+    fn version(&mut self, raw: &RawValue) -> Result<Arc<str>, String> {
+        let quoted =
+            |text: &Arc<str>| raw.get().strip_prefix('"').and_then(|raw| raw.strip_suffix('"')) == Some(&**text);
+        if let Some(version) = self.version.as_ref().filter(|version| quoted(version)) {
+            return Ok(version.clone());
+        }
+        let version: Arc<str> = serde_json::from_str(raw.get()).map_err(|e| cause(&e))?;
+        // One with an escape in it is written otherwise than it is.
+        self.version = (!version.contains(['"', '\\'])).then(|| version.clone());
+        Ok(version)
     }
 
     fn renew(&mut self, number: u64, monoliths: Vec<MonolithRow>, gone: &[MonolithId]) -> Result<(), String> {
@@ -111,7 +127,12 @@ impl Decoder {
             self.view.remove(id);
         }
         for row in monoliths {
-            self.view.insert(row.clone());
+            // Only one that is new changes who is there: a VM that follows the view then patches rows, not lists.
+            if self.view.get(&row.id).is_some() {
+                self.view.update(&row.id, |old| old.clone_from(&row));
+            } else {
+                self.view.insert(row.clone());
+            }
             self.base.insert(row.id.clone(), row);
         }
         self.number = Some(number);

@@ -48,6 +48,7 @@ pub struct Reader {
     first_damage: Option<TraceError>,
     cut: bool,
     ended: bool,
+    skips_events: bool,
 }
 
 impl Reader {
@@ -86,6 +87,7 @@ impl Reader {
             first_damage: None,
             cut: false,
             ended: false,
+            skips_events: false,
         };
         match reader.read_line().map(|found| found.then(|| reader.decoder.line(&reader.buffer))) {
             Ok(Some(Ok((_, Item::Header(header))))) => reader.header = *header,
@@ -106,6 +108,11 @@ impl Reader {
     /// The Monoliths as the last decision saw them.
     pub fn view(&self) -> &View {
         self.decoder.view()
+    }
+
+    /// Lets events go by unread, for those who look at decisions only: a line that looks like one is not looked at.
+    pub fn skip_events(&mut self, skip: bool) {
+        self.skips_events = skip;
     }
 
     /// The line that was read last, from 1.
@@ -130,6 +137,9 @@ impl Reader {
         while !self.ended {
             if !self.read_line()? {
                 break;
+            }
+            if self.skips_events && is_event(&self.buffer) {
+                continue;
             }
             let what = match self.decoder.line(&self.buffer) {
                 Ok((t, Item::Header(header))) => {
@@ -186,6 +196,13 @@ impl Reader {
             }
         }
     }
+}
+
+/// Whether a line begins as that of an event does, and ends like a whole one.
+fn is_event(line: &[u8]) -> bool {
+    let after = |rest: &[u8]| rest.starts_with(b",\"event\":") && rest.ends_with(b"}");
+    let digits = |rest: &[u8]| rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    line.strip_prefix(b"{\"t\":").is_some_and(|rest| after(&rest[digits(rest)..]))
 }
 
 const NO_HEADER: &str = "is no trace: its first line is no header; record one with `usher record start`";

@@ -387,3 +387,38 @@ fn whoever_records_never_waits_and_the_gap_stands_in_the_trace() {
     }
     assert_eq!((seen, missing), (progress.decisions, progress.dropped_decisions));
 }
+
+#[test]
+fn events_go_by_unread_if_asked_and_nothing_else_does() {
+    let items = |skip| {
+        let mut reader = reader(some_trace(), OnDamage::Stop);
+        reader.skip_events(skip);
+        std::iter::from_fn(|| reader.read().unwrap()).map(|(_, item)| item).collect::<Vec<Item>>()
+    };
+    let is_event = |item: &Item| matches!(item, Item::Event(_));
+    let (all, rest) = (items(false), items(true));
+    assert_eq!(all.iter().filter(|item| is_event(item)).count(), 3);
+    assert_eq!(rest, all.into_iter().filter(|item| !is_event(item)).collect::<Vec<_>>());
+}
+
+/// A VM that follows the view builds its lists anew when their members change, and only then.
+#[test]
+fn what_is_measured_anew_is_no_other_membership() {
+    let mut view = View::of([row("a", 1), row("b", 2)]);
+    let (mut encoder, mut bytes) = (Encoder::new(None), Vec::new());
+    encoder.header(&header(), &mut bytes);
+    encoder.decision(1, decided("one", &view, "a"), &mut bytes);
+    view.update(&MonolithId::from("b"), |row| row.rtt_ms = 7.5);
+    encoder.decision(2, decided("one", &view, "a"), &mut bytes);
+    view.update(&MonolithId::from("b"), |row| row.state = crate::model::policy::MonolithState::Suspect);
+    encoder.decision(3, decided("one", &view, "a"), &mut bytes);
+    let mut reader = reader(bytes, OnDamage::Stop);
+    let mut memberships = Vec::new();
+    while let Some((_, item)) = reader.read().unwrap() {
+        if matches!(item, Item::Decision { .. }) {
+            memberships.push(reader.view().membership());
+        }
+    }
+    assert_eq!(memberships[0], memberships[1]);
+    assert_ne!(memberships[1], memberships[2]);
+}

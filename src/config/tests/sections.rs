@@ -118,12 +118,38 @@ fn mixed_and_incomplete_discovery_is_an_error() {
 
 #[test]
 fn what_comes_later_is_refused_by_name() {
-    usher("policy.gate = 'replay'").fails_with("policy.gate: \"replay\" comes with a later version; remove it");
-    usher("policy.require.faults = '== 0'").fails_with("[policy.require] comes with a later version; remove it");
     usher("handover.mode = 'seamless'").fails_with("handover.mode: \"seamless\" comes with a later version; remove it");
     for section in ["claims", "record"] {
         usher(&format!("[{section}]\nx = 1"))
             .fails(&[&format!("usher.toml:1: {section}: [{section}] comes with a later version; remove it")]);
+    }
+}
+
+#[test]
+fn the_gate_replay_has_demands() {
+    let text =
+        "policy.gate = 'replay'\n[policy.require]\nagreement = '>= 0.9'\nassert = ['faults == 0', 'ns_p99<50000']";
+    let policy = usher(text).config().policy;
+    let demands: Vec<String> = policy.require.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        (policy.gate, demands.join(", ")),
+        (Gate::Replay, "agreement >= 0.9, faults == 0, ns_p99 < 50000".into())
+    );
+    assert_eq!(usher("policy.gate = 'replay'").config().policy.require, []);
+    usher("policy.gate = 'repaly'").fails_with("\"repaly\" is no gate; write \"compile\", \"tests\" or \"replay\"");
+    assert!(usher("policy.require.faults = '== 0'").warnings().contains("usher.toml:1: policy.require: has no effect"));
+    for (text, error) in [
+        (
+            "agreemnt = '>= 1'",
+            "usher.toml:3: policy.require.agreemnt: \"agreemnt\" is no metric; did you mean \"agreement\"?",
+        ),
+        ("faults = 0", "usher.toml:3: policy.require.faults: expected a comparison such as \">= 0.9\", found"),
+        ("faults = '= 0'", "policy.require.faults: \"= 0\" begins with no comparison; write < <= >"),
+        ("assert = ['faults']", "usher.toml:3: policy.require.assert: "),
+        ("assert = 'faults == 0'", "usher.toml:3: policy.require.assert: expected"),
+        ("duplicates = '== 0'", "policy.require.duplicates: a replay has no duplicates; a simulation has: remove it"),
+    ] {
+        usher(&format!("policy.gate = 'replay'\n[policy.require]\n{text}")).fails_with(error);
     }
 }
 

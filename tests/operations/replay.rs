@@ -1,0 +1,175 @@
+//! `usher replay`: exit codes, the document, and what is said when something is wrong.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use usher::config::{Config, Distances, Gate, PolicyConfig};
+use usher::model::policy::{Answer, Call, MonolithRow, View};
+use usher::policy::lua::Source;
+use usher::testkit::World;
+use usher::trace::Encoder;
+use usher::trace::record::{Decided, Header, Outcome, PolicyText};
+
+use super::harness::{Balancer, monoliths, quick};
+use super::process::{output, text, usher};
+
+const FIRST: &str = "return { place = function(call) return call.monoliths[1] end }";
+
+/// Twenty rooms that all went to `a`, of which `lies` says that they went to `b`.
+fn trace(path: &Path, lies: u64) {
+    let source = Source::shipped("first", FIRST);
+    let policy = PolicyText {
+        name: "first".into(),
+        version: source.version(),
+        file: "first.lua".into(),
+        source: source.text.clone(),
+        settings: serde_json::Map::new(),
+        fuel: 20_000,
+        memory: 8 << 20,
+    };
+    let version: std::sync::Arc<str> = policy.version.as_str().into();
+    let header = Header {
+        usher_trace: usher::trace::FORMAT,
+        balancer: "b1".into(),
+        region: "ewr".into(),
+        started_us: 1_700_000_000_000_000,
+        version: "0.1.0".into(),
+        redacted: false,
+        distances: Distances::default(),
+        policy,
+    };
+    let (mut encoder, mut bytes) = (Encoder::new(None), Vec::new());
+    encoder.header(&header, &mut bytes);
+    let row = |id: &str| MonolithRow { id: id.into(), region: "ewr".into(), ..MonolithRow::default() };
+    let view = View::of(["a", "b"].map(row));
+    for room in 0..20 {
+        let call = json!({"hook": "place", "region": "ewr", "cause": "join", "room": {"name": format!("r{room}")}});
+        let call: Call = serde_json::from_value(call).unwrap();
+        let id = if room < lies { "b" } else { "a" };
+        let outcome = Outcome {
+            reads: Vec::new(),
+            answer: Answer::Ranked(vec![id.into()]),
+            choice: Some(id.into()),
+            policy: version.clone(),
+            ns: 1_000,
+            fallback: None,
+            bypassed: false,
+        };
+        encoder.decision(room * 1_000_000, Decided { call, view: view.clone(), outcome }, &mut bytes);
+    }
+    fs::write(path, bytes).unwrap();
+}
+
+/// Exit code, stdout, stderr.
+async fn replay(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
+    let run = output(usher(folder).arg("replay").args(arguments)).await;
+    (run.status.code().unwrap(), text(&run.stdout), text(&run.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replay_is_good_or_says_what_is_not() {
+    let folder = TempDir::new().unwrap();
+    let at = folder.path();
+    trace(&at.join("good.trace.jsonl"), 0);
+    trace(&at.join("lying.trace.jsonl"), 3);
+    fs::write(at.join("second.lua"), "return { place = function(call) return call.monoliths[2] end }").unwrap();
+    let (code, out, err) = replay(at, &["good.trace.jsonl"]).await;
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    assert!(out.contains("20 decisions over 19.0 s, 20 agreed, 0 changed (0.00 %), 0 faults"), "{out}");
+    let (code, out, err) = replay(at, &["lying.trace.jsonl"]).await;
+    assert_eq!(code, 1, "{out}");
+    assert!(out.contains("place      b -> a") && err.contains("3 of 20 decisions were not made again"), "{out} {err}");
+    // Another policy may differ, unless it is said how much.
+    let (code, out, _) = replay(at, &["good.trace.jsonl", "--policy", "second.lua"]).await;
+    assert_eq!(code, 0, "{out}");
+    assert!(out.contains("place      a -> b"), "{out}");
+    let demands = ["--assert", "agreement >= 0.9", "--assert", "faults == 0"];
+    let (code, out, err) = replay(at, &[&["good.trace.jsonl", "--policy", "second.lua"], &demands[..]].concat()).await;
+    assert_eq!((code, err.trim()), (1, "usher: agreement >= 0.9: 0"), "{out}");
+    assert!(out.contains("FAILED  agreement >= 0.9: 0") && out.contains("ok      faults == 0: 0"), "{out}");
+    assert_eq!(replay(at, &[&["good.trace.jsonl"], &demands[..]].concat()).await.0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_document_has_the_keys_of_the_contract() {
+    let folder = TempDir::new().unwrap();
+    let at = folder.path();
+    trace(&at.join("t.trace.jsonl"), 0);
+    let (code, out, _) = replay(
+        at,
+        &[
+            "t.trace.jsonl",
+            "--policy",
+            "least-loaded",
+            "--against",
+            "default",
+            "--assert",
+            "max_load_over_mean <= 2",
+            "--format",
+            "json",
+        ],
+    )
+    .await;
+    let document: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(code, 0, "{out}");
+    assert_eq!(
+        (&document["decisions"], &document["agreed"], &document["changed"]),
+        (&json!(20), &json!(20), &json!(0))
+    );
+    assert_eq!((&document["policy"], &document["against"]), (&json!("least-loaded"), &json!("default")));
+    assert_eq!(document["metrics"]["agreement"], 1.0);
+    assert_eq!(document["assertions"], json!([{"expr": "max_load_over_mean <= 2", "value": 2.0, "ok": true}]));
+    assert_eq!((&document["faults"], &document["examples"]), (&json!(0), &json!([])));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_replayed_ends_with_2_and_the_way_out() {
+    let folder = TempDir::new().unwrap();
+    let at = folder.path();
+    trace(&at.join("t.trace.jsonl"), 0);
+    fs::write(at.join("broken.lua"), "return {\n  place = function(call\n").unwrap();
+    fs::write(at.join("no.jsonl"), "hello\n").unwrap();
+    let whole = fs::read(at.join("t.trace.jsonl")).unwrap();
+    fs::write(at.join("cut.trace.jsonl"), &whole[..whole.len() - 9]).unwrap();
+    let damaged = text(&whole).replacen("\"decision\":7,", "\"decision\":", 1);
+    fs::write(at.join("damaged.trace.jsonl"), damaged).unwrap();
+    for (arguments, says) in [
+        (&["missing.jsonl"][..], "missing.jsonl: cannot be read"),
+        (&["no.jsonl"], "no.jsonl:1: is no trace"),
+        (&["t.trace.jsonl", "--policy", "broken.lua"], "broken.lua:"),
+        (&["t.trace.jsonl", "--policy", "least-loadd"], "did you mean \"least-loaded\"?"),
+        (&["t.trace.jsonl", "--policy", "default", "--against", "broken.lua"], "broken.lua:"),
+        (&["t.trace.jsonl", "--against", "default"], "--policy"),
+        (&["t.trace.jsonl", "--assert", "agrement > 0"], "did you mean \"agreement\"?"),
+        (&["t.trace.jsonl", "--assert", "agreement"], "write < <= >"),
+        (&["damaged.trace.jsonl", "--strict"], "damaged.trace.jsonl:9: "),
+    ] {
+        let (code, out, err) = replay(at, arguments).await;
+        assert_eq!(code, 2, "{arguments:?}: {out} {err}");
+        assert!(err.contains(says) && out.is_empty(), "{arguments:?}: {err}");
+    }
+    let (code, out, _) = replay(at, &["cut.trace.jsonl"]).await;
+    assert!(code == 0 && out.contains("19 decisions") && out.contains("was cut off"), "{out}");
+    let (code, out, _) = replay(at, &["damaged.trace.jsonl"]).await;
+    assert!(code == 0 && out.contains("19 decisions") && out.contains("damaged.trace.jsonl:9: "), "{out}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_gate_passes_without_recent_decisions_and_tells() {
+    let config = Config { policy: PolicyConfig { gate: Gate::Replay, ..quick().policy }, ..quick() };
+    let balancer = Balancer::start(monoliths(&World::new(), &["ewr"]).await, config).await;
+    let none = balancer.api("GET", "/_usher/v1/policy/replay", "").await;
+    assert_eq!(none.status, 404, "{}", none.text());
+    assert!(none.text().contains("no version has come to the gate"), "{}", none.text());
+    let used = balancer.api("POST", "/_usher/v1/policy/use", r#"{"policy": "least-loaded"}"#).await;
+    assert_eq!(used.status, 200, "{}", used.text());
+    let report = balancer.document("/_usher/v1/policy/replay").await;
+    assert_eq!(
+        (&report["policy"], &report["passed"], &report["decisions"]),
+        (&json!("least-loaded"), &json!(true), &json!(0))
+    );
+    assert_eq!(balancer.api("POST", "/_usher/v1/policy/replay", "").await.status, 405);
+    balancer.finish().await;
+}
