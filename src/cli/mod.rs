@@ -16,6 +16,7 @@ mod machine;
 mod offline;
 mod policy;
 mod run;
+mod simulate;
 mod steer;
 mod test;
 
@@ -55,6 +56,8 @@ enum Command {
     Eval(eval::EvalArgs),
     /// Measure what decisions of a policy cost
     Bench(bench::BenchArgs),
+    /// Try policies on a scenario or on the traffic of a trace, in virtual time
+    Simulate(simulate::SimulateArgs),
     /// Write a configuration, a policy and its test to start from
     Init(init::InitArgs),
     /// Show how a running usher is doing
@@ -86,6 +89,7 @@ pub fn main() -> ExitCode {
         Some(Command::Test(args)) => test::main(&args),
         Some(Command::Eval(args)) => eval::main(&args),
         Some(Command::Bench(args)) => bench::main(&args),
+        Some(Command::Simulate(args)) => simulate::main(&args),
         Some(Command::Init(args)) => init::main(&args),
         Some(Command::Status(args)) => steer::status(&args),
         Some(Command::Policy(args)) => policy::main(&args),

@@ -13,6 +13,7 @@ mod read;
 pub mod regions;
 mod reload;
 mod resolve;
+pub mod scenario;
 mod scrape;
 mod section;
 mod tree;

@@ -1,4 +1,4 @@
-//! Trying policies out: the test runner, hand-written calls, and checks. No sockets, no async runtime. Everything here
+//! Trying policies out: the test runner, hand-written calls, checks, and simulation. No sockets, no async runtime. Everything here
 //! drives the engine that decides in production.
 
 mod bench;
@@ -16,6 +16,7 @@ mod property;
 mod report;
 mod runner;
 mod session;
+mod simulation;
 mod subject;
 #[cfg(test)]
 mod tests;
@@ -27,3 +28,4 @@ pub use eval::{Evaluation, evaluate};
 pub use gate::test_gate;
 pub use report::{Report, Status, TestResult};
 pub use runner::{Options, TestFile, find_tests, run_tests};
+pub use simulation::{Simulated, Simulation};
