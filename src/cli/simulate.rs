@@ -56,7 +56,10 @@ pub(super) fn main(args: &SimulateArgs) -> u8 {
     for source in &sources {
         match run(&simulation, source) {
             Ok(found) => simulated.push(found),
-            Err(error) => return unable(error),
+            Err(error) => {
+                eprintln!("usher: {error}");
+                return BAD;
+            }
         }
     }
     let page = simulation.page(&simulated, &args.asserts);

@@ -22,7 +22,11 @@ use crate::trace::record::{Header, TraceEvent};
 /// How long after a visit's end a member that comes back continues it.
 const COMES_BACK_WITHIN: Micros = 120_000_000;
 
-/// What a trace holds for a simulation.
+/// Regions that are told apart. Members name their own, so there could be any number; those of further ones count as the
+/// balancer's.
+const MOST_REGIONS: usize = 200;
+
+/// What a trace holds for a simulation. Of the trace only the visits are kept, in 40 bytes each.
 pub(super) struct Recorded {
     pub(super) world: World,
     pub(super) rooms: Rooms,
@@ -179,7 +183,8 @@ impl Reading {
 
     fn join(&mut self, t: Micros, client: u64, room: &Arc<str>, region: Option<Region>, reconnect: bool) {
         let room = self.rooms.number(room);
-        let region = region.map_or(self.own, |region| self.regions.number(&region));
+        let known = |region: &Region| self.regions.len() < MOST_REGIONS || self.regions.find(region).is_some();
+        let region = region.filter(known).map_or(self.own, |region| self.regions.number(&region));
         let recent = |visit: &Visit| visit.until.saturating_add(COMES_BACK_WITHIN) >= t;
         if reconnect
             && let Some(ended) = self.ended.get_mut(&(room, region))
