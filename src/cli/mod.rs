@@ -17,6 +17,7 @@ mod offline;
 mod policy;
 mod replay;
 mod run;
+mod simulate;
 mod steer;
 mod test;
 
@@ -58,6 +59,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Make every recorded decision again, by the version that made it or by another policy
     Replay(replay::ReplayArgs),
+    /// Try policies on a scenario or on the traffic of a trace, in virtual time
+    Simulate(simulate::SimulateArgs),
     /// Write a configuration, a policy and its test to start from
     Init(init::InitArgs),
     /// Show how a running usher is doing
@@ -90,6 +93,7 @@ pub fn main() -> ExitCode {
         Some(Command::Eval(args)) => eval::main(&args),
         Some(Command::Bench(args)) => bench::main(&args),
         Some(Command::Replay(args)) => replay::main(&args),
+        Some(Command::Simulate(args)) => simulate::main(&args),
         Some(Command::Init(args)) => init::main(&args),
         Some(Command::Status(args)) => steer::status(&args),
         Some(Command::Policy(args)) => policy::main(&args),

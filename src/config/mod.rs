@@ -14,6 +14,7 @@ pub mod regions;
 mod reload;
 mod require;
 mod resolve;
+pub mod scenario;
 mod scrape;
 mod section;
 mod tree;

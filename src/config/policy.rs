@@ -160,15 +160,7 @@ pub(super) fn read(root: &mut Section<'_>, strategy: Option<Strategy>, input: &I
     if let Some(strategy) = strategy {
         policy.settings = strategy.settings;
     }
-    let settings = section.section("settings");
-    for (key, (_, node)) in settings.table().into_iter().flatten() {
-        match json(node) {
-            Ok(value) => {
-                policy.settings.insert(key.clone(), value);
-            }
-            Err(message) => settings.error(key, message),
-        }
-    }
+    policy.settings.extend(settings(&section.section("settings")));
     let demands = section.section("require");
     policy.require = require::read(&demands);
     if demands.is_set() && policy.gate != Gate::Replay {
@@ -268,6 +260,20 @@ fn parameter(node: &Node) -> Result<String, String> {
 fn names_credential(lower: &str) -> bool {
     let name = lower.replace('_', "-");
     CREDENTIALS.iter().any(|part| name.contains(part))
+}
+
+/// `usher.settings`: a table of whatever the policy understands.
+pub(super) fn settings(section: &Section<'_>) -> Map<String, Json> {
+    let mut settings = Map::new();
+    for (key, (_, node)) in section.table().into_iter().flatten() {
+        match json(node) {
+            Ok(value) => {
+                settings.insert(key.clone(), value);
+            }
+            Err(message) => section.error(key, message),
+        }
+    }
+    settings
 }
 
 fn json(node: &Node) -> Result<Json, String> {

@@ -110,7 +110,7 @@ fn root(mut root: Section<'_>, input: &Input<'_>) -> Config {
     config
 }
 
-fn limits(mut section: Section<'_>) -> Limits {
+pub(super) fn limits(mut section: Section<'_>) -> Limits {
     let mut limits = Limits::default();
     section.read(&mut limits.clients, "clients", read::integer(1..=10_000_000usize));
     section.read(&mut limits.pending_joins, "pending_joins", read::integer(1..=10_000_000usize));
@@ -138,7 +138,7 @@ fn queue(mut section: Section<'_>, count: &'static str, default: QueueLimit) -> 
     limit
 }
 
-fn timeouts(mut section: Section<'_>) -> Timeouts {
+pub(super) fn timeouts(mut section: Section<'_>) -> Timeouts {
     const ZERO: Duration = Duration::ZERO;
     const SHORT: Duration = Duration::from_millis(10);
     const HOUR: Duration = Duration::from_secs(3600);

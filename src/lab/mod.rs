@@ -1,4 +1,4 @@
-//! Trying policies out: the test runner, hand-written calls, and checks. No sockets, no async runtime. Everything here
+//! Trying policies out: the test runner, hand-written calls, checks, and simulation. No sockets, no async runtime. Everything here
 //! drives the engine that decides in production.
 
 mod bench;
@@ -17,6 +17,7 @@ pub mod replay;
 mod report;
 mod runner;
 mod session;
+mod simulation;
 mod subject;
 #[cfg(test)]
 mod tests;
@@ -28,3 +29,4 @@ pub use eval::{Evaluation, evaluate};
 pub use gate::test_gate;
 pub use report::{Report, Status, TestResult};
 pub use runner::{Options, TestFile, find_tests, run_tests};
+pub use simulation::{Simulated, Simulation};

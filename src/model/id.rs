@@ -178,6 +178,11 @@ impl ClientId {
         Self(Uuid::from_u128(value))
     }
 
+    /// The number that [`Self::from_u128`] made it from.
+    pub const fn to_u128(self) -> u128 {
+        self.0.as_u128()
+    }
+
     /// The name of this client's membership number `attachment` at a Monolith. The first is the client's own id; a
     /// Monolith that still knows an earlier one can therefore never take a later join for it.
     pub fn member(self, attachment: Attachment) -> MemberId {

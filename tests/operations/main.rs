@@ -27,4 +27,5 @@ mod policy_trials;
 mod process;
 mod replay;
 mod room_list;
+mod simulate;
 mod stopping;
