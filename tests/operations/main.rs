@@ -25,5 +25,6 @@ mod policy_reload;
 mod policy_state;
 mod policy_trials;
 mod process;
+mod recording;
 mod room_list;
 mod stopping;
