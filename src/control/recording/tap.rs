@@ -18,9 +18,12 @@ pub(super) struct RecordTap {
     /// One of so many `route` decisions is recorded; 0: none.
     route_sample: u32,
     /// The last view of each hook: calls between two changes of the Monoliths share one copy.
-    views: [Mutex<Option<(u64, Arc<View>)>>; Hook::ALL.len()],
+    views: [Mutex<Option<Copied>>; Hook::ALL.len()],
     texts: Mutex<Vec<(Program, Arc<PolicyText>)>>,
 }
+
+/// A copy of a view and its revision.
+type Copied = (u64, Arc<View>);
 
 impl RecordTap {
     /// A tap for these recorders.
@@ -32,7 +35,7 @@ impl RecordTap {
     fn samples(&self, call: &Call) -> bool {
         match (call.hook, self.route_sample) {
             (Hook::Route, 0) => false,
-            (Hook::Route, sample) => mixed(call.seed) % u64::from(sample) == 0,
+            (Hook::Route, sample) => mixed(call.seed).is_multiple_of(u64::from(sample)),
             (Hook::Place | Hook::Admit | Hook::Rebalance, _) => true,
         }
     }
