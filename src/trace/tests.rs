@@ -368,6 +368,8 @@ fn a_full_disk_costs_records_and_says_so() {
     }
     assert!(progress.dropped_decisions > 0);
     assert!(progress.error.unwrap().starts_with("/dev/full: "));
+    let progress = recording.stop();
+    assert_eq!(progress.decisions, 0, "what a full disk did not take was not written: {progress:?}");
 }
 
 #[test]

@@ -81,6 +81,7 @@ impl Recording {
             up: BTreeMap::new(),
             out: None,
             written: 0,
+            unflushed: Gap::default(),
             lines: Vec::new(),
             refused_at: None,
             shared,
@@ -142,6 +143,8 @@ struct Writer {
     out: Option<Output>,
     /// Bytes of the files before this one.
     written: u64,
+    /// What was written since the last flush: lost if the disk does not take it.
+    unflushed: Gap,
     lines: Vec<u8>,
     refused_at: Option<Instant>,
     shared: Arc<Shared>,
@@ -217,6 +220,10 @@ impl Writer {
             return self.shared.missing(what);
         }
         self.gap();
+        // The gap may have been the last line of its file, or one too many for the disk.
+        if !self.is_open(at, &record) {
+            return self.shared.missing(what);
+        }
         let t = self.moment(at);
         match record {
             Record::Event(event) => self.encoder.event(t, event, &mut self.lines),
@@ -311,7 +318,9 @@ impl Writer {
         match written {
             Ok(()) => {
                 let full = out.bytes() >= self.target.rotate_bytes || out.began.elapsed() >= self.target.rotate_after;
-                self.progress(|progress| {
+                self.unflushed.events += what.events;
+                self.unflushed.decisions += what.decisions;
+                self.shared.progress(|progress| {
                     progress.events += what.events;
                     progress.decisions += what.decisions;
                 });
@@ -338,6 +347,7 @@ impl Writer {
         let Some(out) = &mut self.out else { return };
         match out.flush() {
             Ok(()) => {
+                self.unflushed = Gap::default();
                 let bytes = self.written + out.bytes();
                 self.progress(|progress| progress.bytes = bytes);
             }
@@ -348,7 +358,10 @@ impl Writer {
     fn close(&mut self) {
         let Some(out) = self.out.take() else { return };
         match out.finish() {
-            Ok(bytes) => self.written += bytes,
+            Ok(bytes) => {
+                self.written += bytes;
+                self.unflushed = Gap::default();
+            }
             Err(e) => self.refused(&e),
         }
         let bytes = self.written;
@@ -361,6 +374,13 @@ impl Writer {
             self.written += out.bytes();
         }
         self.refused_at = Some(Instant::now());
+        // Some of it may be on the disk all the same: better a few too many are told to be missing than too few.
+        let lost = std::mem::take(&mut self.unflushed);
+        self.progress(|progress| {
+            progress.events = progress.events.saturating_sub(lost.events);
+            progress.decisions = progress.decisions.saturating_sub(lost.decisions);
+        });
+        self.shared.missing(lost);
         let text = format!("{}: {error}", self.target.path.display());
         let before = self.progress(|progress| progress.error.replace(text.clone()));
         if before.is_none_or(|before| before != text) {
