@@ -82,6 +82,7 @@ impl Recording {
             out: None,
             written: 0,
             unflushed: Gap::default(),
+            told: Gap::default(),
             lines: Vec::new(),
             refused_at: None,
             shared,
@@ -145,6 +146,8 @@ struct Writer {
     written: u64,
     /// What was written since the last flush: lost if the disk does not take it.
     unflushed: Gap,
+    /// What was told to be missing since then: to be told again in that case.
+    told: Gap,
     lines: Vec<u8>,
     refused_at: Option<Instant>,
     shared: Arc<Shared>,
@@ -254,6 +257,8 @@ impl Writer {
         }
         let t = self.moment(Instant::now());
         self.encoder.gap(t, missing, &mut self.lines);
+        self.told.events += missing.events;
+        self.told.decisions += missing.decisions;
         self.progress(|progress| {
             progress.dropped_events += missing.events;
             progress.dropped_decisions += missing.decisions;
@@ -347,7 +352,7 @@ impl Writer {
         let Some(out) = &mut self.out else { return };
         match out.flush() {
             Ok(()) => {
-                self.unflushed = Gap::default();
+                (self.unflushed, self.told) = (Gap::default(), Gap::default());
                 let bytes = self.written + out.bytes();
                 self.progress(|progress| progress.bytes = bytes);
             }
@@ -360,7 +365,7 @@ impl Writer {
         match out.finish() {
             Ok(bytes) => {
                 self.written += bytes;
-                self.unflushed = Gap::default();
+                (self.unflushed, self.told) = (Gap::default(), Gap::default());
             }
             Err(e) => self.refused(&e),
         }
@@ -375,12 +380,15 @@ impl Writer {
         }
         self.refused_at = Some(Instant::now());
         // Some of it may be on the disk all the same: better a few too many are told to be missing than too few.
-        let lost = std::mem::take(&mut self.unflushed);
+        let (lost, told) = (std::mem::take(&mut self.unflushed), std::mem::take(&mut self.told));
         self.progress(|progress| {
             progress.events = progress.events.saturating_sub(lost.events);
             progress.decisions = progress.decisions.saturating_sub(lost.decisions);
+            progress.dropped_events = progress.dropped_events.saturating_sub(told.events);
+            progress.dropped_decisions = progress.dropped_decisions.saturating_sub(told.decisions);
         });
         self.shared.missing(lost);
+        self.shared.missing(told);
         let text = format!("{}: {error}", self.target.path.display());
         let before = self.progress(|progress| progress.error.replace(text.clone()));
         if before.is_none_or(|before| before != text) {
