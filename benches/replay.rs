@@ -94,8 +94,9 @@ fn trace() -> Arc<[u8]> {
             ns: 1_000,
             fallback: decision.fault,
             bypassed: false,
+            incomplete: false,
         };
-        encoder.decision(number * 1000, Decided { call, view: view.clone(), outcome }, &mut bytes);
+        encoder.decision(number * 1000, Decided { call, view: view.clone().into(), outcome }, &mut bytes);
     }
     bytes.into()
 }

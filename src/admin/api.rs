@@ -51,6 +51,7 @@ impl Admin {
                 self.rooms(request.query).await
             }
             "policy" => self.policy("", request).await,
+            "record" => self.record(request).await,
             _ if path.starts_with("policy/") => self.policy(&path["policy/".len()..], request).await,
             _ => match path.strip_prefix("rooms/").map(|rest| rest.strip_suffix("/move").ok_or(rest)) {
                 Some(Ok(name)) if !name.is_empty() && !name.contains('/') => {

@@ -5,6 +5,7 @@ mod metrics;
 mod moves;
 mod policy;
 mod ready;
+mod record;
 pub mod stream;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use subtle::ConstantTimeEq;
 use crate::config::Config;
 use crate::control::Control;
 use crate::control::policies::Policies;
+use crate::control::recording::Recordings;
 use crate::link::tap::Tap;
 use crate::model::metrics::MetricsText;
 
@@ -36,6 +38,8 @@ pub struct Admin {
     pub control: Control,
     /// The policy and its versions.
     pub policies: Arc<Policies>,
+    /// What is recorded.
+    pub recordings: Arc<Recordings>,
     /// The event stream.
     pub tap: Arc<Tap>,
     /// Whether usher is stopping.

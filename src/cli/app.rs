@@ -20,6 +20,7 @@ use uuid::Uuid;
 use crate::admin::{self, Admin, AdminRequest, Owner};
 use crate::config::{self, Config, Loaded};
 use crate::control::policies::{FirstPolicy, Policies};
+use crate::control::recording::Recordings;
 use crate::control::reload::{ReloadCounts, Reloader, cluster_settings, link_settings, start_discovery};
 use crate::control::scrape::{ScrapeCounters, Scraper};
 use crate::control::{Control, ControlSettings};
@@ -72,6 +73,7 @@ pub struct App {
     config: Arc<ArcSwap<Config>>,
     control: Control,
     policies: Arc<Policies>,
+    recordings: Arc<Recordings>,
     front: Arc<FrontDoor>,
     links: Arc<LinkCounters>,
     stop: Stop,
@@ -99,6 +101,11 @@ impl App {
         })?;
         let policies = Arc::new(Policies::new(first, control.clone(), config.clone(), workers));
         let tap = Tap::new(Uuid::new_v4().to_string().into());
+        let (handle, balancer) = (policies.handle().clone(), tap.balancer().clone());
+        let recordings = Recordings::new(handle, control.clone(), config.clone(), balancer);
+        let remembered = recordings.clone();
+        policies.remember(Box::new(move || remembered.recent().map(|recent| recent.segments()).unwrap_or_default()));
+        recordings.configure().await;
         let links = Arc::new(LinkCounters::default());
         let (settings, settings_now) = watch::channel(Arc::new(link_settings(&now)));
         let (endpoints, listed) = watch::channel(EndpointSet::new());
@@ -123,15 +130,17 @@ impl App {
             config: config.clone(),
             control: control.clone(),
             policies: policies.clone(),
+            recordings: recordings.clone(),
             tap,
             stopping: stopping.clone(),
-            metrics: metrics_sources(&front, &links, &scrapes, &reloads),
+            metrics: metrics_sources(&front, &links, &scrapes, &reloads, &recordings),
         });
         let reloader = Reloader {
             request,
             config: config.clone(),
             control: control.clone(),
             policies: policies.clone(),
+            recordings: recordings.clone(),
             link_settings: settings,
             endpoints: endpoints.clone(),
             discovery: start_discovery(now.discovery.clone(), endpoints),
@@ -156,6 +165,7 @@ impl App {
             config,
             control,
             policies,
+            recordings,
             front,
             links,
             stop,
@@ -187,6 +197,11 @@ impl App {
         &self.policies
     }
 
+    /// What is recorded.
+    pub fn recordings(&self) -> &Arc<Recordings> {
+        &self.recordings
+    }
+
     /// The front door.
     pub fn front(&self) -> &Arc<FrontDoor> {
         &self.front
@@ -206,6 +221,7 @@ impl App {
         self.front.clients().close_all(CloseCode::AWAY, over).await;
         // A listener that broke has nothing left to finish.
         let _ = self.serving.await;
+        self.recordings.close().await;
         self.control.stop().await;
         self.admin_stop.trigger();
         if let Some(serving) = self.admin_serving {
@@ -311,11 +327,14 @@ fn metrics_sources(
     links: &Arc<LinkCounters>,
     scrapes: &Arc<ScrapeCounters>,
     reloads: &Arc<ReloadCounts>,
+    recordings: &Arc<Recordings>,
 ) -> Vec<admin::MetricsSource> {
     let (front, links, scrapes, reloads) = (front.clone(), links.clone(), scrapes.clone(), reloads.clone());
     let of_front: admin::MetricsSource = Box::new(move |out: &mut MetricsText| front.write_metrics(out));
     let of_links: admin::MetricsSource = Box::new(move |out: &mut MetricsText| links.write_metrics(out));
     let of_scrapes: admin::MetricsSource = Box::new(move |out: &mut MetricsText| scrapes.write_metrics(out));
     let of_reloads: admin::MetricsSource = Box::new(move |out: &mut MetricsText| reloads.write_metrics(out));
-    vec![of_front, of_links, of_scrapes, of_reloads]
+    let recordings = recordings.clone();
+    let of_recordings: admin::MetricsSource = Box::new(move |out: &mut MetricsText| recordings.write_metrics(out));
+    vec![of_front, of_links, of_scrapes, of_reloads, of_recordings]
 }

@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::app::{App, Start, StartError};
-use super::{BAD, GOOD, UNABLE, logging, machine};
+use super::{BAD, GOOD, UNABLE, logging, machine, record};
 use crate::cluster::Cluster;
 use crate::config::{self, Config, Discovery, Loaded, PolicySource, Secret};
 use crate::front::listener::Listener;
@@ -37,6 +37,9 @@ pub(super) struct DemoArgs {
     /// The policy: a path, or a shipped name, whose text is copied to a file that can be edited
     #[arg(long, default_value = "default", value_name = "P")]
     policy: String,
+    /// Record the traffic in this file; .zst at its end compresses it
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
     /// End after so many seconds; without it Ctrl-C ends the demo
     #[arg(long, value_name = "SECONDS")]
     seconds: Option<u64>,
@@ -89,6 +92,10 @@ async fn run(args: &DemoArgs) -> u8 {
             return BAD;
         }
     };
+    if let Err(error) = args.record.as_deref().map_or(Ok(()), can_be_written) {
+        eprintln!("usher: {error}; name another file with --record");
+        return UNABLE;
+    }
     let (app, monoliths) = match start(args, &policy).await {
         Ok(started) => started,
         Err(StartError::Policy(error)) => {
@@ -114,13 +121,21 @@ async fn run(args: &DemoArgs) -> u8 {
     for client in clients {
         client.abort();
     }
+    let recordings = app.recordings().clone();
     app.stop().await;
     drop(monoliths);
     println!("stopped");
+    if args.record.is_some() {
+        let document = recordings.document();
+        print!("{}", record::summary(&document));
+        if !document["error"].is_null() {
+            return BAD;
+        }
+    }
     code
 }
 
-async fn start(args: &DemoArgs, policy: &std::path::Path) -> Result<(App, Vec<Monolith>), StartError> {
+async fn start(args: &DemoArgs, policy: &Path) -> Result<(App, Vec<Monolith>), StartError> {
     let world = World::new();
     let mut monoliths = Vec::new();
     for number in 0..args.monoliths {
@@ -139,6 +154,9 @@ async fn start(args: &DemoArgs, policy: &std::path::Path) -> Result<(App, Vec<Mo
         ..Config::default()
     };
     config.policy.source = PolicySource::File(policy.to_path_buf());
+    config.record.path = args.record.clone();
+    // One file, whatever its size.
+    (config.record.rotate, config.record.rotate_after) = (usize::MAX, Duration::MAX);
     let listener = Listener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, args.port)))?;
     let request = config::Request {
         path: None,
@@ -150,6 +168,15 @@ async fn start(args: &DemoArgs, policy: &std::path::Path) -> Result<(App, Vec<Mo
     let loaded = Loaded { config, warnings: Vec::new() };
     let app = App::start(Start { loaded, request, listener, admin_listener: None }).await?;
     Ok((app, monoliths))
+}
+
+/// Whether there can be a file at a path, before anything is started for it.
+fn can_be_written(path: &Path) -> Result<(), String> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if path.is_dir() {
+        return Err(format!("{} is a folder", path.display()));
+    }
+    std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))
 }
 
 /// What the clients of the demo count.

@@ -15,6 +15,7 @@ mod logging;
 mod machine;
 mod offline;
 mod policy;
+mod record;
 mod replay;
 mod run;
 mod simulate;
@@ -71,6 +72,8 @@ enum Command {
     Monolith(steer::MonolithArgs),
     /// Show the rooms of a running usher
     Room(steer::RoomArgs),
+    /// Record the traffic of a running usher
+    Record(record::RecordArgs),
 }
 
 /// Where the configuration is.
@@ -99,5 +102,6 @@ pub fn main() -> ExitCode {
         Some(Command::Policy(args)) => policy::main(&args),
         Some(Command::Monolith(args)) => steer::monolith(&args),
         Some(Command::Room(args)) => steer::room(&args),
+        Some(Command::Record(args)) => record::main(&args),
     })
 }

@@ -9,7 +9,7 @@ use super::problem::ConfigErrors;
 use super::section::{Section, Walk};
 use super::tree::{self, Table};
 use super::types::{Config, Handover, HandoverMode, Heartbeat, Limits, QueueLimit, Timeouts};
-use super::{discovery, environment, policy, read, regions, scrape, weights};
+use super::{discovery, environment, policy, read, record, regions, scrape, weights};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -101,10 +101,9 @@ fn root(mut root: Section<'_>, input: &Input<'_>) -> Config {
     config.timeouts = timeouts(root.section("timeouts"));
     config.heartbeat = heartbeat(root.section("heartbeat"));
     config.handover = handover(root.section("handover"));
-    for key in ["claims", "record"] {
-        if root.get(key).is_some() {
-            root.error(key, format!("[{key}] comes with a later version; remove it"));
-        }
+    config.record = record::read(root.section("record"), input.base_dir);
+    if root.get("claims").is_some() {
+        root.error("claims", "[claims] comes with a later version; remove it");
     }
     root.finish();
     config

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::record::RecordConfig;
 use super::regions::Distances;
 use super::scrape::LoadConfig;
 use super::weights::Weights;
@@ -47,6 +48,8 @@ pub struct Config {
     pub heartbeat: Heartbeat,
     /// How clients leave a Monolith that goes.
     pub handover: Handover,
+    /// Recorded traffic.
+    pub record: RecordConfig,
 }
 
 /// A text that is never printed.
@@ -285,6 +288,7 @@ impl Default for Config {
             timeouts: Timeouts::default(),
             heartbeat: Heartbeat::default(),
             handover: Handover::default(),
+            record: RecordConfig::default(),
         }
     }
 }

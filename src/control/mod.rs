@@ -7,6 +7,7 @@ mod departures;
 mod health;
 mod moves;
 pub mod policies;
+pub mod recording;
 pub mod reload;
 mod request;
 pub mod routes;
@@ -28,6 +29,7 @@ use crate::model::event::{RequestOutcome, Token};
 use crate::model::policy::Cause;
 use crate::model::{Attachment, ClientId, MonolithId, Region, RequestId, RoomKey, RoomName};
 use crate::policy::Policy;
+use crate::trace::write::Recorder;
 
 use self::departures::Departures;
 use self::routes::Routes;
@@ -64,6 +66,7 @@ enum Command {
     Query(Box<dyn FnOnce(&Cluster) + Send>),
     Decide(PolicyTask),
     Configure(Settings),
+    Record(Option<Recorder>),
     Stop(oneshot::Sender<()>),
 }
 
@@ -170,6 +173,14 @@ impl Control {
     /// Changes bounds and waits.
     pub fn configure(&self, settings: Settings) -> Result<(), Stopped> {
         self.send(Command::Configure(settings))
+    }
+
+    /// Begins or ends recording what happens; the thread has taken it up when this returns.
+    async fn record(&self, to: Option<Recorder>) {
+        // Without a control thread nothing happens any more.
+        if self.send(Command::Record(to)).is_ok() {
+            let _ = self.query(|_| ()).await;
+        }
     }
 
     /// Closes the links and ends the thread.

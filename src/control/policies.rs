@@ -138,6 +138,11 @@ impl Policies {
         policies
     }
 
+    /// Where every thread finds what decides, for those who look on.
+    pub fn handle(&self) -> &Arc<PolicyHandle> {
+        &self.handle
+    }
+
     /// One decision in the VM of the calling worker.
     pub fn decide(&self, call: &Call, view: &View) -> Decision {
         self.handle.load().decide(call, view)

@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 
 use super::Control;
 use super::policies::Policies;
+use super::recording::Recordings;
 use super::watch::FileWatch;
 use crate::cluster::{Rebalancing, Settings};
 use crate::config::{self, Config, Discovery, Rebalance};
@@ -29,6 +30,8 @@ pub struct Reloader {
     pub control: Control,
     /// The policy and its versions.
     pub policies: Arc<Policies>,
+    /// What is recorded.
+    pub recordings: Arc<Recordings>,
     /// What links take from the configuration.
     pub link_settings: watch::Sender<Arc<LinkSettings>>,
     /// What discovery lists.
@@ -204,6 +207,9 @@ impl Reloader {
             self.discovery.abort();
             self.discovery = start_discovery(new.discovery.clone(), self.endpoints.clone());
         }
+        // A disk that takes its time delays no other change.
+        let recordings = self.recordings.clone();
+        tokio::spawn(async move { recordings.configure().await });
         self.counts.reloads.fetch_add(1, Relaxed);
         info!("configuration reloaded");
     }

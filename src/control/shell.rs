@@ -11,6 +11,7 @@ use tracing::{debug, info};
 
 use super::departures::Departures;
 use super::health::Health;
+use super::recording::Events;
 use super::routes::{Published, Routes, Target};
 use super::{Command, Control, Refused, moves};
 use crate::cluster::{Cluster, Settings};
@@ -71,6 +72,7 @@ struct Shell {
     /// Operators who wait to hear whether a room moves: answered within the command that asks.
     moves: HashMap<RequestId, moves::Reply, RandomState>,
     effects: Vec<Effect>,
+    events: Events,
     published: u64,
     joins: u64,
 }
@@ -102,6 +104,7 @@ impl Shell {
             replies: HashMap::default(),
             moves: HashMap::default(),
             effects: Vec::new(),
+            events: Events::default(),
             published: 0,
             joins: 0,
         }
@@ -155,6 +158,7 @@ impl Shell {
             Report::Up { link, endpoint, monolith, region, http, commands, stats } => {
                 let target = Target::new(monolith.clone(), region.clone(), http, link, stats);
                 self.links.insert(link, Linked { commands, target });
+                self.events.up(&monolith, &region, &self.targets);
                 self.apply(Event::LinkUp { link, endpoint, monolith, region });
                 self.publish();
             }
@@ -210,12 +214,14 @@ impl Shell {
             Command::Query(read) => read(&self.cluster),
             Command::Decide(run) => run(self.policy.policy.as_mut(), &self.cluster),
             Command::Configure(settings) => self.cluster.configure(settings),
+            Command::Record(to) => self.events.record(to, &self.targets, self.cluster.view()),
             Command::Stop(stopped) => return Some(stopped),
         }
         None
     }
 
     fn apply(&mut self, event: Event) {
+        self.events.event(&event, |link| self.registered(link));
         let mut effects = std::mem::take(&mut self.effects);
         self.cluster.apply(self.clock.now(), event, &mut self.policy, &mut effects);
         for effect in effects.drain(..) {
@@ -253,6 +259,7 @@ impl Shell {
             }
             Effect::Rebalanced(done) => moves::log(&done),
             Effect::Close { client, code } => {
+                self.events.closed(client);
                 if let Some(inbox) = self.inboxes.remove(&client) {
                     inbox.close(code);
                 }
@@ -276,6 +283,12 @@ impl Shell {
             },
             Effect::Unbind { room } => self.routes.unbind(&room),
         }
+    }
+
+    /// The Monolith of a link, unless the link was refused.
+    fn registered(&self, link: LinkId) -> Option<MonolithId> {
+        let id = &self.links.get(&link)?.target.id;
+        self.targets.get(id).filter(|target| target.link == link).map(|target| target.id.clone())
     }
 
     fn tell(&self, link: LinkId, command: link::Command) {
@@ -304,6 +317,7 @@ impl Shell {
                 }
             }
         });
+        self.events.loads(&self.targets);
         if revision(self.cluster.view()) != self.published {
             self.publish();
         }

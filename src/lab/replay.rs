@@ -263,7 +263,8 @@ impl Replay {
             self.pass(passed);
             return Ok(());
         }
-        let fed = |warm: &Warm| (warm.version() == &*outcome.policy).then_some(outcome.reads.as_slice());
+        let whole = !outcome.incomplete;
+        let fed = |warm: &Warm| (whole && warm.version() == &*outcome.policy).then_some(outcome.reads.as_slice());
         let own = self.subject.is_none();
         let redecided = match &mut self.subject {
             Some(warm) => {
@@ -272,12 +273,11 @@ impl Replay {
             }
             None => match self.own.get(&outcome.policy) {
                 Ok(warm) => {
-                    let redecided = warm.decide(call, view, Some(&outcome.reads));
-                    if !redecided.reads_matched && outcome.reads.is_empty() && warm.reads_too_much(call, view) {
+                    if outcome.incomplete {
                         self.pass(Passed::ReadsLost);
                         return Ok(());
                     }
-                    redecided
+                    warm.decide(call, view, Some(&outcome.reads))
                 }
                 Err(Some(broken)) => return Err(broken),
                 Err(None) => {

@@ -98,8 +98,8 @@ impl Decoder {
         };
         self.apply(&line.counts)?;
         let policy = self.version(policy)?;
-        let AnyLine { reads, choice, ns, fallback, bypassed, .. } = line;
-        let outcome = Outcome { reads, answer, choice, policy, ns, fallback, bypassed };
+        let AnyLine { reads, choice, ns, fallback, bypassed, incomplete, .. } = line;
+        let outcome = Outcome { reads, answer, choice, policy, ns, fallback, bypassed, incomplete };
         Ok(Item::Decision { number, call: Box::new(call), outcome: Box::new(outcome) })
     }
 

@@ -1,6 +1,7 @@
 //! Records to lines. A view line comes only when more than counts has changed since the last one.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
@@ -13,6 +14,8 @@ use crate::model::{ClientId, MonolithId};
 pub struct Encoder {
     redactor: Option<Redactor>,
     base: Base,
+    /// What was said of each version in this file, by its hash.
+    declared: BTreeMap<String, Arc<PolicyText>>,
     decisions: u64,
     clients: HashMap<ClientId, u64, RandomState>,
     next_client: u64,
@@ -29,21 +32,38 @@ struct Base {
 impl Encoder {
     /// An encoder that hides the names of rooms if it is given a redactor.
     pub fn new(redactor: Option<Redactor>) -> Self {
-        Self { redactor, base: Base::default(), decisions: 0, clients: HashMap::default(), next_client: 1 }
+        let (base, declared, clients) = (Base::default(), BTreeMap::new(), HashMap::default());
+        Self { redactor, base, declared, decisions: 0, clients, next_client: 1 }
     }
 
     /// The first line of a file. What follows refers to nothing that stands in another file.
     pub fn header(&mut self, header: &Header, out: &mut Vec<u8>) {
         self.base = Base::default();
+        self.declared.clear();
+        self.declared.insert(header.policy.version.clone(), Arc::new(header.policy.clone()));
         self.decisions = 0;
         // Whoever joined in another file has no number here, nor has one whose leave was dropped for ever.
         self.clients.clear();
         line(header, out);
     }
 
-    /// Another policy decides from here on.
+    /// Another policy decides from here on, or the same text with other settings or limits: what is said of a version
+    /// last counts.
     pub fn policy(&mut self, t: u64, policy: &PolicyText, out: &mut Vec<u8>) {
+        self.declared.insert(policy.version.clone(), Arc::new(policy.clone()));
         line(&Line::Policy { t, policy }, out);
+    }
+
+    /// This policy takes the next decision: says what it is, unless the file says so already.
+    pub fn declare(&mut self, t: u64, policy: &Arc<PolicyText>, out: &mut Vec<u8>) {
+        match self.declared.get_mut(&policy.version) {
+            Some(known) if Arc::ptr_eq(known, policy) => {}
+            Some(known) if **known == **policy => *known = policy.clone(),
+            _ => {
+                self.declared.insert(policy.version.clone(), policy.clone());
+                line(&Line::Policy { t, policy }, out);
+            }
+        }
     }
 
     /// Something is missing here.
@@ -65,7 +85,7 @@ impl Encoder {
     pub fn decision(&mut self, t: u64, decided: Decided, out: &mut Vec<u8>) {
         let Decided { mut call, view, mut outcome } = decided;
         if let Some(redactor) = &self.redactor {
-            redactor.decision(&mut call, &mut outcome.reads, &mut outcome.answer);
+            redactor.decision(&mut call, &mut outcome);
         }
         let counts = match self.base.counts(&view) {
             Some(counts) => counts,

@@ -1,7 +1,8 @@
 //! Traces: what happened and what was decided, as JSON Lines that a replay reads again.
 //!
 //! `record` has the types, `encode` and `decode` turn them into lines and back, `redact` hides the names of rooms,
-//! `read` finds its way through damaged and cut-off files, `write` is the thread that owns the file.
+//! `read` finds its way through damaged and cut-off files, `recorder` is the way to a thread that writes: `write` into a
+//! file, with `rotate` for the full ones, `recent` into bounded memory.
 //!
 //! A file begins with a header line. Calls do not repeat the Monoliths: a `view` line says what they were like, and each
 //! decision only which counts differ from it. The decoder restores every call whole, as the script saw it.
@@ -9,8 +10,11 @@
 mod decode;
 mod encode;
 pub mod read;
+pub mod recent;
 pub mod record;
+mod recorder;
 pub mod redact;
+mod rotate;
 #[cfg(test)]
 mod tests;
 pub mod write;

@@ -165,8 +165,8 @@ pub type LiveEvent = TraceEvent<ClientId>;
 pub struct Decided {
     /// What was asked.
     pub call: Call,
-    /// The Monoliths as the script saw them.
-    pub view: View,
+    /// The Monoliths as the script saw them: one copy for all calls between two changes.
+    pub view: Arc<View>,
     /// What came of it.
     pub outcome: Outcome,
 }
@@ -191,6 +191,10 @@ pub struct Outcome {
     /// Whether an open breaker kept the call from the policy, so that the built-in default decided.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub bypassed: bool,
+    /// Whether the script read more than was kept. Then `reads` is empty and the call cannot be made again as it was: a
+    /// replay counts it and passes it over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub incomplete: bool,
 }
 
 /// Something that is missing.
@@ -324,4 +328,6 @@ pub(super) struct AnyLine<'a> {
     pub(super) fallback: Option<Fault>,
     #[serde(default)]
     pub(super) bypassed: bool,
+    #[serde(default)]
+    pub(super) incomplete: bool,
 }

@@ -1,32 +1,89 @@
 //! Hides the names of rooms: the name of a temporary room opens it to whoever knows it.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
-use super::record::TraceEvent;
-use crate::model::policy::{Answer, Call, CallRoom};
+use super::record::{Outcome, TraceEvent};
+use crate::model::policy::{Answer, Call, CallRequest, CallRoom};
 use crate::model::read::{Kept, Read};
+
+/// Names that are remembered at least, to be found again in texts that a policy made; at most twice as many.
+const NAMES: usize = 1 << 16;
 
 /// Turns names into hashes with a salt that is drawn for each trace and never written, so that equal names are equal
 /// within a trace and nothing can be looked up from outside.
 #[derive(Clone, Debug)]
 pub struct Redactor {
     salt: [u8; 16],
+    names: RefCell<Names>,
+}
+
+/// The names that were hidden, in two generations of which the older one is forgotten as a whole.
+#[derive(Clone, Debug, Default)]
+struct Names {
+    new: HashSet<Box<str>>,
+    old: HashSet<Box<str>>,
+}
+
+impl Names {
+    fn add(&mut self, name: String) {
+        if self.new.len() >= NAMES {
+            self.old = std::mem::take(&mut self.new);
+        }
+        self.new.insert(name.into());
+    }
+
+    fn holds(&self, name: &str) -> bool {
+        self.new.contains(name) || self.old.contains(name)
+    }
 }
 
 impl Redactor {
     /// A redactor with a salt from the system.
     pub fn new() -> Self {
-        Self { salt: *uuid::Uuid::new_v4().as_bytes() }
+        Self { salt: *uuid::Uuid::new_v4().as_bytes(), names: RefCell::default() }
     }
 
     /// What stands for a name: `r-` and 16 hex digits, the same for every spelling.
     pub fn room(&self, name: &str) -> Arc<str> {
-        let hash = Sha256::new().chain_update(self.salt).chain_update(name.to_ascii_lowercase()).finalize();
+        let key = name.to_ascii_lowercase();
+        let hash = self.hash(&key);
+        self.names.borrow_mut().add(key);
+        hash
+    }
+
+    fn hash(&self, key: &str) -> Arc<str> {
+        let hash = Sha256::new().chain_update(self.salt).chain_update(key).finalize();
         let digits: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         format!("r-{digits}").into()
+    }
+
+    /// A text without the name of the room that it is about, and without any other name that was hidden so far: a policy
+    /// may keep the name of one room and read it when it is asked about another.
+    fn text(&self, text: &str, about: Option<&(Arc<str>, Arc<str>)>) -> String {
+        let text = about.map_or_else(|| text.into(), |(name, hash)| replaced(text, name, hash));
+        let (names, mut out) = (self.names.borrow(), String::with_capacity(text.len()));
+        let of_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        let mut rest = text.as_str();
+        while let Some(start) = rest.find(of_name) {
+            let (before, word) = rest.split_at(start);
+            let end = word.find(|c| !of_name(c)).unwrap_or(word.len());
+            let (word, after) = word.split_at(end);
+            out.push_str(before);
+            let key = word.to_ascii_lowercase();
+            if names.holds(&key) {
+                out.push_str(&self.hash(&key))
+            } else {
+                out.push_str(word)
+            }
+            rest = after;
+        }
+        out.push_str(rest);
+        out
     }
 
     /// An event with hashed names.
@@ -50,17 +107,10 @@ impl Redactor {
         }
     }
 
-    /// Hashes every name in a call, in what it read and in its answer. Texts about rooms go altogether: the metadata's,
-    /// and the path and query of a request that names one.
-    pub(super) fn decision(&self, call: &mut Call, reads: &mut [Read], answer: &mut Answer) {
-        let mut hidden = None;
-        if let Some(room) = &mut call.room {
-            hidden = self.hide(room);
-        }
-        if let (Some((name, hash)), Some(request)) = (&hidden, &mut call.request) {
-            request.path = replaced(&request.path, name, hash).into();
-            request.query.clear();
-        }
+    /// Hashes every name in a call, in what it read and in what came of it. Texts about rooms go altogether: the
+    /// metadata's, and the query of a request that names one.
+    pub(super) fn decision(&self, call: &mut Call, outcome: &mut Outcome) {
+        let about = call.room.as_mut().and_then(|room| self.hide(room));
         if !call.rooms.is_empty() {
             let rooms = call.rooms.iter().map(|room| {
                 let mut room = room.clone();
@@ -69,19 +119,23 @@ impl Redactor {
             });
             call.rooms = rooms.collect();
         }
-        for read in reads {
-            if let Some((name, hash)) = &hidden {
-                replace_texts(read, |text| replaced(text, name, hash));
+        let text = |text: &str| self.text(text, about.as_ref());
+        if let Some(request) = &mut call.request {
+            if about.is_some() {
+                request.query.clear();
             }
+            hide_request(request, text);
         }
-        match answer {
+        for read in &mut outcome.reads {
+            replace_texts(read, text);
+        }
+        match &mut outcome.answer {
             Answer::Moves(moves) => moves.iter_mut().for_each(|one| one.room = self.room(&one.room).to_string()),
-            Answer::Reject { reason, .. } => {
-                if let Some((name, hash)) = &hidden {
-                    *reason = replaced(reason, name, hash);
-                }
-            }
+            Answer::Reject { reason, .. } => *reason = text(reason),
             Answer::Default | Answer::Ranked(_) | Answer::Admit | Answer::Hold { .. } => {}
+        }
+        if let Some(fault) = &mut outcome.fallback {
+            fault.message = text(&fault.message);
         }
     }
 
@@ -119,6 +173,13 @@ fn replaced(text: &str, name: &str, by: &str) -> String {
     out
 }
 
+fn hide_request(request: &mut CallRequest, change: impl Fn(&str) -> String) {
+    request.path = change(&request.path).into();
+    for value in request.headers.values_mut().chain(request.query.values_mut()) {
+        *value = change(value);
+    }
+}
+
 fn replace_texts(read: &mut Read, change: impl Fn(&str) -> String) {
     match read {
         Read::Now(_) | Read::Random(_) => {}
@@ -152,6 +213,18 @@ mod tests {
         assert_ne!(one.room("movie"), one.room("movies"));
         assert_ne!(one.room("movie"), other.room("movie"));
         assert!(!one.room("movie").contains("movie"));
+    }
+
+    #[test]
+    fn a_name_that_was_hidden_once_is_hidden_in_every_text() {
+        let redactor = Redactor::new();
+        let hash = redactor.room("Other-Room");
+        assert_eq!(redactor.text("last:OTHER-room, /x", None), format!("last:{hash}, /x"));
+        assert_eq!(redactor.text("other-rooms é", None), "other-rooms é");
+        for number in 0..NAMES {
+            redactor.room(&format!("n{number}"));
+        }
+        assert_eq!(redactor.text("other-room", None), *hash, "one generation is kept");
     }
 
     #[test]

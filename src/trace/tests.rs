@@ -2,6 +2,7 @@
 
 use std::io::{Cursor, Read as _, Write as _};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -13,9 +14,11 @@ use super::redact::Redactor;
 use super::write::{Recording, Target};
 use super::{Encoder, Item};
 use crate::config::Distances;
-use crate::model::policy::{Answer, Call, MonolithRow, View};
+use crate::model::policy::{Answer, Call, Fault, FaultKind, MonolithRow, View};
 use crate::model::read::{Kept, Read};
 use crate::model::{ClientId, MonolithId};
+
+mod writers;
 
 fn header() -> Header {
     let source = "return { place = function(call) return call.monoliths[1] end }";
@@ -40,6 +43,10 @@ fn header() -> Header {
     }
 }
 
+fn by() -> Arc<PolicyText> {
+    Arc::new(header().policy)
+}
+
 fn row(id: &str, rooms: u32) -> MonolithRow {
     MonolithRow { id: id.into(), region: "ewr".into(), rooms, ..MonolithRow::default() }
 }
@@ -62,8 +69,9 @@ fn decided(room: &str, view: &View, choice: &str) -> Decided {
         ns: 1234,
         fallback: None,
         bypassed: false,
+        incomplete: false,
     };
-    Decided { call: call(room), view: view.clone(), outcome }
+    Decided { call: call(room), view: Arc::new(view.clone()), outcome }
 }
 
 fn reader(bytes: Vec<u8>, on_damage: OnDamage) -> Reader {
@@ -279,7 +287,13 @@ fn names_of_rooms_are_hashed_everywhere() {
     one.call.request =
         Some(serde_json::from_value(json!({"path": "/api/room/SecretRoom", "query": {"x": "secretroom"}})).unwrap());
     one.outcome.answer = Answer::Reject { code: 503, reason: "SecretRoom is full".into() };
+    let message = "p.lua:1: no place for secretroom".into();
+    one.outcome.fallback = Some(Fault { kind: FaultKind::Error, message });
+    // A call about another room, in which the policy reads the name of this one.
+    let mut other = decided("another", &view, "a");
+    other.outcome.reads.push(Read::Get("last".into(), Some(Kept::Text("SecretRoom".into()))));
     encoder.decision(2, one, &mut bytes);
+    encoder.decision(3, other, &mut bytes);
     let text = String::from_utf8(bytes).unwrap();
     assert!(!text.to_lowercase().contains("secretroom"), "{text}");
     let hash = text.split("r-").nth(1).unwrap()[..16].to_string();
@@ -304,7 +318,7 @@ fn a_recording_is_rotated_and_the_oldest_files_go() {
         let rotate_bytes = if name.ends_with("zst") { 1 } else { 4000 };
         let recording = Recording::start(Target { rotate_bytes, ..target(folder.path(), name) }, header()).unwrap();
         for n in 0..200 {
-            recording.recorder().decision(decided(&format!("room{n}"), &view, "a"));
+            recording.recorder().decision(decided(&format!("room{n}"), &view, "a"), &by(), false);
             if n % 50 == 0 && name.ends_with("zst") {
                 // Compressed bytes reach the file with a flush.
                 let before = recording.recorder().progress().decisions;
@@ -336,17 +350,19 @@ fn a_full_disk_costs_records_and_says_so() {
     let view = View::of([row("a", 1)]);
     let deadline = Instant::now() + Duration::from_secs(20);
     while recording.recorder().progress().error.is_none() {
-        recording.recorder().decision(decided("room", &view, "a"));
+        recording.recorder().decision(decided("room", &view, "a"), &by(), false);
         assert!(Instant::now() < deadline, "the disk took it all");
         std::thread::sleep(Duration::from_millis(1));
     }
     let mut progress = recording.recorder().progress();
     while progress.dropped_decisions == 0 && Instant::now() < deadline {
-        recording.recorder().decision(decided("room", &view, "a"));
+        recording.recorder().decision(decided("room", &view, "a"), &by(), false);
         progress = recording.recorder().progress();
     }
     assert!(progress.dropped_decisions > 0);
     assert!(progress.error.unwrap().starts_with("/dev/full: "));
+    let progress = recording.stop();
+    assert_eq!(progress.decisions, 0, "what a full disk did not take was not written: {progress:?}");
 }
 
 #[test]
@@ -367,7 +383,7 @@ fn whoever_records_never_waits_and_the_gap_stands_in_the_trace() {
     let wide = View::of((0..100).map(|n| row(&format!("m{n}"), n)));
     let deadline = Instant::now() + Duration::from_secs(30);
     while recording.recorder().progress().dropped_decisions == 0 {
-        recording.recorder().decision(decided("room", &wide, "m1"));
+        recording.recorder().decision(decided("room", &wide, "m1"), &by(), false);
         assert!(Instant::now() < deadline, "the queue has no bound");
     }
     let text = std::thread::spawn(move || {

@@ -1,31 +1,32 @@
-//! The thread that owns the file. Whoever records never waits for it: what does not fit into its queue is counted, and the
-//! count stands in the trace where it is missing.
+//! The thread that owns the file. What the disk does not take in time is counted, and the count stands in the trace where
+//! it is missing.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
 use tracing::{info, warn};
 
 use super::encode::Encoder;
-use super::record::{Decided, Gap, Header, LiveEvent, PolicyText};
+use super::record::{Gap, Header, TraceEvent};
+use super::recorder::{Alive, Inbox, Record, Shared, queue};
+pub use super::recorder::{Progress, Recorder};
 use super::redact::Redactor;
+use super::rotate::shift;
+use crate::model::{MonolithId, Region};
 
-/// Records that may wait for the disk; what comes on top is dropped and counted.
-const QUEUE: usize = 16 << 10;
-/// Monoliths in all views that may wait: a few hundred bytes each. What comes on top is dropped and counted.
-const QUEUE_ROWS: usize = 32 << 10;
 /// How long what is recorded may stay in memory.
 const FLUSH: Duration = Duration::from_secs(1);
 /// How long the thread leaves a disk alone that refused.
 const RETRY: Duration = Duration::from_secs(2);
+/// How long a start waits for the first file; a disk that is slower is waited for by the thread alone.
+const OPENING: Duration = Duration::from_secs(2);
 /// How hard to compress: the cheapest level. Higher ones cost several times as much for a few percent.
-const LEVEL: i32 = 1;
+pub(super) const LEVEL: i32 = 1;
 
 /// Where a trace goes, and how much of it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,124 +44,58 @@ pub struct Target {
     pub redact_rooms: bool,
 }
 
-/// Something to write.
-enum Record {
-    Event(LiveEvent),
-    Decision(Box<Decided>),
-    Policy(Box<PolicyText>),
-}
-
-/// The way to the thread, for as many as want one.
-#[derive(Clone)]
-pub struct Recorder {
-    queue: SyncSender<(Instant, Record)>,
-    shared: Arc<Shared>,
-}
-
-/// How a recording goes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Progress {
-    /// The file that is written.
-    pub path: PathBuf,
-    /// Bytes in all files of this recording, as they are on disk.
-    pub bytes: u64,
-    /// Events that were written.
-    pub events: u64,
-    /// Decisions that were written.
-    pub decisions: u64,
-    /// Events that were dropped.
-    pub dropped_events: u64,
-    /// Decisions that were dropped.
-    pub dropped_decisions: u64,
-    /// Full files that were begun anew.
-    pub rotations: u64,
-    /// Why the disk last refused, until it takes something again.
-    pub error: Option<String>,
-}
-
-#[derive(Default)]
-struct Shared {
-    /// Not recorded, and not yet told in the trace.
-    missing_events: AtomicU64,
-    missing_decisions: AtomicU64,
-    /// Monoliths in the views that wait.
-    rows: AtomicUsize,
-    stop: AtomicBool,
-    progress: Mutex<Progress>,
-}
-
 /// A recording under way. Dropping it ends it without waiting.
 pub struct Recording {
     recorder: Recorder,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Recorder {
-    /// Records that something happened.
-    pub fn event(&self, event: LiveEvent) {
-        self.offer(Record::Event(event), &self.shared.missing_events);
-    }
-
-    /// Records a decision.
-    pub fn decision(&self, decided: Decided) {
-        let rows = decided.view.rows().len();
-        if self.shared.rows.load(Relaxed) + rows > QUEUE_ROWS {
-            self.shared.missing_decisions.fetch_add(1, Relaxed);
-            return;
-        }
-        self.shared.rows.fetch_add(rows, Relaxed);
-        if !self.offer(Record::Decision(Box::new(decided)), &self.shared.missing_decisions) {
-            self.shared.rows.fetch_sub(rows, Relaxed);
-        }
-    }
-
-    /// Records that another policy decides from here on.
-    pub fn policy(&self, policy: PolicyText) {
-        self.offer(Record::Policy(Box::new(policy)), &self.shared.missing_events);
-    }
-
-    /// How the recording goes.
-    pub fn progress(&self) -> Progress {
-        let mut progress = self.shared.progress.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        progress.dropped_events += self.shared.missing_events.load(Relaxed);
-        progress.dropped_decisions += self.shared.missing_decisions.load(Relaxed);
-        progress
-    }
-
-    /// Whether it was taken.
-    fn offer(&self, record: Record, missing: &AtomicU64) -> bool {
-        match self.queue.try_send((Instant::now(), record)) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_)) => {
-                missing.fetch_add(1, Relaxed);
-                false
-            }
-            // It is over.
-            Err(TrySendError::Disconnected(_)) => false,
-        }
-    }
+    /// Ends when the thread does.
+    ended: Receiver<()>,
 }
 
 impl Recording {
-    /// Opens the file and starts the thread. An error says why the file cannot be written.
+    /// Opens the file and starts the thread. An error says why the file cannot be written. A disk that has not answered
+    /// after two seconds is waited for by the thread, and [`Progress::error`] says so.
     pub fn start(target: Target, header: Header) -> std::io::Result<Self> {
-        let (queue, inbox) = sync_channel(QUEUE);
-        let shared = Arc::new(Shared::default());
+        let (recording, opened) = Self::spawn(target, header)?;
+        match opened.recv_timeout(OPENING) {
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(())) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Ok(recording),
+        }
+    }
+
+    /// Starts the thread, which opens the file as soon as the disk lets it; until then what is recorded is counted as
+    /// missing, and [`Progress::error`] says why. An error says that there is no thread to be had.
+    pub fn begin(target: Target, header: Header) -> std::io::Result<Self> {
+        Self::spawn(target, header).map(|(recording, _)| recording)
+    }
+
+    fn spawn(target: Target, header: Header) -> std::io::Result<(Self, Receiver<std::io::Result<()>>)> {
+        let (recorder, inbox) = queue();
+        let shared = recorder.shared().clone();
         let redactor = target.redact_rooms.then(Redactor::new);
+        let pending = format!("{}: is not open yet", target.path.display());
+        shared.progress(|progress| (progress.path, progress.error) = (target.path.clone(), Some(pending)));
         let mut writer = Writer {
             encoder: Encoder::new(redactor),
             started: Instant::now(),
             header: Header { redacted: target.redact_rooms, ..header },
+            up: BTreeMap::new(),
             out: None,
+            written: 0,
+            unflushed: Gap::default(),
+            told: Gap::default(),
             lines: Vec::new(),
             refused_at: None,
-            shared: shared.clone(),
+            shared,
             target,
         };
-        writer.open()?;
-        info!(path = %writer.target.path.display(), "recording");
-        let thread = std::thread::Builder::new().name("usher-record".into()).spawn(move || writer.run(&inbox))?;
-        Ok(Self { recorder: Recorder { queue, shared }, thread: Some(thread) })
+        let (ending, ended) = sync_channel::<()>(0);
+        let (opening, opened) = sync_channel(1);
+        std::thread::Builder::new().name("usher-record".into()).spawn(move || {
+            let _alive = (Alive(writer.shared.clone()), ending);
+            writer.first(&opening);
+            writer.run(&inbox);
+        })?;
+        Ok((Self { recorder, ended }, opened))
     }
 
     /// The way to it.
@@ -168,20 +103,34 @@ impl Recording {
         &self.recorder
     }
 
+    /// Whether its thread has ended without being asked to.
+    pub fn is_broken(&self) -> bool {
+        matches!(self.ended.try_recv(), Err(std::sync::mpsc::TryRecvError::Disconnected))
+    }
+
     /// Writes what waits and closes the file. Blocks as long as the disk does.
-    pub fn stop(mut self) -> Progress {
-        self.recorder.shared.stop.store(true, Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // A thread that panicked has nothing more to write.
-            let _ = thread.join();
+    pub fn stop(self) -> Progress {
+        self.stop_within(Duration::MAX)
+    }
+
+    /// Writes what waits and closes the file. A disk that takes longer than this is left behind: the thread goes on for
+    /// as long as the process does, and [`Progress::error`] says so.
+    pub fn stop_within(self, limit: Duration) -> Progress {
+        self.recorder.shared().stop();
+        // Nobody sends: a thread that ended, by a panic too, has nothing more to write.
+        let timed_out = self.ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout);
+        let mut progress = self.recorder.progress();
+        if timed_out {
+            let error = format!("{}: the disk has not taken the end of it", progress.path.display());
+            progress.error.get_or_insert(error);
         }
-        self.recorder.progress()
+        progress
     }
 }
 
 impl Drop for Recording {
     fn drop(&mut self) {
-        self.recorder.shared.stop.store(true, Relaxed);
+        self.recorder.shared().stop();
     }
 }
 
@@ -190,14 +139,33 @@ struct Writer {
     header: Header,
     encoder: Encoder,
     started: Instant,
+    /// The Monoliths that are linked: each file begins with them.
+    up: BTreeMap<MonolithId, Region>,
     out: Option<Output>,
+    /// Bytes of the files before this one.
+    written: u64,
+    /// What was written since the last flush: lost if the disk does not take it.
+    unflushed: Gap,
+    /// What was told to be missing since then: to be told again in that case.
+    told: Gap,
     lines: Vec<u8>,
     refused_at: Option<Instant>,
     shared: Arc<Shared>,
 }
 
 impl Writer {
-    fn run(mut self, inbox: &Receiver<(Instant, Record)>) {
+    /// Opens the first file, and says what came of it.
+    fn first(&mut self, opening: &SyncSender<std::io::Result<()>>) {
+        let opened = self.open(self.started);
+        match &opened {
+            Ok(()) => info!(path = %self.target.path.display(), "recording"),
+            Err(error) => self.refused(error),
+        }
+        // Nobody may be waiting.
+        let _ = opening.send(opened);
+    }
+
+    fn run(mut self, inbox: &Inbox) {
         let mut flushed = Instant::now();
         loop {
             match inbox.recv_timeout(FLUSH / 4) {
@@ -206,7 +174,7 @@ impl Writer {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             // Only what was queued by then is waited for.
-            if self.shared.stop.load(Relaxed) {
+            if self.shared.stops() {
                 while let Ok((at, record)) = inbox.try_recv() {
                     self.record(at, record);
                 }
@@ -222,28 +190,56 @@ impl Writer {
     }
 
     fn record(&mut self, at: Instant, record: Record) {
-        if let Record::Policy(policy) = &record {
-            // The next file begins with it.
-            self.header.policy = (**policy).clone();
-        }
         let what = match &record {
-            Record::Decision(decided) => {
-                self.shared.rows.fetch_sub(decided.view.rows().len(), Relaxed);
+            Record::Event(event) => {
+                match event {
+                    TraceEvent::MonolithUp { monolith, region } => {
+                        self.up.insert(monolith.clone(), region.clone());
+                    }
+                    TraceEvent::MonolithDown { monolith } => {
+                        self.up.remove(monolith);
+                    }
+                    _ => {}
+                }
+                Gap { events: 1, decisions: 0 }
+            }
+            Record::Decision(taken) => {
+                self.shared.received(taken);
+                if !taken.canary && *taken.by != self.header.policy {
+                    // The next file begins with it.
+                    self.header.policy = (*taken.by).clone();
+                }
                 Gap { events: 0, decisions: 1 }
             }
-            Record::Event(_) | Record::Policy(_) => Gap { events: 1, decisions: 0 },
+            Record::Distances(distances) => {
+                self.header.distances = (**distances).clone();
+                return self.rotate();
+            }
+            Record::Mark(_) => return,
+            #[cfg(test)]
+            Record::Panic => panic!("asked to"),
         };
-        if !self.is_open() {
-            return self.missing(what);
+        if !self.is_open(at, &record) {
+            return self.shared.missing(what);
         }
         self.gap();
+        // The gap may have been the last line of its file, or one too many for the disk.
+        if !self.is_open(at, &record) {
+            return self.shared.missing(what);
+        }
         let t = self.moment(at);
         match record {
             Record::Event(event) => self.encoder.event(t, event, &mut self.lines),
-            Record::Decision(decided) => self.encoder.decision(t, *decided, &mut self.lines),
-            Record::Policy(policy) => self.encoder.policy(t, &policy, &mut self.lines),
+            Record::Decision(taken) => {
+                self.encoder.declare(t, &taken.by, &mut self.lines);
+                self.encoder.decision(t, taken.decided, &mut self.lines);
+            }
+            _ => {}
         }
-        self.write(what);
+        // A leave of somebody who came before the trace leaves no line.
+        if !self.lines.is_empty() {
+            self.write(what);
+        }
     }
 
     fn moment(&self, at: Instant) -> u64 {
@@ -252,18 +248,17 @@ impl Writer {
 
     /// Says what is missing, if anything is.
     fn gap(&mut self) {
-        let missing = Gap {
-            events: self.shared.missing_events.swap(0, Relaxed),
-            decisions: self.shared.missing_decisions.swap(0, Relaxed),
-        };
+        let missing = self.shared.take_missing();
         if missing == Gap::default() {
             return;
         }
         if self.out.is_none() {
-            return self.missing(missing);
+            return self.shared.missing(missing);
         }
         let t = self.moment(Instant::now());
         self.encoder.gap(t, missing, &mut self.lines);
+        self.told.events += missing.events;
+        self.told.decisions += missing.decisions;
         self.progress(|progress| {
             progress.dropped_events += missing.events;
             progress.dropped_decisions += missing.decisions;
@@ -272,14 +267,21 @@ impl Writer {
     }
 
     /// Whether there is a file to write to; one that was refused is tried again after a while.
-    fn is_open(&mut self) -> bool {
+    fn is_open(&mut self, at: Instant, first: &Record) -> bool {
         if self.out.is_some() {
             return true;
         }
         if self.refused_at.is_some_and(|at| at.elapsed() < RETRY) {
             return false;
         }
-        match self.open() {
+        // It declares itself.
+        let own = match first {
+            Record::Event(TraceEvent::MonolithUp { monolith, .. }) => self.up.remove_entry(monolith),
+            _ => None,
+        };
+        let opened = self.open(at);
+        self.up.extend(own);
+        match opened {
             Ok(()) => true,
             Err(e) => {
                 self.refused(&e);
@@ -289,16 +291,21 @@ impl Writer {
     }
 
     /// Begins a file, and renames the one that stands in its place.
-    fn open(&mut self) -> std::io::Result<()> {
+    fn open(&mut self, at: Instant) -> std::io::Result<()> {
         let path = &self.target.path;
         // A device or a pipe is written as it is.
         let special = std::fs::metadata(path).is_ok_and(|about| !about.is_file());
         if !special {
-            shift(&self.target)?;
+            shift(path, self.target.keep)?;
         }
         let file = OpenOptions::new().write(true).create_new(!special).open(path)?;
         self.lines.clear();
         self.encoder.header(&self.header, &mut self.lines);
+        let t = self.moment(at);
+        for (monolith, region) in &self.up {
+            let up = TraceEvent::MonolithUp { monolith: monolith.clone(), region: region.clone() };
+            self.encoder.event(t, up, &mut self.lines);
+        }
         let mut out = Output::new(file, &self.target.path)?;
         out.write(&self.lines)?;
         self.lines.clear();
@@ -316,58 +323,81 @@ impl Writer {
         match written {
             Ok(()) => {
                 let full = out.bytes() >= self.target.rotate_bytes || out.began.elapsed() >= self.target.rotate_after;
-                self.progress(|progress| {
+                self.unflushed.events += what.events;
+                self.unflushed.decisions += what.decisions;
+                self.shared.progress(|progress| {
                     progress.events += what.events;
                     progress.decisions += what.decisions;
                 });
                 if full {
-                    self.close();
-                    self.progress(|progress| progress.rotations += 1);
+                    self.rotate();
                 }
             }
             Err(e) => {
-                self.missing(what);
+                self.shared.missing(what);
                 self.refused(&e);
             }
         }
     }
 
-    /// Counts what the disk did not take, until there is a file to tell it in.
-    fn missing(&self, what: Gap) {
-        self.shared.missing_events.fetch_add(what.events, Relaxed);
-        self.shared.missing_decisions.fetch_add(what.decisions, Relaxed);
+    /// The next record begins another file.
+    fn rotate(&mut self) {
+        if self.out.is_some() {
+            self.close();
+            self.progress(|progress| progress.rotations += 1);
+        }
     }
 
     fn flush(&mut self) {
-        if let Some(out) = &mut self.out
-            && let Err(e) = out.flush()
-        {
-            self.refused(&e);
+        let Some(out) = &mut self.out else { return };
+        match out.flush() {
+            Ok(()) => {
+                (self.unflushed, self.told) = (Gap::default(), Gap::default());
+                let bytes = self.written + out.bytes();
+                self.progress(|progress| progress.bytes = bytes);
+            }
+            Err(e) => self.refused(&e),
         }
     }
 
     fn close(&mut self) {
         let Some(out) = self.out.take() else { return };
-        let bytes = out.bytes();
-        if let Err(e) = out.finish() {
-            self.refused(&e);
+        match out.finish() {
+            Ok(bytes) => {
+                self.written += bytes;
+                (self.unflushed, self.told) = (Gap::default(), Gap::default());
+            }
+            Err(e) => self.refused(&e),
         }
-        self.progress(|progress| progress.bytes += bytes);
+        let bytes = self.written;
+        self.progress(|progress| progress.bytes = bytes);
     }
 
     /// The disk does not take it: the file is given up where it is, and readable up to there.
     fn refused(&mut self, error: &std::io::Error) {
-        self.out = None;
+        if let Some(out) = self.out.take() {
+            self.written += out.bytes();
+        }
         self.refused_at = Some(Instant::now());
+        // Some of it may be on the disk all the same: better a few too many are told to be missing than too few.
+        let (lost, told) = (std::mem::take(&mut self.unflushed), std::mem::take(&mut self.told));
+        self.progress(|progress| {
+            progress.events = progress.events.saturating_sub(lost.events);
+            progress.decisions = progress.decisions.saturating_sub(lost.decisions);
+            progress.dropped_events = progress.dropped_events.saturating_sub(told.events);
+            progress.dropped_decisions = progress.dropped_decisions.saturating_sub(told.decisions);
+        });
+        self.shared.missing(lost);
+        self.shared.missing(told);
         let text = format!("{}: {error}", self.target.path.display());
-        let first = self.progress(|progress| progress.error.replace(text.clone()).is_none());
-        if first {
+        let before = self.progress(|progress| progress.error.replace(text.clone()));
+        if before.is_none_or(|before| before != text) {
             warn!(error = %text, "what is recorded is dropped and counted until the disk takes it again");
         }
     }
 
     fn progress<T>(&self, change: impl FnOnce(&mut Progress) -> T) -> T {
-        change(&mut self.shared.progress.lock().unwrap_or_else(PoisonError::into_inner))
+        self.shared.progress(change)
     }
 }
 
@@ -431,63 +461,11 @@ impl Output {
         }
     }
 
-    fn finish(self) -> std::io::Result<()> {
+    /// Ends the file and says how many bytes it has.
+    fn finish(self) -> std::io::Result<u64> {
         match self.to {
-            Compressed::No(mut to) => to.flush(),
-            Compressed::Zstd(to) => to.finish().map(drop),
+            Compressed::No(mut to) => to.flush().map(|()| to.get_ref().bytes),
+            Compressed::Zstd(to) => to.finish().map(|file| file.bytes),
         }
-    }
-}
-
-/// Makes room at the path: what stands there gets the next free number, and the oldest that are too many go.
-fn shift(target: &Target) -> std::io::Result<()> {
-    if let Some(folder) = target.path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder)?;
-    }
-    let mut full = full_files(&target.path)?;
-    if target.path.exists() {
-        let number = full.last().map_or(1, |(number, _)| number + 1);
-        let to = numbered(&target.path, number);
-        std::fs::rename(&target.path, &to)?;
-        full.push((number, to));
-    }
-    let excess = full.len().saturating_sub(target.keep);
-    for (_, path) in full.iter().take(excess) {
-        std::fs::remove_file(path)?;
-    }
-    Ok(())
-}
-
-/// `evening.trace.jsonl.zst` with 7 is `evening.7.trace.jsonl.zst`.
-fn numbered(path: &Path, number: u64) -> PathBuf {
-    let (stem, extensions) = split(path);
-    path.with_file_name(format!("{stem}.{number}{extensions}"))
-}
-
-/// The full files of a path, oldest first.
-fn full_files(path: &Path) -> std::io::Result<Vec<(u64, PathBuf)>> {
-    let (stem, extensions) = split(path);
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        let number = name
-            .strip_prefix(stem.as_str())
-            .and_then(|rest| rest.strip_prefix('.'))
-            .and_then(|rest| rest.strip_suffix(extensions.as_str()))
-            .and_then(|number| number.parse().ok());
-        if let Some(number) = number {
-            found.push((number, path.with_file_name(name)));
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-fn split(path: &Path) -> (String, String) {
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    match name.split_once('.') {
-        Some((stem, extensions)) => (stem.into(), format!(".{extensions}")),
-        None => (name, String::new()),
     }
 }

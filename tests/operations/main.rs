@@ -25,6 +25,7 @@ mod policy_reload;
 mod policy_state;
 mod policy_trials;
 mod process;
+mod recording;
 mod replay;
 mod room_list;
 mod simulate;

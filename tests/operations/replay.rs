@@ -56,8 +56,9 @@ fn trace(path: &Path, lies: u64) {
             ns: 1_000,
             fallback: None,
             bypassed: false,
+            incomplete: false,
         };
-        encoder.decision(room * 1_000_000, Decided { call, view: view.clone(), outcome }, &mut bytes);
+        encoder.decision(room * 1_000_000, Decided { call, view: view.clone().into(), outcome }, &mut bytes);
     }
     fs::write(path, bytes).unwrap();
 }

@@ -147,11 +147,12 @@ mod tests {
             ns: 1_000,
             fallback: None,
             bypassed: false,
+            incomplete: false,
         };
         for room in 0..10 {
             let call = json!({"hook": "place", "region": "ewr", "cause": "join", "room": {"name": format!("r{room}")}});
             let call: Call = serde_json::from_value(call).unwrap();
-            encoder.decision(room, Decided { call, view: view.clone(), outcome: outcome.clone() }, &mut bytes);
+            encoder.decision(room, Decided { call, view: view.clone().into(), outcome: outcome.clone() }, &mut bytes);
         }
         bytes.into()
     }

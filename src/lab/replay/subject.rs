@@ -57,8 +57,6 @@ pub(super) struct Redecided {
     pub(super) decision: Decision,
     /// Nanoseconds of the call.
     pub(super) ns: u64,
-    /// Whether it read exactly what it was fed; also true of one that was fed nothing.
-    pub(super) reads_matched: bool,
     /// Whether something outlives a call that the contract does not know.
     pub(super) hidden_state: bool,
 }
@@ -89,12 +87,13 @@ impl Warm {
         let began = Instant::now();
         let answer = self.vm.call(call, view);
         let took = began.elapsed();
+        // What it reads besides depends on something that is no part of the call.
         let reads_matched = reads.is_none() || self.vm.reads_matched();
         let differs = state.is_some_and(|state| !alike(&answer, &self.fresh(state, call, view, reads)));
         let environment = self.program.environment();
         let decision = settle(answer, call, view, Some(&environment.distances));
         let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        Redecided { decision, ns, reads_matched, hidden_state: differs || !reads_matched }
+        Redecided { decision, ns, hidden_state: differs || !reads_matched }
     }
 
     fn fresh(
@@ -111,15 +110,6 @@ impl Warm {
             vm.feed(reads.to_vec());
         }
         vm.call(call, view)
-    }
-
-    /// Whether this call reads more than is kept of one, so that nothing of it was recorded.
-    pub(super) fn reads_too_much(&self, call: &Call, view: &View) -> bool {
-        let environment = Environment { state: Arc::default(), ..self.program.environment().clone() };
-        let Ok(mut vm) = Vm::new(&self.program.within(&environment)) else { return false };
-        vm.keep_reads(true);
-        let _ = vm.call(call, view);
-        vm.take_reads().is_none()
     }
 
     /// What the last call gave to `usher.explain`.

@@ -65,19 +65,21 @@ impl Live {
 
     fn decide(&mut self, call: &Call, view: &View) -> Decided {
         let answer = self.vm.call(call, view);
-        let reads = self.vm.take_reads().unwrap_or_default();
+        let reads = self.vm.take_reads();
+        let incomplete = reads.is_none();
         let distances = self.vm.program().environment().distances.clone();
         let decision = settle(answer, call, view, Some(&distances));
         let outcome = Outcome {
-            reads,
+            reads: reads.unwrap_or_default(),
             choice: decision.choices.first().cloned(),
             answer: decision.answer,
             policy: self.text.version.as_str().into(),
             ns: 1_000,
             fallback: decision.fault,
             bypassed: false,
+            incomplete,
         };
-        Decided { call: call.clone(), view: view.clone(), outcome }
+        Decided { call: call.clone(), view: view.clone().into(), outcome }
     }
 }
 

@@ -177,6 +177,11 @@ impl Program {
         &self.inner.version
     }
 
+    /// Whether this is the very same program, and not one like it.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// The same program in another environment.
     pub fn within(&self, environment: &Environment) -> Self {
         let Inner { source, version, bytecode, inspection, .. } = &*self.inner;
