@@ -5,6 +5,7 @@ mod metrics;
 mod moves;
 mod policy;
 mod ready;
+mod stories;
 pub mod stream;
 
 use std::sync::Arc;
