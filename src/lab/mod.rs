@@ -19,6 +19,7 @@ mod session;
 mod subject;
 #[cfg(test)]
 mod tests;
+mod why;
 
 pub use bench::{Bench, MOST as MOST_MONOLITHS, Size, bench};
 pub use check::{Problem, check_policy};
@@ -27,3 +28,4 @@ pub use eval::{Evaluation, evaluate};
 pub use gate::test_gate;
 pub use report::{Report, Status, TestResult};
 pub use runner::{Options, TestFile, find_tests, run_tests};
+pub use why::{RoomStory, room_story};

@@ -26,4 +26,5 @@ mod policy_state;
 mod policy_trials;
 mod process;
 mod room_list;
+mod room_why;
 mod stopping;

@@ -130,7 +130,8 @@ fn who_keeps_a_duplicate() {
     // The same load is not asked twice, and not told twice.
     w.gossip(2, &[("foo", 5)]).ignore();
     w.tells("");
-    w.settled("bar", 9);
+    w.join(2, "bar").ignore();
+    w.loaded(1, "bar", 9).ignore();
     w.told.clear();
     w.loaded(2, "bar", 8).ignore();
     w.tells("bar duplicate m2 8 over m1 9 1");
