@@ -206,6 +206,9 @@ mod tests {
     use crate::policy::deciding::{Current, Deciding, PolicyHandle};
     use crate::policy::lua::{Environment, Program, Source};
     use crate::policy::slots::PolicySet;
+    use crate::trace::Encoder;
+    use crate::trace::read::{OnDamage, Reader};
+    use crate::trace::record::{Decided as Recorded, Outcome};
 
     const TEXT: &str = "local p = {}
 function p.place(call)
@@ -283,6 +286,61 @@ return p";
             let [What::Decided(decided)] = &story[..] else { panic!("{story:?}") };
             assert!(decided.fault.as_ref().unwrap().starts_with(at), "{:?}", decided.fault);
             assert_eq!((&decided.answer, decided.monolith.clone()), (&Answer::Default, Some("a".into())));
+        }
+    }
+
+    /// Somebody who writes down decisions as a recording does.
+    #[derive(Default)]
+    struct Recorder(Mutex<Vec<Recorded>>);
+
+    impl Tap for Recorder {
+        fn wants(&self, _: &Call) -> Wants {
+            Wants::Outcome
+        }
+
+        fn decided(&self, seen: &Seen<'_>) {
+            let outcome = Outcome {
+                reads: Vec::new(),
+                answer: seen.decision.answer.clone(),
+                choice: seen.decision.choices.first().cloned(),
+                policy: seen.by.version().into(),
+                ns: u64::try_from(seen.heard.took.as_nanos()).unwrap(),
+                fallback: seen.decision.fault.clone(),
+                bypassed: seen.heard.bypassed,
+            };
+            self.0.lock().unwrap().push(Recorded { call: seen.call.clone(), view: seen.view.clone(), outcome });
+        }
+    }
+
+    #[test]
+    fn a_trace_tells_of_a_decision_what_was_told_live() {
+        let live = live(Stories::default());
+        let recorder = Arc::new(Recorder::default());
+        live.handle.change(|now| {
+            now.with_taps(now.taps().iter().cloned().chain([recorder.clone() as Arc<dyn Tap>]).collect())
+        });
+        for room in ["x", "broken"] {
+            live.decide("place", Some(room), 1);
+            live.note(About::Decided(RoomKey::of(room)));
+        }
+        let program = live.handle.load().program().clone();
+        let header = serde_json::json!({"usher_trace": crate::trace::FORMAT, "balancer": "b", "region": "ewr",
+            "started_us": 0, "version": "0", "redacted": false, "distances": crate::config::Distances::default(),
+            "policy": {"name": "test", "version": program.version(), "file": program.source().file(), "source": "",
+                "settings": {}, "fuel": 1, "memory": 1}});
+        let (mut encoder, mut bytes) = (Encoder::new(None), Vec::new());
+        encoder.header(&serde_json::from_value(header).unwrap(), &mut bytes);
+        for decided in recorder.0.lock().unwrap().drain(..) {
+            encoder.decision(7, decided, &mut bytes);
+        }
+        for room in ["x", "broken"] {
+            let mut reader = Reader::new("t", std::io::Cursor::new(bytes.clone()), OnDamage::Stop).unwrap();
+            let traced = crate::lab::room_story(&mut reader, room, 9).unwrap().chapters;
+            let mut told = Chapter::clone(&live.stories.of(&RoomKey::of(room)).chapters[0]);
+            let What::Decided(decided) = &mut told.what else { panic!("{told:?}") };
+            // A trace does not hold what a script explains.
+            assert_eq!(decided.explained.split_off(0), ["the first"]);
+            assert_eq!(traced, [told]);
         }
     }
 

@@ -168,11 +168,11 @@ async fn a_room_tells_why_it_is_where_it_is() {
     assert_eq!(code, 0, "{err}");
     for expected in [
         &format!("x: active on {ewr}"),
-        &format!("placed (join, attempt 1): {cdg}"),
+        &format!("placed (move, attempt 1): {cdg}, where it was to move"),
         &format!("by policy {before}, "),
         "said: cdg if it is there",
         &format!("{cdg} was lost, with 1 client in it"),
-        &format!("moves from {ewr} to {cdg}, by hand; 1 client come back"),
+        &format!("moves from {ewr} to {cdg}, by hand; closes 1 client, to come back"),
         &format!("by policy {after}, "),
         "policy.lua:5:",
     ] {
@@ -242,12 +242,12 @@ async fn a_trace_tells_the_story_of_a_room() {
     let expected = "Movie in plain.jsonl
 
 2023-11-14 (UTC)
-22:13:20.005             placed (join, attempt 1): b
-                           by calm 0123456789ab, 1.5 us: it named b
-                                monolith  region  state  rooms
-                           > 1  b         ewr     up         0
-                                a         ewr     up         0
-22:13:20.006   +0.001 s  on b: it has reported it
+22:13:20.005                placed (join, attempt 1): b
+                              by calm 0123456789ab, 1.5 us: it named b
+                                   monolith  region  state  rooms
+                              > 1  b         ewr     up         0
+                                   a         ewr     up         0
+22:13:20.006      +0.001 s  on b: it has reported it
 ";
     assert_eq!(out, expected);
     let (code, out, _) = why(&["plain.jsonl", "movie", "--format", "json"]).await;

@@ -9,7 +9,7 @@ use crate::model::wire::UnloadReason;
 use crate::policy::versions::timestamp;
 
 /// Where the text of a chapter begins.
-const COLUMN: usize = 25;
+const COLUMN: usize = 28;
 
 /// All chapters, oldest first.
 pub(super) fn story(chapters: &[Chapter], forgotten: u64) -> String {
@@ -35,7 +35,7 @@ pub(super) fn story(chapters: &[Chapter], forgotten: u64) -> String {
             let over = span(until.saturating_sub(chapter.at));
             let _ = write!(headline, " ({} times within {over})", chapter.times);
         }
-        line(&mut out, &format!("{time}  {since:>9}"), &headline);
+        line(&mut out, &format!("{time}  {since:>12}"), &headline);
         for detail in details {
             line(&mut out, "", &format!("  {detail}"));
         }
@@ -122,7 +122,8 @@ fn told(what: &What) -> (String, Vec<String>) {
                 epoch.map_or_else(|| "not reported".to_string(), |epoch| format!("epoch {epoch}"))
             };
             let (kept_epoch, lost_epoch) = (epoch(kept_epoch), epoch(lost_epoch));
-            let closed = if *closed > 0 { format!("; {} come back", clients(closed)) } else { String::new() };
+            let closed =
+                if *closed > 0 { format!("; closes {}, to come back", clients(closed)) } else { String::new() };
             format!(
                 "conflict: {kept} ({kept_epoch}) and {lost} ({lost_epoch}) both have it; the older load stays, \
                  {lost} is to unload it{closed}"
@@ -140,7 +141,7 @@ fn told(what: &What) -> (String, Vec<String>) {
                 (Mover::Policy, Some(policy)) => format!("by rebalance of {}", version(policy)),
                 (Mover::Policy, None) => "by rebalance".into(),
             };
-            let headline = format!("moves from {from} to {to}, {who}; {} come back", clients(closed));
+            let headline = format!("moves from {from} to {to}, {who}; closes {}, to come back", clients(closed));
             return (headline, explained.iter().map(|text| format!("said: {text}")).collect());
         }
         What::MoveRefused { to, by, why } => {
@@ -321,7 +322,7 @@ fn table(decided: &Decided) -> Vec<String> {
         .collect();
     let more = decided.monoliths.saturating_sub(rows.len());
     if more > 0 {
-        lines.push(format!("  and {} more", count(more as u64, "Monolith")));
+        lines.push(format!("  and {more} more {}", if more == 1 { "Monolith" } else { "Monoliths" }));
     }
     lines
 }
@@ -387,20 +388,20 @@ mod tests {
             refused,
             Chapter::new(at + 86_400_000_000, What::Lost { monolith: "m1".into(), clients: 2 }),
         ];
-        let expected = "                         (2 chapters before this are not kept)
+        let expected = "                            (2 chapters before this are not kept)
 
 2023-11-14 (UTC)
-22:13:20.004             placed (join, attempt 2): m1
-                           by calm 0123456789ab (canary), 12.3 us: it named m3, m1; 1 client of cdg
-                           said: fewest rooms
-                           overruled: m3: draining
-                           tried before: m2
-                                monolith  region  state  rooms  rtt_ms
-                             1  m3        ewr     up         1     1.5  draining
-                           > 2  m1        ewr     up        12     1.5
-                             and 998 more Monoliths
-22:13:20.010   +0.006 s  on m1: it has reported it, epoch 3
-22:14:25.004  +1 min 4 s  admit of calm 0123456789ab refused a client with 503: full (2 times within 1.000 s)
+22:13:20.004                placed (join, attempt 2): m1
+                              by calm 0123456789ab (canary), 12.3 us: it named m3, m1; 1 client of cdg
+                              said: fewest rooms
+                              overruled: m3: draining
+                              tried before: m2
+                                   monolith  region  state  rooms  rtt_ms
+                                1  m3        ewr     up         1     1.5  draining
+                              > 2  m1        ewr     up        12     1.5
+                                and 998 more Monoliths
+22:13:20.010      +0.006 s  on m1: it has reported it, epoch 3
+22:14:25.004    +1 min 4 s  admit of calm 0123456789ab refused a client with 503: full (2 times within 1.000 s)
 
 2023-11-15 (UTC)
 22:13:20.004  +23 h 58 min  m1 was lost, with 2 clients in it
