@@ -98,7 +98,7 @@ fn cluster(c: &mut Criterion) {
                     Effect::Attach { link, .. } => Some(*link),
                     _ => None,
                 });
-                let link = joined.expect("a join");
+                let Some(link) = joined else { panic!("not a join: {:?}", world.effects) };
                 world.apply(Event::Loaded { link, report });
             },
             BatchSize::SmallInput,

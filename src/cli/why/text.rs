@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use crate::model::policy::{Answer, Cause, MonolithRow, MonolithState};
+use crate::model::policy::{Answer, Cause, FaultKind, MonolithRow, MonolithState};
 use crate::model::story::{Candidate, Chapter, Decided, MoveEnd, Mover, PolicyOf, Sign, What};
 use crate::model::wire::UnloadReason;
 use crate::policy::versions::timestamp;
@@ -114,7 +114,8 @@ fn told(what: &What) -> (String, Vec<String>) {
                 Some(UnloadReason::Other) => "for a reason of its own",
                 None => "it no longer lists it",
             };
-            format!("{monolith} has unloaded it ({why}); {} left of this balancer", clients(left))
+            let closed = if *left > 0 { format!("; closes {}", clients(left)) } else { String::new() };
+            format!("{monolith} has unloaded it ({why}){closed}")
         }
         What::Lost { monolith, clients: left } => format!("{monolith} was lost, with {} in it", clients(left)),
         What::Duplicate { kept, kept_epoch, lost, lost_epoch, clients: closed } => {
@@ -200,7 +201,8 @@ fn decided(decided: &Decided) -> (String, Vec<String>) {
     let headline = format!("placed ({cause}, attempt {}): {outcome}", decided.attempt);
     let mut details = vec![who(decided)];
     if let Some(fault) = &decided.fault {
-        details.push(format!("overruled: {fault}"));
+        let what = if decided.fault_kind == Some(FaultKind::NotEligible) { "overruled" } else { "fault" };
+        details.push(format!("{what}: {fault}"));
     }
     details.extend(decided.explained.iter().map(|text| format!("said: {text}")));
     details.extend(decided.overruled.iter().map(|one| format!("overruled: {}: {}", one.monolith, one.why)));
@@ -419,7 +421,11 @@ mod tests {
             assert!(all.contains(expected), "{expected} is not in\n{all}");
         };
         check(&|d| d.bypassed = true, "its breaker is open, so the built-in default chose");
-        check(&|d| d.fault = Some("calm.lua:3: boom".into()), "overruled: calm.lua:3: boom");
+        check(&|d| d.fault = Some("calm.lua:3: boom".into()), "fault: calm.lua:3: boom");
+        let not_eligible = |d: &mut Decided| {
+            (d.fault, d.fault_kind) = (Some("calm.lua:3: nobody".into()), Some(FaultKind::NotEligible));
+        };
+        check(&not_eligible, "overruled: calm.lua:3: nobody");
         check(&|d| d.answer = Answer::Default, "it left the choice to the built-in default");
         check(&|d| (d.answer, d.named) = (Answer::Ranked(vec![]), 0), "it named nobody");
         let reject = |d: &mut Decided| {
