@@ -100,7 +100,8 @@ impl Stories {
                 if let Some(place) = kept.births.iter().position(|(other, _)| *other == request)
                     && let Some((_, chapter)) = kept.births.remove(place)
                 {
-                    kept.add(&room, chapter);
+                    kept.promote(&room);
+                    kept.major.add_birth(&room, chapter);
                 }
             }
         }
@@ -172,10 +173,15 @@ impl Kept {
             self.minor.add(room, chapter);
             return;
         }
+        self.promote(room);
+        self.major.add(room, chapter);
+    }
+
+    /// A story in which more has happened than a report or a refusal is kept as any other.
+    fn promote(&mut self, room: &RoomKey) {
         if let Some(story) = self.minor.take(room) {
             self.major.put(room, story);
         }
-        self.major.add(room, chapter);
     }
 
     /// The decision that was seen for this room, or for one without a name. Older ones that nobody claimed are dropped.
@@ -202,6 +208,7 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Epoch;
     use crate::model::policy::{MonolithRow, View};
     use crate::policy::deciding::{Current, Deciding, PolicyHandle};
     use crate::policy::lua::{Environment, Program, Source};
@@ -349,9 +356,13 @@ return p";
         let live = live(Stories::default());
         live.decide("place", None, 1);
         live.note(About::DecidedFor(RequestId(3)));
+        // Its Monolith is faster over the link than over HTTP.
+        let found = What::Found { monolith: "a".into(), epoch: Epoch(1) };
+        live.stories.note(Note { at: 8, about: About::Chapter(RoomKey::of("made-up"), found) });
         live.note(About::Named(RequestId(4), RoomKey::of("other")));
         live.note(About::Named(RequestId(3), RoomKey::of("made-up")));
-        assert!(matches!(live.story("made-up")[..], [What::Decided(_)]));
+        let story = live.story("made-up");
+        assert!(matches!(story[..], [What::Decided(_), What::Bound { .. }]), "{story:?}");
         assert!(live.story("other").is_empty());
     }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use usher::config::{Distances, PolicySource};
 use usher::model::policy::{Answer, Call, MonolithRow, View};
-use usher::testkit::{Client, Connect, RoomInfo, World};
+use usher::testkit::{Client, Connect, RoomInfo, World, http};
 use usher::trace::Encoder;
 use usher::trace::record::{Decided, Header, Outcome, PolicyText, TraceEvent};
 use usher::trace::redact::Redactor;
@@ -148,6 +148,13 @@ async fn a_room_tells_why_it_is_where_it_is() {
     let document = room(&balancer, "z").await;
     let overruled = &document["decisions"][0]["overruled"];
     assert_eq!(overruled, &json!([{"monolith": "nobody", "why": "no such monolith"}]));
+    let created = http::post(balancer.addr, "/api/room/generate", "{}").await.unwrap();
+    assert_eq!(created.status, 201, "{}", created.text());
+    let document = room(&balancer, created.json()["room"].as_str().unwrap()).await;
+    // Its Monolith may report it before the response is here.
+    let told = kinds(&document);
+    assert!(told[0] == "decided" && ["bound", "created"].contains(&told[1]), "{document:#}");
+    assert_eq!(document["decisions"][0]["cause"], "create");
     for _ in 0..3 {
         let refused = Connect::room(balancer.addr, "closed", "secret-token").open().await;
         assert!(refused.is_err_and(|error| error.to_string().contains("503")));

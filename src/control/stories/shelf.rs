@@ -7,7 +7,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use crate::model::RoomKey;
-use crate::model::story::{Chapter, What};
+use crate::model::story::{Chapter, Sign, What};
 
 /// Chapters that are kept of one room; beyond it the oldest is forgotten, and counted.
 pub(super) const CHAPTERS: usize = 32;
@@ -58,6 +58,21 @@ impl Shelf {
         self.put(room, kept);
     }
 
+    /// A room that was placed without a name has this one, so its story learns late of the decision. Who reported the
+    /// room since then had been asked for it.
+    pub(super) fn add_birth(&mut self, room: &RoomKey, decision: Chapter) {
+        let mut kept = self.take(room).unwrap_or_default();
+        let place = kept.chapters.iter().rposition(|old| old.at <= decision.at).map_or(0, |before| before + 1);
+        for chapter in kept.chapters.iter_mut().skip(place) {
+            if let What::Found { monolith, epoch } = chapter.what.clone() {
+                let (epoch, how) = (Some(epoch), Sign::Reported);
+                Arc::make_mut(chapter).what = What::Bound { monolith, epoch, how, instead_of: None };
+            }
+        }
+        kept.insert(place, decision);
+        self.put(room, kept);
+    }
+
     /// Takes a story off the shelf.
     pub(super) fn take(&mut self, room: &RoomKey) -> Option<Kept> {
         let kept = self.rooms.remove(room)?;
@@ -99,8 +114,12 @@ impl Kept {
             self.bytes += same.bytes();
             return;
         }
+        self.insert(self.chapters.len(), chapter);
+    }
+
+    fn insert(&mut self, place: usize, chapter: Chapter) {
         self.bytes += chapter.bytes();
-        self.chapters.push_back(Arc::new(chapter));
+        self.chapters.insert(place, Arc::new(chapter));
         if self.chapters.len() > CHAPTERS
             && let Some(oldest) = self.chapters.pop_front()
         {
