@@ -94,10 +94,11 @@ fn cluster(c: &mut Criterion) {
             },
             |(event, report)| {
                 world.apply(event);
-                let link = match world.effects.first() {
-                    Some(Effect::Attach { link, .. }) => *link,
-                    other => panic!("not a join: {other:?}"),
-                };
+                let joined = world.effects.iter().find_map(|effect| match effect {
+                    Effect::Attach { link, .. } => Some(*link),
+                    _ => None,
+                });
+                let Some(link) = joined else { panic!("not a join: {:?}", world.effects) };
                 world.apply(Event::Loaded { link, report });
             },
             BatchSize::SmallInput,

@@ -7,7 +7,7 @@ use http::{Method, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Admin, AdminError, AdminRequest, json as answer, not_found, only, text};
+use super::{Admin, AdminError, AdminRequest, json as answer, not_found, only, stories, text};
 use crate::model::RoomKey;
 
 /// Rooms on one page if nobody says otherwise, and at most.
@@ -91,13 +91,13 @@ impl Admin {
 
     async fn room(&self, name: &str) -> Result<Response<Bytes>, AdminError> {
         let key = RoomKey::of(name);
-        let read = self.control.query(move |cluster| cluster.room(&key)).await.map_err(|_| AdminError::stopping())?;
-        let room = read.ok_or_else(not_found)?;
-        let decisions = json!(room.decisions);
-        let mut document = json!(room);
-        if let Some(document) = document.as_object_mut() {
-            document.insert("decisions".into(), decisions);
-        }
+        let asked = key.clone();
+        let read = self.control.query(move |cluster| cluster.room(&asked)).await.map_err(|_| AdminError::stopping())?;
+        let story = self.control.stories().of(&key);
+        let Some(document) = stories::document(&key, read.as_ref(), &story) else {
+            let message = format!("room {name:?} is not known here, and nothing is remembered of it");
+            return Err(AdminError::new(StatusCode::NOT_FOUND, "not_found", message));
+        };
         Ok(answer(StatusCode::OK, &document))
     }
 }

@@ -64,6 +64,7 @@ impl Admin {
         out.counter("usher_decisions_total", "Calls of the deciding policy.", decisions);
         out.counter("usher_decision_seconds_total", "Time that they took.", took.as_secs_f64());
         out.gauge("usher_decision_seconds_max", "The slowest of them.", health.decisions.slowest().as_secs_f64());
+        self.control.stories().write_metrics(&mut out);
         self.policies.write_metrics(&mut out);
         for source in &self.metrics {
             source(&mut out);

@@ -6,6 +6,7 @@ mod moves;
 mod policy;
 mod ready;
 mod record;
+mod stories;
 pub mod stream;
 
 use std::sync::Arc;

@@ -21,6 +21,8 @@ mod run;
 mod simulate;
 mod steer;
 mod test;
+mod trace;
+mod why;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -62,6 +64,8 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Try policies on a scenario or on the traffic of a trace, in virtual time
     Simulate(simulate::SimulateArgs),
+    /// Look into a trace
+    Trace(trace::TraceArgs),
     /// Write a configuration, a policy and its test to start from
     Init(init::InitArgs),
     /// Show how a running usher is doing
@@ -97,6 +101,7 @@ pub fn main() -> ExitCode {
         Some(Command::Bench(args)) => bench::main(&args),
         Some(Command::Replay(args)) => replay::main(&args),
         Some(Command::Simulate(args)) => simulate::main(&args),
+        Some(Command::Trace(args)) => trace::main(&args),
         Some(Command::Init(args)) => init::main(&args),
         Some(Command::Status(args)) => steer::status(&args),
         Some(Command::Policy(args)) => policy::main(&args),

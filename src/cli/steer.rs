@@ -8,7 +8,8 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-use super::{BAD, GOOD, UNABLE};
+use super::offline::Format;
+use super::{BAD, GOOD, UNABLE, why};
 
 /// Which usher to ask.
 #[derive(Args, Debug)]
@@ -53,6 +54,14 @@ enum RoomCommand {
     Where {
         /// Its name
         name: String,
+    },
+    /// Tell the story of a room: why it is where it is
+    Why {
+        /// Its name
+        name: String,
+        /// How it is printed; `json` is the whole document of the admin API
+        #[arg(long, value_enum, default_value_t = Format::Pretty)]
+        format: Format,
     },
     /// Move a room: its clients are closed with a code on which they come back, to the other Monolith
     Move {
@@ -110,6 +119,7 @@ pub(super) fn room(args: &RoomArgs) -> u8 {
             let path = format!("/_usher/v1/rooms/{name}");
             report(&args.admin, ask(&args.admin, Method::GET, &path, None), print_json)
         }
+        RoomCommand::Why { name, format } => why::live(&args.admin, name, *format),
         RoomCommand::Move { name, to } => {
             let path = format!("/_usher/v1/rooms/{name}/move");
             let body = serde_json::json!({"to": to});

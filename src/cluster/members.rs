@@ -6,6 +6,7 @@ use super::room::{Active, Binding, Placing, State, Waiter};
 use super::{Cluster, Turn};
 use crate::model::event::{Effect, Token};
 use crate::model::policy::CallClient;
+use crate::model::story::What;
 use crate::model::{Attachment, ClientId, CloseCode, LinkId, MonolithId, Region, RoomKey, RoomName};
 
 /// A client that has said which room it wants.
@@ -133,6 +134,9 @@ impl Cluster {
         }
         self.take_out(&key, Waiter::Client(client), turn);
         if code == CloseCode::ROOM_NOT_FOUND {
+            if let Some(monolith) = self.links.get(&link).cloned() {
+                self.tell(&key, What::Denied { monolith, code: code.get() }, turn);
+            }
             self.refuse_same_spelling(&key, &name, turn);
         }
         self.advance_or_drop(&key, code == CloseCode::ROOM_NOT_FOUND, turn);

@@ -18,6 +18,7 @@ mod requests;
 mod room;
 mod rooms;
 mod snapshot;
+mod story;
 #[cfg(test)]
 mod tests;
 mod unloading;

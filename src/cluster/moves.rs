@@ -8,6 +8,7 @@ use super::{Cluster, Map, Turn};
 use crate::model::event::{Effect, Micros};
 use crate::model::moves::{MoveRefusal, Moving, Rebalanced};
 use crate::model::policy::{Answer, Call, CallRoom, Hook, MonolithState, Move};
+use crate::model::story::{Mover, What};
 use crate::model::{MonolithId, RequestId, RoomKey};
 use crate::policy::decide;
 
@@ -177,14 +178,17 @@ impl Cluster {
             let checked = self.may_move(&key, &to).map(|active| active.monolith.clone());
             match checked {
                 _ if !seen.insert(key.clone()) => {
-                    self.refuse_move(MoveRefusal::Duplicate);
+                    self.refuse_move(&key, &to, Mover::Policy, MoveRefusal::Duplicate, turn);
                     done.refused += 1;
                 }
                 Err(refusal) => {
-                    self.refuse_move(refusal);
+                    self.refuse_move(&key, &to, Mover::Policy, refusal, turn);
                     done.refused += 1;
                 }
-                Ok(_) if dry => self.counters.moves.dry += 1,
+                Ok(_) if dry => {
+                    self.counters.moves.dry += 1;
+                    self.tell(&key, What::WouldMove { to, policy: None }, turn);
+                }
                 Ok(from) => self.moves.lines.entry(from).or_default().waiting.push_back((key, to)),
             }
         }
@@ -208,10 +212,12 @@ impl Cluster {
                     break;
                 };
                 match self.may_move(&key, &to) {
-                    Err(refusal) => self.refuse_move(refusal),
-                    Ok(active) if active.monolith != from => self.refuse_move(MoveRefusal::Changed),
+                    Err(refusal) => self.refuse_move(&key, &to, Mover::Policy, refusal, turn),
+                    Ok(active) if active.monolith != from => {
+                        self.refuse_move(&key, &to, Mover::Policy, MoveRefusal::Changed, turn);
+                    }
                     Ok(_) => {
-                        self.begin_move(&key, &to, turn);
+                        self.begin_move(&key, &to, Mover::Policy, turn);
                     }
                 }
             }
@@ -221,9 +227,9 @@ impl Cluster {
     /// An operator's move begins at once, whatever waits; it counts towards the pace of those that follow.
     pub(super) fn move_by_hand(&mut self, request: RequestId, key: &RoomKey, to: &MonolithId, turn: &mut Turn<'_>) {
         let outcome = self.may_move(key, to).map(|_| ());
-        let outcome = outcome.and_then(|()| self.begin_move(key, to, turn).ok_or(MoveRefusal::NotActive));
+        let outcome = outcome.and_then(|()| self.begin_move(key, to, Mover::Hand, turn).ok_or(MoveRefusal::NotActive));
         if let Err(refusal) = outcome {
-            self.refuse_move(refusal);
+            self.refuse_move(key, to, Mover::Hand, refusal, turn);
         }
         turn.emit(Effect::Moving { request, outcome });
     }
@@ -266,13 +272,17 @@ impl Cluster {
         Ok(active)
     }
 
-    fn refuse_move(&mut self, refusal: MoveRefusal) {
+    fn refuse_move(&mut self, key: &RoomKey, to: &MonolithId, by: Mover, refusal: MoveRefusal, turn: &mut Turn<'_>) {
         self.counters.moves.refused[refusal as usize] += 1;
+        self.tell_move_refused(key, to, by, refusal, turn);
     }
 
     /// Begins a checked move and books its cost: so many clients will come back, at `move_rate` a second.
-    fn begin_move(&mut self, key: &RoomKey, to: &MonolithId, turn: &mut Turn<'_>) -> Option<Moving> {
+    fn begin_move(&mut self, key: &RoomKey, to: &MonolithId, by: Mover, turn: &mut Turn<'_>) -> Option<Moving> {
         let moving = self.ask_to_let_go(key, to, turn)?;
+        let (from, to, clients) = (moving.from.clone(), to.clone(), moving.clients);
+        // The cluster does not know versions; whoever keeps the story does.
+        self.tell(key, What::Moving { from, to, clients, by, policy: None, explained: Vec::new() }, turn);
         let cost = (moving.clients as u64).saturating_mul(1_000_000) / u64::from(self.settings.move_rate.max(1));
         let line = self.moves.lines.entry(moving.from.clone()).or_default();
         line.free_at = line.free_at.max(self.now).saturating_add(cost.max(1));

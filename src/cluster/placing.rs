@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::room::{Placed, Placing, State, Unloading, Waiter};
 use super::{Cluster, Turn};
 use crate::model::policy::{Answer, Call, CallClient, CallRoom, Cause, Decision, Hook, Previous};
+use crate::model::story::What;
 use crate::model::{CloseCode, MonolithId, RoomKey, RoomName};
 use crate::policy::decide;
 
@@ -35,7 +36,9 @@ impl Cluster {
         self.insert_room(name, State::Parked { waiting: VecDeque::from([waiter]), deadline }, turn);
         self.enlist(&key, waiter);
         self.waiting += 1;
-        if !self.must_wait() {
+        if self.must_wait() {
+            self.tell(&key, What::Waits, turn);
+        } else {
             self.unpark(&key, turn);
         }
     }
@@ -116,20 +119,25 @@ impl Cluster {
 
     /// The Monolith of this attempt is out of the question. A join that crossed an unload is no attempt: the room may
     /// go to the same Monolith again.
-    pub(super) fn fail_choice(&mut self, key: &RoomKey, why: &str) {
+    pub(super) fn fail_choice(&mut self, key: &RoomKey, why: &str, turn: &mut Turn<'_>) {
         let Some(room) = self.rooms.get_mut(key) else { return };
         let State::Placing(placing) = &mut room.state else { return };
-        room.previous = Some(Previous { monolith: placing.monolith.clone(), why: why.into() });
-        if std::mem::take(&mut placing.crossed_unload) || placing.tried.contains(&placing.monolith) {
+        let (monolith, attempt) = (placing.monolith.clone(), placing.attempt);
+        room.previous = Some(Previous { monolith: monolith.clone(), why: why.into() });
+        if placing.tried.contains(&monolith) {
+            placing.crossed_unload = false;
             return;
         }
-        placing.tried.push(placing.monolith.clone());
-        placing.attempt += 1;
+        if !std::mem::take(&mut placing.crossed_unload) {
+            placing.tried.push(monolith.clone());
+            placing.attempt += 1;
+        }
+        self.tell(key, What::NotConfirmed { monolith, attempt, why: why.into() }, turn);
     }
 
     /// The Monolith of this attempt did not take the room: tries another for whoever waits.
     pub(super) fn next_attempt(&mut self, key: &RoomKey, why: &str, cause: Option<Cause>, turn: &mut Turn<'_>) {
-        self.fail_choice(key, why);
+        self.fail_choice(key, why, turn);
         if self.first_waiting(key).is_some() {
             self.place_again(key, cause, turn);
         } else {
@@ -196,13 +204,16 @@ impl Cluster {
             Some(State::Placing(placing)) => std::mem::take(&mut placing.waiting),
             Some(State::Active(_) | State::Unloading(_)) | None => return,
         };
+        let mut refused = 0;
         for waiter in waiting {
             if self.still_waits(waiter) {
+                refused += 1;
                 self.waiting -= 1;
                 self.counters.refused_unplaced += 1;
                 self.refuse(waiter, refusal, turn);
             }
         }
+        self.tell(key, What::Refused { waiting: refused, code: refusal.code.get() }, turn);
         self.unbind(key, "refused", turn);
     }
 
@@ -217,6 +228,9 @@ impl Cluster {
             excluded.clear();
         }
         let decision = self.decide(room, None, Cause::Create, excluded, turn);
+        if let Waiter::Request(request) = waiter {
+            self.tell_decided(Err(request), turn);
+        }
         self.first_choice(&decision)
     }
 
@@ -234,16 +248,17 @@ impl Cluster {
         let cause = if aim.is_some() { Cause::Move } else { cause.unwrap_or_else(|| self.cause_of(first)) };
         if let Some(to) = aim.filter(|to| self.may_take(to) && !tried.contains(to)) {
             if let Some(room) = self.rooms.get_mut(key) {
-                room.placed = Some(Placed { at: self.now, cause, attempt, monolith: to.clone(), fault: None });
+                room.placed = Some(Placed { at: self.now, monolith: to.clone() });
             }
+            self.tell(key, What::Sent { cause, attempt, monolith: to.clone() }, turn);
             return Ok(to);
         }
         let call_room = CallRoom { attempt, ..self.call_room(key, first) };
         let decision = self.decide(call_room, self.call_client(first), cause, tried, turn);
+        self.tell_decided(Ok(key), turn);
         let monolith = self.first_choice(&decision)?;
         if let Some(room) = self.rooms.get_mut(key) {
-            let fault = decision.fault.as_ref().map(ToString::to_string);
-            room.placed = Some(Placed { at: self.now, cause, attempt, monolith: monolith.clone(), fault });
+            room.placed = Some(Placed { at: self.now, monolith: monolith.clone() });
         }
         Ok(monolith)
     }

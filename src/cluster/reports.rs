@@ -7,6 +7,7 @@ use super::room::{Active, Binding, Placing, State, Waiter};
 use super::{Cluster, Turn};
 use crate::model::event::{Effect, UnloadCause};
 use crate::model::policy::{Cause, MonolithRow, Previous};
+use crate::model::story::{MoveEnd, What};
 use crate::model::wire::{RoomReport, UnloadReason};
 use crate::model::{Attachment, ClientId, CloseCode, Epoch, LinkId, MonolithId, RoomKey};
 
@@ -37,11 +38,13 @@ impl Cluster {
         for key in gone {
             self.remove_copy(&monolith, &key);
             if self.is_active_on(&key, &monolith) {
+                self.tell_unloaded(&key, &monolith, None, turn);
                 self.close_members(&key, CloseCode::RESTART, turn);
                 self.unbind(&key, "unloaded", turn);
             } else if self.is_leaving(&key, &monolith) {
+                self.tell_unloaded(&key, &monolith, None, turn);
                 self.close_joined(&key, CloseCode::RESTART, turn);
-                self.unloading_over(&key, "moved", turn);
+                self.unloading_over(&key, MoveEnd::LetGo, turn);
             }
         }
         self.count_rooms(&monolith);
@@ -57,6 +60,7 @@ impl Cluster {
         let Some(room) = self.rooms.get_mut(key) else {
             if !leaving {
                 let active = Active { monolith: monolith.clone(), binding };
+                self.tell(key, What::Found { monolith: monolith.clone(), epoch }, turn);
                 self.insert_room(name, State::Active(active), turn);
             }
             return;
@@ -99,9 +103,14 @@ impl Cluster {
     ) {
         let owner_wins = owner.1.epoch().is_some_and(|epoch| older((epoch, owner.0), (other.1, other.0)));
         if owner_wins {
-            self.ask_to_unload(other.0, key, turn);
+            if self.ask_to_unload(other.0, key, turn) {
+                let (kept, lost) = ((owner.0, owner.1.epoch()), (other.0, Some(other.1)));
+                self.tell_duplicate(key, kept, lost, 0, turn);
+            }
             return;
         }
+        let clients = self.rooms.get(key).map_or(0, |room| room.members.len());
+        self.tell_duplicate(key, (other.0, Some(other.1)), (owner.0, owner.1.epoch()), clients, turn);
         self.close_members(key, CloseCode::RESTART, turn);
         self.ask_to_unload(owner.0, key, turn);
         let (monolith, binding) = (other.0.clone(), Binding::Reported(other.1));
@@ -126,6 +135,7 @@ impl Cluster {
         if !leaving && !self.is_active_on(key, &monolith) {
             return;
         }
+        self.tell_unloaded(key, &monolith, Some(reason), turn);
         for (client, attachment) in detached {
             let place = super::members::Place::Joined { link, attachment: *attachment };
             if self.clients.get(client).is_some_and(|entry| entry.room == *key && entry.place == place) {
@@ -133,7 +143,7 @@ impl Cluster {
             }
         }
         if leaving {
-            self.unloading_over(key, "moved", turn);
+            self.unloading_over(key, MoveEnd::LetGo, turn);
         } else if self.rooms.get(key).is_none_or(|room| room.members.is_empty()) {
             self.unbind(key, "unloaded", turn);
         } else {
@@ -144,6 +154,7 @@ impl Cluster {
 
     /// The Monolith of a room is gone, with everything that was joined there.
     pub(super) fn orphan(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
+        self.tell_lost(key, turn);
         match self.rooms.get_mut(key).map(|room| &mut room.state) {
             Some(State::Active(_)) => {
                 self.close_members(key, CloseCode::AWAY, turn);
@@ -159,7 +170,7 @@ impl Cluster {
             }
             Some(State::Unloading(_)) => {
                 self.close_joined(key, CloseCode::AWAY, turn);
-                self.unloading_over(key, "link_down", turn);
+                self.unloading_over(key, MoveEnd::SourceLost, turn);
             }
             Some(State::Parked { .. }) | None => {}
         }
@@ -188,17 +199,15 @@ impl Cluster {
     }
 
     /// Asks the loser of a duplicate to unload it: only what it has reported, and never twice, since an `unload` of a
-    /// room that is not loaded kills a Monolith.
-    fn ask_to_unload(&mut self, monolith: &MonolithId, key: &RoomKey, turn: &mut Turn<'_>) {
-        let Some(entry) = self.monoliths.get_mut(monolith) else { return };
-        let Some(copy) = entry.copies.get_mut(key) else { return };
-        if copy.asked.is_some() {
-            return;
-        }
+    /// room that is not loaded kills a Monolith. Returns whether it is asked now.
+    fn ask_to_unload(&mut self, monolith: &MonolithId, key: &RoomKey, turn: &mut Turn<'_>) -> bool {
+        let Some(entry) = self.monoliths.get_mut(monolith) else { return false };
+        let Some(copy) = entry.copies.get_mut(key).filter(|copy| copy.asked.is_none()) else { return false };
         copy.asked = Some(entry.gossips);
         self.counters.duplicates += 1;
         self.counters.unloads += 1;
         turn.emit(Effect::Unload { link: entry.link, room: copy.name.clone(), why: UnloadCause::Duplicate });
+        true
     }
 
     /// Writes down what a Monolith has. Returns whether that copy is on its way out.
@@ -250,11 +259,14 @@ impl Cluster {
 
     /// Writes down how sure it is by now that a room is where it is bound.
     pub(super) fn rebind(&mut self, key: &RoomKey, binding: Binding, turn: &mut Turn<'_>) {
-        self.change_room(key, turn, |room| {
-            if let State::Active(active) = &mut room.state {
-                active.binding = binding;
-            }
+        let bound = self.change_room(key, turn, |room| {
+            let State::Active(active) = &mut room.state else { return None };
+            active.binding = binding;
+            Some(active.monolith.clone())
         });
+        if let Some(monolith) = bound.flatten() {
+            self.tell_bound(key, &monolith, binding, None, turn);
+        }
     }
 
     /// Whose link this is; events of a link that is not registered are ignored and counted.

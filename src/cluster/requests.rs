@@ -5,6 +5,7 @@ use super::room::{Active, Binding, State, Waiter};
 use super::{Cluster, Turn};
 use crate::model::event::{Effect, Micros, RequestOutcome};
 use crate::model::policy::Cause;
+use crate::model::story::What;
 use crate::model::{MonolithId, Region, RequestId, RoomKey, RoomName};
 
 /// How long births without a name go elsewhere after one could not be sent to a Monolith, in microseconds.
@@ -95,7 +96,10 @@ impl Cluster {
         let Some(key) = entry.room else {
             self.view.update(&monolith, |row| row.pending = row.pending.saturating_sub(1));
             match outcome {
-                RequestOutcome::Created(name) => self.served(&name, &monolith, turn),
+                RequestOutcome::Created(name) => {
+                    self.tell_named(request, name.key(), turn);
+                    self.served(&name, &monolith, turn);
+                }
                 RequestOutcome::NotSent => {
                     if let Some(entry) = self.monoliths.get_mut(&monolith) {
                         entry.shunned = self.now + SHUNNED;
@@ -119,9 +123,11 @@ impl Cluster {
                 self.served(&RoomName::reported(key.as_str()), &monolith, turn);
             }
             RequestOutcome::Status(_) | RequestOutcome::NotSent | RequestOutcome::Failed if !was_out => {}
-            RequestOutcome::Status(404) => self.advance_or_drop(&key, true, turn),
-            // A refused creation has loaded nothing, so its choice is pending no longer than its answer took.
-            RequestOutcome::Status(_) if entry.cause == Cause::Create => self.advance_or_drop(&key, true, turn),
+            // A refused creation has loaded nothing either, so its choice is pending no longer than its answer took.
+            RequestOutcome::Status(code) if code == 404 || entry.cause == Cause::Create => {
+                self.tell(&key, What::Denied { monolith, code }, turn);
+                self.advance_or_drop(&key, true, turn);
+            }
             RequestOutcome::NotSent => self.not_sent(&key, turn),
             RequestOutcome::Status(_) | RequestOutcome::Failed => self.advance(&key, turn),
         }
@@ -140,6 +146,7 @@ impl Cluster {
         match self.rooms.get(&key).map(|room| &room.state) {
             None => {
                 let active = Active { monolith: monolith.clone(), binding };
+                self.tell(&key, What::Created { monolith: monolith.clone() }, turn);
                 self.insert_room(name.clone(), State::Active(active), turn);
             }
             Some(State::Placing(_) | State::Parked { .. }) => self.activate(&key, monolith, binding, turn),
@@ -152,7 +159,7 @@ impl Cluster {
     fn not_sent(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
         let Some(State::Placing(placing)) = self.rooms.get(key).map(|room| &room.state) else { return };
         if placing.out.is_empty() {
-            self.fail_choice(key, "refused");
+            self.fail_choice(key, "refused", turn);
             self.advance(key, turn);
         }
     }

@@ -25,23 +25,17 @@ pub struct Room {
     pub(super) previous: Option<Previous>,
     /// What the Monolith that it left last said of it.
     pub(super) metadata: Option<Arc<Metadata>>,
-    /// The last decision about it.
+    /// Where it was sent last, and when.
     pub(super) placed: Option<Placed>,
 }
 
-/// What is remembered of a decision.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Placed {
+/// What is remembered of a placement.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Placed {
     /// When, in microseconds since the Unix epoch.
-    pub at: Micros,
-    /// Why.
-    pub cause: crate::model::policy::Cause,
-    /// Which attempt.
-    pub attempt: u32,
+    pub(super) at: Micros,
     /// What was chosen.
-    pub monolith: MonolithId,
-    /// The fault because of which the built-in default decided.
-    pub fault: Option<String>,
+    pub(super) monolith: MonolithId,
 }
 
 /// Where a room is in its life.

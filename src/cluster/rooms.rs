@@ -6,6 +6,7 @@ use super::room::{Active, Binding, Placing, Room, State, Unloading, Waiter};
 use super::{Cluster, Turn};
 use crate::model::event::{Effect, Micros};
 use crate::model::policy::Previous;
+use crate::model::story::What;
 use crate::model::{CloseCode, MonolithId, RoomKey, RoomName};
 
 impl Cluster {
@@ -83,6 +84,12 @@ impl Cluster {
         let Some(before) = self.change_room(key, turn, |room| std::mem::replace(&mut room.state, active)) else {
             return;
         };
+        let instead_of = match &before {
+            State::Placing(placing) if placing.monolith != *monolith => Some(placing.monolith.clone()),
+            State::Placing(_) | State::Parked { .. } | State::Unloading(_) => None,
+            State::Active(_) => return,
+        };
+        self.tell_bound(key, monolith, binding, instead_of, turn);
         let (out, waiting) = match before {
             State::Parked { waiting, .. } | State::Unloading(Unloading { waiting, .. }) => (Vec::new(), waiting),
             State::Placing(placing) if placing.monolith == *monolith => {
@@ -121,8 +128,9 @@ impl Cluster {
         }
         match self.best_copy(key) {
             Some((monolith, epoch)) => {
-                let active = Active { monolith, binding: Binding::Reported(epoch) };
-                self.change_room(key, turn, |room| room.state = State::Active(active));
+                let binding = Binding::Reported(epoch);
+                self.tell_bound(key, &monolith, binding, None, turn);
+                self.change_room(key, turn, |room| room.state = State::Active(Active { monolith, binding }));
             }
             None => self.remove_room(key, turn),
         }
@@ -152,6 +160,9 @@ impl Cluster {
     fn unreported(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
         let Some(room) = self.rooms.get(key) else { return };
         if room.members.is_empty() {
+            if let Some(monolith) = room.bound_to().cloned() {
+                self.tell(key, What::Unreported { monolith }, turn);
+            }
             self.unbind(key, "timeout", turn);
         } else if room.is_confirmed() {
             self.extend_binding(key, turn);

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::room::Placed;
 use super::{Cluster, RoomStatus};
 use crate::model::policy::MonolithState;
 use crate::model::wire::Metadata;
@@ -23,9 +22,6 @@ pub struct RoomSummary {
     pub epoch: Option<Epoch>,
     /// Clients of this balancer that wait for it or are joined to it.
     pub clients: usize,
-    /// What was decided about it, newest last.
-    #[serde(skip)]
-    pub decisions: Vec<Placed>,
 }
 
 /// One Monolith, for people.
@@ -184,6 +180,5 @@ fn summary(room: &super::Room) -> RoomSummary {
             super::room::State::Parked { .. } | super::room::State::Placing(_) => None,
         },
         clients: room.members.len(),
-        decisions: room.placed.iter().cloned().collect(),
     }
 }

@@ -9,6 +9,7 @@ use super::{Cluster, Turn};
 use crate::model::event::{Effect, UnloadCause};
 use crate::model::moves::Moving;
 use crate::model::policy::Previous;
+use crate::model::story::MoveEnd;
 use crate::model::{CloseCode, Epoch, MonolithId, RoomKey};
 
 impl Cluster {
@@ -40,12 +41,15 @@ impl Cluster {
 
     /// The room has left the Monolith that was asked, or the Monolith has gone. Its members are closed already, save
     /// for those whose joins crossed the unload. Whoever waited goes on, to the target if it still takes rooms.
-    pub(super) fn unloading_over(&mut self, key: &RoomKey, why: &str, turn: &mut Turn<'_>) {
+    pub(super) fn unloading_over(&mut self, key: &RoomKey, how: MoveEnd, turn: &mut Turn<'_>) {
         let Some(room) = self.rooms.get_mut(key) else { return };
         let State::Unloading(Unloading { monolith, to, .. }) = &room.state else { return };
         let (source, to) = (monolith.clone(), to.clone());
+        let done = how == MoveEnd::LetGo;
+        let why = if done { "moved" } else { "link_down" };
         room.previous = Some(Previous { monolith: source.clone(), why: why.into() });
-        self.count_end(why == "moved");
+        self.count_end(done);
+        self.tell_move_ended(key, &source, &to, how, turn);
         self.moves.aim(key, to, self.now);
         let crossed = self.joined_to(key);
         if !crossed.is_empty() {
@@ -81,20 +85,22 @@ impl Cluster {
 
     /// The Monolith has not let go in time: the room stays where it is, and is not asked again for this load.
     pub(super) fn unloading_timed_out(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
-        let Some(State::Unloading(Unloading { monolith, epoch, .. })) = self.rooms.get(key).map(|room| &room.state)
+        let Some(State::Unloading(Unloading { monolith, epoch, to, .. })) = self.rooms.get(key).map(|room| &room.state)
         else {
             return;
         };
-        let (monolith, epoch) = (monolith.clone(), *epoch);
+        let (monolith, epoch, to) = (monolith.clone(), *epoch, to.clone());
         self.count_end(false);
+        self.tell_move_ended(key, &monolith, &to, MoveEnd::TimedOut, turn);
         self.activate(key, &monolith, Binding::Reported(epoch), turn);
     }
 
     /// The Monolith that was asked has loaded the room anew: it stays there.
     pub(super) fn loaded_again(&mut self, key: &RoomKey, epoch: Epoch, turn: &mut Turn<'_>) {
         let Some(State::Unloading(unloading)) = self.rooms.get(key).map(|room| &room.state) else { return };
-        let monolith = unloading.monolith.clone();
+        let (monolith, to) = (unloading.monolith.clone(), unloading.to.clone());
         self.count_end(false);
+        self.tell_move_ended(key, &monolith, &to, MoveEnd::LoadedAgain, turn);
         self.activate(key, &monolith, Binding::Reported(epoch), turn);
     }
 
@@ -102,9 +108,10 @@ impl Cluster {
     pub(super) fn loaded_elsewhere(&mut self, key: &RoomKey, monolith: &MonolithId, epoch: Epoch, turn: &mut Turn<'_>) {
         let Some(room) = self.rooms.get_mut(key) else { return };
         let State::Unloading(unloading) = &room.state else { return };
-        let arrived = unloading.to == *monolith;
-        room.previous = Some(Previous { monolith: unloading.monolith.clone(), why: "moved".into() });
-        self.count_end(arrived);
+        let (from, to) = (unloading.monolith.clone(), unloading.to.clone());
+        room.previous = Some(Previous { monolith: from.clone(), why: "moved".into() });
+        self.count_end(to == *monolith);
+        self.tell_move_ended(key, &from, &to, MoveEnd::Elsewhere, turn);
         self.close_joined(key, CloseCode::AWAY, turn);
         self.activate(key, monolith, Binding::Reported(epoch), turn);
     }

@@ -13,6 +13,7 @@ mod request;
 pub mod routes;
 pub mod scrape;
 mod shell;
+pub mod stories;
 mod watch;
 
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use crate::trace::write::Recorder;
 
 use self::departures::Departures;
 use self::routes::Routes;
+use self::stories::Stories;
 
 /// What the control thread is asked to do. The channel has no number of its own: each client has at most one join and
 /// one leave in it and before them one question of `admit`, each HTTP request at most its start and its end, and `limits`
@@ -80,6 +82,7 @@ pub struct Control {
     health: Arc<Health>,
     requests: Arc<AtomicU64>,
     departures: Arc<Departures>,
+    stories: Arc<Stories>,
 }
 
 /// The control thread has ended: usher is stopping.
@@ -96,6 +99,11 @@ impl Control {
     /// How the control thread is doing.
     pub fn health(&self) -> &Arc<Health> {
         &self.health
+    }
+
+    /// What happened to rooms lately.
+    pub fn stories(&self) -> &Arc<Stories> {
+        &self.stories
     }
 
     /// A client wants into a room; everything else comes through its inbox.

@@ -23,6 +23,7 @@ use crate::policy::lua::{Distances, Environment, Limits, LoadError, Origin, Prog
 use crate::policy::shipped::shipped;
 use crate::policy::slots::PolicySet;
 use crate::policy::smoke;
+use crate::policy::tap::Tap;
 use crate::policy::versions::{Gates, History, Prepared, ReplayGate, prepare};
 
 pub use self::gates::Recent;
@@ -119,6 +120,9 @@ impl Policies {
         if let Some(error) = &first.broken {
             history.refused(&named(&now.policy.source), error, now_us());
         }
+        // Nothing is linked yet, so nothing was decided either.
+        let stories: Arc<dyn Tap> = control.stories().clone();
+        first.handle.change(|now| now.with_taps(now.taps().iter().cloned().chain([stories.clone()]).collect()));
         let policies = Self {
             handle: first.handle,
             history: Arc::new(Mutex::new(history)),

@@ -13,6 +13,7 @@ use super::departures::Departures;
 use super::health::Health;
 use super::recording::Events;
 use super::routes::{Published, Routes, Target};
+use super::stories::Stories;
 use super::{Command, Control, Refused, moves};
 use crate::cluster::{Cluster, Settings};
 use crate::link::inbox::Inbox;
@@ -43,16 +44,18 @@ pub fn spawn(settings: ControlSettings) -> std::io::Result<Control> {
     let routes = Arc::new(Routes::default());
     let health = Arc::new(Health::default());
     let departures = Arc::new(Departures::default());
+    let stories = Arc::new(Stories::default());
     let control = Control {
         commands,
         routes: routes.clone(),
         health: health.clone(),
         requests: Arc::new(AtomicU64::new(1)),
         departures: departures.clone(),
+        stories: stories.clone(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     std::thread::Builder::new().name("usher-control".into()).spawn(move || {
-        let shell = Shell::new(settings.cluster, settings.policy, (routes, health, departures));
+        let shell = Shell::new(settings.cluster, settings.policy, (routes, health, departures, stories));
         runtime.block_on(shell.run(inbox, settings.reports));
     })?;
     Ok(control)
@@ -65,6 +68,7 @@ struct Shell {
     routes: Arc<Routes>,
     health: Arc<Health>,
     departures: Arc<Departures>,
+    stories: Arc<Stories>,
     links: HashMap<LinkId, Linked, RandomState>,
     targets: BTreeMap<MonolithId, Arc<Target>>,
     inboxes: HashMap<ClientId, Arc<Inbox>, RandomState>,
@@ -88,7 +92,7 @@ impl Shell {
     fn new(
         settings: Settings,
         policy: Box<dyn Policy>,
-        (routes, health, departures): (Arc<Routes>, Arc<Health>, Arc<Departures>),
+        (routes, health, departures, stories): (Arc<Routes>, Arc<Health>, Arc<Departures>, Arc<Stories>),
     ) -> Self {
         let clock = Clock::start();
         Self {
@@ -98,6 +102,7 @@ impl Shell {
             routes,
             health,
             departures,
+            stories,
             links: HashMap::default(),
             targets: BTreeMap::new(),
             inboxes: HashMap::default(),
@@ -282,6 +287,7 @@ impl Shell {
                 None => self.routes.unbind(&room),
             },
             Effect::Unbind { room } => self.routes.unbind(&room),
+            Effect::Story(note) => self.stories.note(*note),
         }
     }
 

@@ -21,6 +21,7 @@ mod simulation;
 mod subject;
 #[cfg(test)]
 mod tests;
+mod why;
 
 pub use bench::{Bench, MOST as MOST_MONOLITHS, Size, bench};
 pub use check::{Problem, check_policy};
@@ -30,3 +31,4 @@ pub use gate::test_gate;
 pub use report::{Report, Status, TestResult};
 pub use runner::{Options, TestFile, find_tests, run_tests};
 pub use simulation::{Simulated, Simulation};
+pub use why::{RoomStory, room_story};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::moves::{MoveRefusal, Moving, Rebalanced};
 use super::policy::{Cause, MonolithState};
+use super::story::Note;
 use super::wire::{RoomReport, UnloadReason};
 use super::{Attachment, ClientId, CloseCode, LinkId, MonolithId, Region, RequestId, RoomKey, RoomName};
 
@@ -277,4 +278,6 @@ pub enum Effect {
         /// The room.
         room: RoomKey,
     },
+    /// Something for the story of a room.
+    Story(Box<Note>),
 }

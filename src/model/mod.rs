@@ -11,6 +11,7 @@ pub mod metrics;
 pub mod moves;
 pub mod policy;
 pub mod read;
+pub mod story;
 pub mod wire;
 
 pub use close::CloseCode;

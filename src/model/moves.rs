@@ -1,6 +1,6 @@
 //! Moves of rooms from one Monolith to another: what has begun, and why one may not.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::MonolithId;
 
@@ -35,7 +35,8 @@ pub struct Rebalanced {
 }
 
 /// Why a room may not move. The text is the end of a sentence that names the room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
 pub enum MoveRefusal {
     /// Nobody has it and nobody wants it.
     #[error("there is no such room")]

@@ -13,6 +13,7 @@ pub mod shipped;
 pub mod slots;
 pub mod smoke;
 pub mod tap;
+pub mod telling;
 pub mod times;
 pub mod verdict;
 pub mod versions;

@@ -64,6 +64,7 @@ impl PolicySet {
 
     /// As [`PolicySet::call`], with what is to be known of the call besides; what it reads only on request.
     pub fn call_heard(&self, call: &Call, view: &View, reads: bool) -> (Result<Answer, Fault>, Heard) {
+        let line = self.lines[call.hook as usize];
         let (answer, heard) = self.with_slot(|guarded| {
             let vm = guarded.inner();
             // A call that does not reach the policy must not tell the reasons of the one before.
@@ -76,7 +77,7 @@ impl PolicySet {
             let vm = guarded.inner();
             vm.keep_reads(false);
             let reads = if reads { vm.take_reads() } else { None };
-            (answer, Heard { reads, explained: vm.take_explanations(), took, bypassed, by_canary: false })
+            (answer, Heard { reads, explained: vm.take_explanations(), took, bypassed, by_canary: false, line })
         });
         (self.counted(call, view, answer), heard)
     }

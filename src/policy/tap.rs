@@ -55,6 +55,8 @@ pub struct Heard {
     pub bypassed: bool,
     /// Whether a canary decided.
     pub by_canary: bool,
+    /// The line of the hook, for faults that have none of their own.
+    pub line: Option<u32>,
 }
 
 /// All taps. Changed as a whole.

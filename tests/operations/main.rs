@@ -28,5 +28,6 @@ mod process;
 mod recording;
 mod replay;
 mod room_list;
+mod room_why;
 mod simulate;
 mod stopping;

@@ -54,7 +54,10 @@ async fn a_rebalance_moves_a_room_and_its_clients_come_back_to_the_target() {
     a.say("y", None, r#"{"still":"here"}"#);
     bystander.recv_until(SOON, |text| text == r#"{"still":"here"}"#).await.unwrap();
     let document = balancer.get("/_usher/v1/rooms/x").await.json();
-    assert_eq!((&document["monolith"], &document["decisions"][0]["cause"]), (&json!(b.id()), &json!("move")));
+    let causes = document["decisions"].as_array().unwrap().iter().map(|decision| decision["cause"].as_str().unwrap());
+    assert_eq!((&document["monolith"], causes.collect::<Vec<_>>()), (&json!(b.id()), vec!["join", "move"]));
+    let moving = document["story"].as_array().unwrap().iter().find(|chapter| chapter["what"] == "moving").unwrap();
+    assert_eq!((&moving["by"], &moving["policy"]["name"]), (&json!("policy"), &json!("policy")));
     assert_eq!(balancer.metric("usher_moves_done_total").await, 1.0);
     assert_eq!(balancer.metric("usher_duplicates_total").await, 0.0);
     drop((clients, bystander));

@@ -13,6 +13,7 @@ mod moves;
 mod property;
 mod reports;
 mod requests;
+mod story;
 
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ use super::{Cluster, Settings};
 use crate::config::Weights;
 use crate::model::event::{Effect, Event, Micros, RequestOutcome, Token, UnloadCause};
 use crate::model::policy::{Answer, Call, Cause, Fault, Hook, MonolithState, Move, View};
+use crate::model::story::{About, Note};
 use crate::model::wire::{Frame, FromMonolith, RoomReport, UnloadReason};
 use crate::model::{Attachment, ClientId, CloseCode, Epoch, LinkId, MonolithId, Region, RequestId, RoomKey, RoomName};
 use crate::policy::Policy;
@@ -46,6 +48,8 @@ struct World {
     cluster: Cluster,
     policy: Script,
     now: Micros,
+    /// What was told of rooms since it was last looked at.
+    told: Vec<Note>,
 }
 
 /// What came of one event.
@@ -94,7 +98,7 @@ fn world(monoliths: u64) -> World {
 fn fresh() -> World {
     let names: Vec<MonolithId> = (1..=9).map(monolith).collect();
     let policy = Script { answer: Answer::Ranked(names), moves: Vec::new(), calls: Vec::new() };
-    World { cluster: Cluster::new(settings(), SECOND), policy, now: SECOND }
+    World { cluster: Cluster::new(settings(), SECOND), policy, now: SECOND, told: Vec::new() }
 }
 
 fn monolith(n: u64) -> MonolithId {
@@ -151,6 +155,7 @@ fn show(effect: &Effect) -> String {
         Effect::Refuse { request, status } => format!("refuse r{request} {status}"),
         Effect::Bind { room, monolith } => format!("bind {room} {monolith}"),
         Effect::Unbind { room } => format!("unbind {room}"),
+        Effect::Story(_) => unreachable!("stories are kept apart"),
     }
 }
 
@@ -159,7 +164,14 @@ impl World {
         let mut effects = Vec::new();
         self.cluster.apply(self.now, event, &mut self.policy, &mut effects);
         assert_eq!(self.cluster.broken_invariant(), None);
-        Got(effects.iter().map(show).collect())
+        let mut got = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Story(note) => self.told.push(*note),
+                effect => got.push(show(&effect)),
+            }
+        }
+        Got(got)
     }
 
     fn wait(&mut self, seconds: u64) -> Got {

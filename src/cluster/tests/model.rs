@@ -188,6 +188,7 @@ impl Model {
                 assert_ne!(self.owners.insert(room, monolith.clone()), Some(monolith), "bound twice");
             }
             Effect::Unbind { room } => assert!(self.owners.remove(&room).is_some(), "{room} was not bound"),
+            Effect::Story(note) => assert!(note.at <= self.w.now, "{note:?} is of the future"),
         }
     }
 

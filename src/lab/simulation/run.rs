@@ -266,7 +266,8 @@ impl<'w> Run<'w> {
             | Effect::Send { .. }
             | Effect::Refuse { .. }
             | Effect::Bind { .. }
-            | Effect::Unbind { .. } => {}
+            | Effect::Unbind { .. }
+            | Effect::Story(_) => {}
         }
     }
 
