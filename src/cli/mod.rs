@@ -18,6 +18,7 @@ mod policy;
 mod run;
 mod steer;
 mod test;
+mod trace;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -55,6 +56,8 @@ enum Command {
     Eval(eval::EvalArgs),
     /// Measure what decisions of a policy cost
     Bench(bench::BenchArgs),
+    /// Look into recorded traffic
+    Trace(trace::TraceArgs),
     /// Write a configuration, a policy and its test to start from
     Init(init::InitArgs),
     /// Show how a running usher is doing
@@ -86,6 +89,7 @@ pub fn main() -> ExitCode {
         Some(Command::Test(args)) => test::main(&args),
         Some(Command::Eval(args)) => eval::main(&args),
         Some(Command::Bench(args)) => bench::main(&args),
+        Some(Command::Trace(args)) => trace::main(&args),
         Some(Command::Init(args)) => init::main(&args),
         Some(Command::Status(args)) => steer::status(&args),
         Some(Command::Policy(args)) => policy::main(&args),

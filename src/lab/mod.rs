@@ -4,6 +4,7 @@
 mod bench;
 mod check;
 mod coverage;
+mod distinct;
 mod eval;
 mod gate;
 mod generate;
@@ -19,6 +20,10 @@ mod session;
 mod subject;
 #[cfg(test)]
 mod tests;
+pub mod trace_cut;
+pub mod trace_info;
+pub mod trace_test;
+pub mod when;
 
 pub use bench::{Bench, MOST as MOST_MONOLITHS, Size, bench};
 pub use check::{Problem, check_policy};
