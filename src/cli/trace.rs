@@ -170,12 +170,18 @@ fn print_info(info: &TraceInfo) {
     more(info.policies.len() as u64);
     println!("faults     {}", info.faults);
     for fault in info.faults_by_kind.iter().take(SHOWN) {
-        println!("  {} {}: {}, first at decision {}: {}", fault.hook, fault.kind, fault.count, fault.decision, fault.message);
+        println!(
+            "  {} {}: {}, first at decision {}: {}",
+            fault.hook, fault.kind, fault.count, fault.decision, fault.message
+        );
     }
     more(info.faults_by_kind.len() as u64);
     match info.gaps {
         0 => println!("gaps       none"),
-        gaps => println!("gaps       {gaps}: {} events and {} decisions are missing", info.missing_events, info.missing_decisions),
+        gaps => println!(
+            "gaps       {gaps}: {} events and {} decisions are missing",
+            info.missing_events, info.missing_decisions
+        ),
     }
     if let Some(first) = &info.first_damage {
         let line = first.line.map(|line| format!("line {line}: ")).unwrap_or_default();

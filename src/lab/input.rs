@@ -9,7 +9,9 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::model::policy::{Call, CallClient, CallRequest, CallRoom, Cause, Hook, MonolithRow, MonolithState, View};
 use crate::model::{MonolithId, Region, RoomKey};
+use crate::policy::lua::SharedState;
 use crate::policy::lua::inspect::{CLIENT_FIELDS, MONOLITH_FIELDS, REQUEST_FIELDS, ROOM_FIELDS};
+use crate::policy::lua::state::Kept;
 
 /// The clock of a call that does not say: 14 November 2023.
 pub(super) const NOW_S: f64 = 1_700_000_000.0;
@@ -134,6 +136,26 @@ fn no_region(map: &mut Map<String, Json>) {
     if map.get("region").is_some_and(|region| region == "") {
         map.remove("region");
     }
+}
+
+/// What a policy has counted and kept before its first call: `{ counters = { name = n }, values = { key = value } }`.
+pub(super) fn state(given: &Json) -> Result<SharedState, String> {
+    let state = SharedState::default();
+    if given.is_null() {
+        return Ok(state);
+    }
+    let map = object("its state", given, &["counters", "values"])?;
+    let part = |key: &str| field::<Map<String, Json>>(map, key).map(Option::unwrap_or_default);
+    for (name, value) in part("counters")? {
+        let counted = value.as_u64().ok_or_else(|| format!("counters.{name}: {value} is no whole number"))?;
+        let counter = state.counter(&name).map_err(|e| format!("counters.{name}: {e}"))?;
+        counter.store(counted, std::sync::atomic::Ordering::Relaxed);
+    }
+    for (key, value) in part("values")? {
+        let kept: Kept = typed("a kept value", value).map_err(|e| format!("values.{key}: {e}"))?;
+        state.set(&key, Some(kept)).map_err(|e| format!("values.{key}: {e}"))?;
+    }
+    Ok(state)
 }
 
 fn read_row(input: &Json, region: &Region) -> Result<MonolithRow, String> {

@@ -14,6 +14,7 @@ mod lint;
 mod literal;
 pub mod page;
 mod property;
+mod redecide;
 mod report;
 mod runner;
 mod session;

@@ -62,7 +62,13 @@ pub enum CutError {
 
 /// Copies what happened from one moment on and before another into a file, which is compressed if its name ends in `.zst`.
 /// It appears under its name when it is complete. `force` replaces a file of that name; the input is never replaced.
-pub fn cut_file(reader: &mut Reader, input: &Path, span: (When, When), out: &Path, force: bool) -> Result<Cut, CutError> {
+pub fn cut_file(
+    reader: &mut Reader,
+    input: &Path,
+    span: (When, When),
+    out: &Path,
+    force: bool,
+) -> Result<Cut, CutError> {
     let write = |error| CutError::Write { path: out.into(), error };
     let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
     if same(input, out) {
@@ -139,7 +145,8 @@ pub fn cut(
         cutter.item(t, file, item, reader)?;
     }
     if cutter.done.events + cutter.done.decisions == 0 {
-        let last = last.map_or_else(|| "it is empty".into(), |t: u64| format!("it was read up to {:.3} s", t as f64 / 1e6));
+        let last =
+            last.map_or_else(|| "it is empty".into(), |t: u64| format!("it was read up to {:.3} s", t as f64 / 1e6));
         return Err(CutError::Asked(format!("nothing is recorded between --from and --to; {last} after the start")));
     }
     cutter.damage(to, reader)?;

@@ -360,7 +360,8 @@ impl Seen {
     }
 
     fn down(&mut self, t: u64) {
-        if self.up.take().is_some() && self.info.more_up == 0
+        if self.up.take().is_some()
+            && self.info.more_up == 0
             && let Some(last) = self.info.up_s.last_mut()
         {
             last.1 = Some(seconds(t));

@@ -104,7 +104,9 @@ impl Made<'_> {
         let object = input::object_of(call, self.view);
         let same = input::parse(Some(hook), &object).is_ok_and(|(c, v)| c == *call && v.rows() == self.view.rows());
         if !same {
-            text.push_str("-- Not everything that the script saw can be written down: the call is a little different.\n");
+            text.push_str(
+                "-- Not everything that the script saw can be written down: the call is a little different.\n",
+            );
         }
         if header.distances != crate::config::Distances::default() {
             text.push_str("-- Distances of regions come from the configuration: usher test -c usher.toml.\n");
@@ -118,7 +120,8 @@ impl Made<'_> {
             (settings, false) => {
                 let settings = settings.map_or_else(|| "{}".into(), |settings| literal::value(&json!(settings)));
                 text.push_str("-- What it had counted and kept by then.\n");
-                let _ = writeln!(text, "local policy = t.policy({settings}, {})\n", literal::value(&Json::Object(state)));
+                let _ =
+                    writeln!(text, "local policy = t.policy({settings}, {})\n", literal::value(&Json::Object(state)));
             }
         }
         let room = call.room.as_ref().and_then(|room| room.name.as_deref()).unwrap_or_default();
@@ -160,7 +163,11 @@ impl Made<'_> {
             ),
             (Some(fault), Some(Answered::Same(returned))) if fault.kind == FaultKind::NotEligible => {
                 let said = literal::answer(&Ok(returned.clone()));
-                writeln!(text, "  -- {}: the default decided instead.\n  t.equal({asked}, {said})", one_line(&fault.message))
+                writeln!(
+                    text,
+                    "  -- {}: the default decided instead.\n  t.equal({asked}, {said})",
+                    one_line(&fault.message)
+                )
             }
             (Some(fault), _) if matches!(fault.kind, FaultKind::NotEligible | FaultKind::CpuTime) => writeln!(
                 text,

@@ -91,7 +91,9 @@ mod tests {
             assert_eq!(When::parse(text), Ok(When::At(seconds * 1_000_000)), "{text}");
         }
         assert_eq!(When::parse("1970-01-01T00:00:00.25Z"), Ok(When::At(250_000)));
-        for wrong in ["", "10", "soon", "2024-02-29T12:30:45", "2024-13-01T00:00:00Z", "é", "2024-02-29T12:30:45.aaaaaéZ"] {
+        for wrong in
+            ["", "10", "soon", "2024-02-29T12:30:45", "2024-13-01T00:00:00Z", "é", "2024-02-29T12:30:45.aaaaaéZ"]
+        {
             assert!(When::parse(wrong).unwrap_err().contains("is no moment; give a time"), "{wrong}");
         }
         for day in 0..40_000 {
