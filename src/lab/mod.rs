@@ -24,6 +24,8 @@ mod tests;
 pub mod trace_cut;
 pub mod trace_info;
 pub mod trace_test;
+#[cfg(test)]
+mod trace_tests;
 pub mod when;
 
 pub use bench::{Bench, MOST as MOST_MONOLITHS, Size, bench};

@@ -18,7 +18,8 @@ use crate::trace::Item;
 use crate::trace::read::{OnDamage, Reader};
 use crate::trace::record::{Outcome, PolicyText};
 
-const SELECTORS: [&str; 9] = ["name", "hook", "room", "region", "from", "to", "limit", "settings", "on_damage"];
+pub(super) const SELECTORS: [&str; 9] =
+    ["name", "hook", "room", "region", "from", "to", "limit", "settings", "on_damage"];
 /// Versions of one trace whose settings and limits are remembered; beyond, all are forgotten but the newest.
 const MAX_VERSIONS: usize = 1000;
 
