@@ -21,6 +21,7 @@ mod session;
 mod subject;
 #[cfg(test)]
 mod tests;
+mod texts;
 pub mod trace_cut;
 pub mod trace_info;
 pub mod trace_test;

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
@@ -20,6 +20,8 @@ use crate::trace::record::{Outcome, PolicyText};
 
 pub(super) const SELECTORS: [&str; 9] =
     ["name", "hook", "room", "region", "from", "to", "limit", "settings", "on_damage"];
+/// Lines between two looks at the clock.
+const LOOK_EVERY: u64 = 256;
 /// Versions of one trace whose settings and limits are remembered; beyond, all are forgotten but the newest.
 const MAX_VERSIONS: usize = 1000;
 
@@ -44,6 +46,10 @@ pub(super) struct Redecider {
     source: Source,
     inspection: Inspection,
     budget: Duration,
+    until: Instant,
+    started_us: u64,
+    /// What is added to the times of a further file so that they count from the start of the first.
+    shift_us: u64,
     /// Settings and limits of each version that the trace has declared.
     versions: HashMap<String, (Map<String, Json>, Limits)>,
     declared: String,
@@ -147,11 +153,12 @@ impl Selectors {
 }
 
 impl Redecider {
-    /// Opens a trace beside the policy's file. An error says what is wrong with either.
+    /// Opens a trace beside the policy's file, for calls of so much CPU time, and until then. An error says what is wrong
+    /// with either.
     pub(super) fn open(
         file: &str,
         source: Source,
-        budget: Duration,
+        (budget, until): (Duration, Instant),
         inspection: Inspection,
         selectors: Selectors,
     ) -> Result<Self, String> {
@@ -167,7 +174,7 @@ impl Redecider {
         let reader = Reader::open(&path, selectors.on_damage).map_err(|e| e.to_string())?;
         let known = reader.header().distances.clone();
         let distances = Distances::new(move |from, to| known.ms(from, to));
-        let policy = reader.header().policy.clone();
+        let (policy, started_us) = (reader.header().policy.clone(), reader.header().started_us);
         let mut redecider = Self {
             file: path.display().to_string(),
             reader,
@@ -175,6 +182,9 @@ impl Redecider {
             source,
             inspection,
             budget,
+            until,
+            started_us,
+            shift_us: 0,
             versions: HashMap::new(),
             declared: String::new(),
             environment: Environment { distances, ..Environment::default() },
@@ -216,16 +226,23 @@ impl Redecider {
         matches: impl Fn(&str) -> Option<Result<bool, String>>,
     ) -> Result<Option<&Redecided>, String> {
         self.now = None;
-        let started_us = self.reader.header().started_us;
-        let (from, to) = (self.selectors.from.after(started_us), self.selectors.to.after(started_us));
+        let (from, to) = (self.selectors.from.after(self.started_us), self.selectors.to.after(self.started_us));
+        self.in_time()?;
         while self.sums.decisions < self.selectors.limit {
+            if self.reader.line().is_multiple_of(LOOK_EVERY) {
+                self.in_time()?;
+            }
             let Some((t, item)) = self.reader.read().map_err(|e| e.to_string())? else { break };
             match item {
-                Item::Header(header) => self.declare(header.policy),
+                Item::Header(header) => {
+                    self.shift_us = header.started_us.saturating_sub(self.started_us);
+                    self.declare(header.policy);
+                }
                 Item::Policy(policy) => self.declare(*policy),
                 Item::Gap(gap) => self.sums.missing += gap.decisions,
                 Item::View | Item::Event(_) => {}
                 Item::Decision { number, call, outcome } => {
+                    let t = t.saturating_add(self.shift_us);
                     if t >= from && t < to && self.selects(&call, &matches)? {
                         return self.redecide(number, t, call, outcome).map(Some);
                     }
@@ -235,6 +252,16 @@ impl Redecider {
         self.sums.damaged = self.reader.damage().0;
         self.sums.cut_off = self.reader.was_cut();
         Ok(None)
+    }
+
+    fn in_time(&self) -> Result<(), String> {
+        if Instant::now() <= self.until {
+            return Ok(());
+        }
+        Err(format!(
+            "could not run within the time of a test file: {} decisions of {} were decided again; select fewer by hook, room, region, from, to or limit, or cut the trace",
+            self.sums.decisions, self.file
+        ))
     }
 
     fn selects(&self, call: &Call, matches: impl Fn(&str) -> Option<Result<bool, String>>) -> Result<bool, String> {

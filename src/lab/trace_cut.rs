@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::texts::Texts;
 use super::when::When;
 use crate::model::policy::View;
 use crate::model::{ClientId, MonolithId, Region};
@@ -20,9 +21,6 @@ use crate::trace::{Encoder, Item};
 /// written.
 const MAX_CLIENTS: usize = 1_000_000;
 const MAX_ROOMS: usize = 1_000_000;
-/// Bytes of the texts of policies that are remembered; beyond, the one that was declared first is forgotten, and decisions
-/// that it took later are left without its text.
-const MAX_TEXTS: usize = 64 << 20;
 /// How hard `.zst` files are compressed.
 const LEVEL: i32 = 3;
 
@@ -127,7 +125,7 @@ pub fn cut(
         done: Cut::default(),
         write,
     };
-    cutter.before.declare(reader.header().policy.clone());
+    cutter.before.policies.declare(reader.header().policy.clone());
     let (mut file, mut shift, mut last) = (0, 0, None);
     while let Some((t, item)) = reader.read()? {
         if let Item::Header(header) = item {
@@ -149,15 +147,14 @@ pub fn cut(
             last.map_or_else(|| "it is empty".into(), |t: u64| format!("it was read up to {:.3} s", t as f64 / 1e6));
         return Err(CutError::Asked(format!("nothing is recorded between --from and --to; {last} after the start")));
     }
-    cutter.damage(to, reader)?;
+    cutter.damage(last.map_or(from, |last| last.clamp(from, to)), reader)?;
     Ok(cutter.done)
 }
 
 /// What holds at a moment.
 #[derive(Default)]
 struct Before {
-    policies: VecDeque<PolicyText>,
-    bytes: usize,
+    policies: Texts,
     up: BTreeMap<MonolithId, Region>,
     loaded: BTreeMap<Arc<str>, MonolithId>,
     clients: HashMap<ClientId, LiveEvent>,
@@ -183,7 +180,7 @@ impl<W: FnMut(&[u8]) -> Result<(), CutError>> Cutter<W> {
             // What is damaged up to here is no part of the cut.
             self.damaged = reader.damage().0;
             match item {
-                Item::Policy(policy) => self.before.declare(*policy),
+                Item::Policy(policy) => self.before.policies.declare(*policy),
                 Item::Event(event) => self.before.event(live(event, file)),
                 // A recording that began later than the links says nothing else of them.
                 Item::View => self.before.seen(reader.view()),
@@ -218,17 +215,17 @@ impl<W: FnMut(&[u8]) -> Result<(), CutError>> Cutter<W> {
     /// Another version decides from here on.
     fn declared(&mut self, at: u64, policy: PolicyText) -> Result<(), CutError> {
         if self.out.is_none() {
-            self.before.declare(policy);
+            self.before.policies.declare(policy);
             return Ok(());
         }
-        self.before.take(&policy.version);
+        self.before.policies.take(&policy.version);
         self.line(|out, lines| out.policy(at, &policy, lines))
     }
 
     /// A version that was declared before the part began, and decides within it: a canary, or one that was rolled back to.
     fn declare_for(&mut self, at: u64, version: &str) -> Result<(), CutError> {
         self.begin()?;
-        match self.before.take(version) {
+        match self.before.policies.take(version) {
             Some(policy) => self.line(|out, lines| out.policy(at, &policy, lines)),
             None => Ok(()),
         }
@@ -261,7 +258,7 @@ impl<W: FnMut(&[u8]) -> Result<(), CutError>> Cutter<W> {
         if self.out.is_some() {
             return Ok(());
         }
-        if let Some(policy) = self.before.policies.pop_back() {
+        if let Some(policy) = self.before.policies.take_last() {
             self.header.policy = policy;
         }
         self.header.started_us = self.header.started_us.saturating_add(self.from);
@@ -291,23 +288,6 @@ impl<W: FnMut(&[u8]) -> Result<(), CutError>> Cutter<W> {
 }
 
 impl Before {
-    fn declare(&mut self, policy: PolicyText) {
-        self.take(&policy.version);
-        self.bytes += policy.source.len();
-        self.policies.push_back(policy);
-        while self.bytes > MAX_TEXTS && self.policies.len() > 1 {
-            let forgotten = self.policies.pop_front();
-            self.bytes -= forgotten.map_or(0, |policy| policy.source.len());
-        }
-    }
-
-    fn take(&mut self, version: &str) -> Option<PolicyText> {
-        let at = self.policies.iter().position(|policy| policy.version == version)?;
-        let policy = self.policies.remove(at)?;
-        self.bytes -= policy.source.len();
-        Some(policy)
-    }
-
     fn seen(&mut self, view: &View) {
         for row in view.rows() {
             if !self.up.contains_key(&row.id) {

@@ -1,6 +1,5 @@
 //! A recorded decision as a test that somebody can keep: the call as Lua, and what was decided.
 
-use std::collections::HashMap;
 use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
@@ -9,6 +8,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::report::Status;
 use super::runner::{Options, TestFile, run_tests};
+use super::texts::Texts;
 use super::{input, literal};
 use crate::model::policy::{Answer, Call, FaultKind, View};
 use crate::model::read::Read;
@@ -55,14 +55,15 @@ pub(super) fn recorded_environment(header: &Header, policy: &PolicyText) -> Envi
 
 /// Makes a test of the decision with this number.
 pub fn trace_test(reader: &mut Reader, file: &str, number: u64, name: Option<&str>) -> Result<TraceTest, NoTest> {
-    let mut policies = HashMap::from([(reader.header().policy.version.clone(), reader.header().policy.clone())]);
+    let mut policies = Texts::default();
+    policies.declare(reader.header().policy.clone());
     let mut last = 0;
     while let Some((t, item)) = reader.read()? {
         match item {
-            Item::Header(header) => drop(policies.insert(header.policy.version.clone(), header.policy)),
-            Item::Policy(policy) => drop(policies.insert(policy.version.clone(), *policy)),
+            Item::Header(header) => policies.declare(header.policy),
+            Item::Policy(policy) => policies.declare(*policy),
             Item::Decision { number: found, call, outcome } if found == number => {
-                let policy = policies.remove(&*outcome.policy);
+                let policy = policies.take(&outcome.policy);
                 let made = Made { file, number, t, call: &call, view: reader.view(), outcome: &outcome };
                 return made.test(reader.header(), policy, name);
             }
