@@ -64,7 +64,7 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Try policies on a scenario or on the traffic of a trace, in virtual time
     Simulate(simulate::SimulateArgs),
-    /// Look into a trace
+    /// Look into recorded traffic
     Trace(trace::TraceArgs),
     /// Write a configuration, a policy and its test to start from
     Init(init::InitArgs),

@@ -73,11 +73,11 @@ pub fn check_policy(source: &Source, environment: &Environment) -> Vec<Problem> 
 
 /// What the code shows without being run: cheap enough for every reload.
 pub(super) fn static_warnings(source: &Source, vm: &Vm) -> Vec<LoadError> {
-    let unknown = vm.unknown_functions().iter().map(|name| unknown_hook(source, name));
+    let unknown = vm.unknown_functions().iter().map(|(name, line)| unknown_hook(source, name, *line));
     unknown.chain(lint::lint(source, vm)).collect()
 }
 
-fn unknown_hook(source: &Source, name: &str) -> LoadError {
+fn unknown_hook(source: &Source, name: &str, line: Option<u32>) -> LoadError {
     let reason = match lint::nearest(name, Hook::ALL.into_iter().map(Hook::name)) {
         Some(hook) => format!("{name} is no hook and is never called; did you mean {hook}?"),
         None => {
@@ -85,7 +85,7 @@ fn unknown_hook(source: &Source, name: &str) -> LoadError {
             format!("{name} is no hook and is never called (hooks: {known}); make it a local function")
         }
     };
-    source.problem(None, reason)
+    source.problem(line, reason)
 }
 
 /// The smallest made-up call that the policy does not survive, if there is one.
@@ -205,7 +205,10 @@ mod tests {
                 && text[1].contains("returned number 7; return a monolith, its id"),
             "{text:?}"
         );
-        assert!(text[2].contains("plac is no hook and is never called; did you mean place?"), "{text:?}");
+        assert!(
+            text[2].starts_with("policies/x.lua:2: plac is no hook and is never called; did you mean place?"),
+            "{text:?}"
+        );
         assert!(problems("return {")[0].starts_with("policies/x.lua:1: "));
     }
 

@@ -9,7 +9,9 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::model::policy::{Call, CallClient, CallRequest, CallRoom, Cause, Hook, MonolithRow, MonolithState, View};
 use crate::model::{MonolithId, Region, RoomKey};
+use crate::policy::lua::SharedState;
 use crate::policy::lua::inspect::{CLIENT_FIELDS, MONOLITH_FIELDS, REQUEST_FIELDS, ROOM_FIELDS};
+use crate::policy::lua::state::Kept;
 
 /// The clock of a call that does not say: 14 November 2023.
 pub(super) const NOW_S: f64 = 1_700_000_000.0;
@@ -66,7 +68,7 @@ pub fn parse(hook: Option<Hook>, input: &Json) -> Result<(Call, View), String> {
     let call = Call {
         hook,
         now_us: now_us(map)?,
-        seed: field(map, "seed")?.unwrap_or(SEED),
+        seed: seed(map)?,
         room: part("room", has_room, &|given| room(given, &region))?
             .map(|room| fields::<CallRoom>(room).map_err(|e| below("room", &e)))
             .transpose()?,
@@ -89,8 +91,10 @@ pub fn parse(hook: Option<Hook>, input: &Json) -> Result<(Call, View), String> {
 
 /// The object of a call again, with everything filled in: [`parse`] reads it back.
 pub fn object_of(call: &Call, view: &View) -> Json {
+    // A script's numbers are exact up to here.
+    let seed = if call.seed <= 1 << 53 { json!(call.seed) } else { json!(call.seed.to_string()) };
     let mut object = json!({
-        "hook": call.hook, "now": call.now_us as f64 / 1e6, "seed": call.seed, "region": call.region,
+        "hook": call.hook, "now": call.now_us as f64 / 1e6, "seed": seed, "region": call.region,
         "monoliths": view.rows(),
     });
     let mut add = |key: &str, value: Option<Json>| {
@@ -98,13 +102,60 @@ pub fn object_of(call: &Call, view: &View) -> Json {
             map.insert(key.into(), value);
         }
     };
-    add("room", call.room.as_ref().map(|room| json!(room)));
-    add("client", call.client.as_ref().map(|client| json!(client)));
-    add("request", call.request.as_ref().map(|request| json!(request)));
+    add("room", call.room.as_ref().map(|room| without_region(json!(room))));
+    add("client", call.client.as_ref().map(|client| without_region(json!(client))));
+    add("request", call.request.as_ref().map(|request| without_region(json!(request))));
     add("cause", call.cause.map(|cause| json!(cause)));
     add("rooms", (call.hook == Hook::Rebalance).then(|| json!(call.rooms)));
     add("excluded", (!call.excluded.is_empty()).then(|| json!(call.excluded)));
     object
+}
+
+/// The object of a call as the script saw it: `monoliths` has those that may be chosen, `all_monoliths` all of them.
+pub fn seen_object_of(call: &Call, view: &View) -> Json {
+    let mut object = object_of(call, view);
+    if let Some(map) = object.as_object_mut() {
+        let serving = |row: &&MonolithRow| row.serves() && !call.excluded.contains(&row.id);
+        let serving: Vec<&MonolithRow> = view.rows().iter().filter(serving).collect();
+        map.insert("monoliths".into(), json!(serving));
+        map.insert("all_monoliths".into(), json!(view.rows()));
+    }
+    object
+}
+
+/// A part whose region nobody knows says so: what is left out would be the balancer's.
+fn without_region(mut part: Json) -> Json {
+    if let Some(map) = part.as_object_mut() {
+        default(map, "region", json!(""));
+    }
+    part
+}
+
+/// A region that was given as `""` is none.
+fn no_region(map: &mut Map<String, Json>) {
+    if map.get("region").is_some_and(|region| region == "") {
+        map.remove("region");
+    }
+}
+
+/// What a policy has counted and kept before its first call: `{ counters = { name = n }, values = { key = value } }`.
+pub(super) fn state(given: &Json) -> Result<SharedState, String> {
+    let state = SharedState::default();
+    if given.is_null() {
+        return Ok(state);
+    }
+    let map = object("its state", given, &["counters", "values"])?;
+    let part = |key: &str| field::<Map<String, Json>>(map, key).map(Option::unwrap_or_default);
+    for (name, value) in part("counters")? {
+        let counted = value.as_u64().ok_or_else(|| format!("counters.{name}: {value} is no whole number"))?;
+        let counter = state.counter(&name).map_err(|e| format!("counters.{name}: {e}"))?;
+        counter.store(counted, std::sync::atomic::Ordering::Relaxed);
+    }
+    for (key, value) in part("values")? {
+        let kept: Kept = typed("a kept value", value).map_err(|e| format!("values.{key}: {e}"))?;
+        state.set(&key, Some(kept)).map_err(|e| format!("values.{key}: {e}"))?;
+    }
+    Ok(state)
 }
 
 fn read_row(input: &Json, region: &Region) -> Result<MonolithRow, String> {
@@ -140,9 +191,13 @@ fn room(given: &Json, region: &Region) -> Result<Json, String> {
     if members.is_empty() {
         default(&mut map, "clients", json!(1));
         let home = text(&map, "region")?.unwrap_or_default().to_owned();
-        map.insert("regions".into(), json!({ home: map.get("clients") }));
+        // Nobody is in no region, and members whose region nobody knows are in none either.
+        if !home.is_empty() && map.get("clients") != Some(&json!(0)) {
+            map.insert("regions".into(), json!({ home: map.get("clients") }));
+        }
     }
     default(&mut map, "clients", json!(members.values().sum::<u32>()));
+    no_region(&mut map);
     Ok(Json::Object(map))
 }
 
@@ -171,6 +226,7 @@ fn client(given: &Json, region: &Region) -> Result<Json, String> {
     let mut map = if given.is_null() { Map::new() } else { object("a client", given, CLIENT_FIELDS)?.clone() };
     default(&mut map, "region", json!(region));
     default(&mut map, "attempt", json!(1));
+    no_region(&mut map);
     Ok(Json::Object(map))
 }
 
@@ -179,11 +235,20 @@ fn request(given: &Json, region: &Region) -> Result<Json, String> {
     default(&mut map, "region", json!(region));
     default(&mut map, "method", json!("GET"));
     default(&mut map, "path", json!("/"));
+    no_region(&mut map);
     Ok(Json::Object(map))
 }
 
 fn default(map: &mut Map<String, Json>, key: &str, value: Json) {
     map.entry(key).or_insert(value);
+}
+
+/// What randomness grows from: a number, or a text where it is too big to be one of a script.
+fn seed(map: &Map<String, Json>) -> Result<u64, String> {
+    match map.get("seed") {
+        Some(Json::String(text)) => text.parse().map_err(|_| format!("seed: {text:?} is no whole number")),
+        _ => Ok(field(map, "seed")?.unwrap_or(SEED)),
+    }
 }
 
 fn now_us(map: &Map<String, Json>) -> Result<u64, String> {
@@ -269,6 +334,24 @@ mod tests {
         let leaving = view.get(&"c1".into()).unwrap();
         assert_eq!((leaving.region.as_str(), leaving.state), ("cdg", MonolithState::Draining));
         assert_eq!(parse(None, &object_of(&call, &view)).unwrap().0, call);
+    }
+
+    #[test]
+    fn what_nobody_knew_is_written_and_read_again() {
+        let nobody = json!({"hook": "place", "now_us": 1_700_000_000_123_457u64, "seed": u64::MAX, "region": "ewr",
+            "cause": "create", "room": {"clients": 0, "attempt": 1}, "excluded": ["a"]});
+        let client = json!({"hook": "admit", "now_us": 1, "seed": 3, "region": "ewr", "client": {"attempt": 1},
+            "room": {"name": "x", "clients": 2, "attempt": 1}, "request": {"method": "GET", "path": "/"}});
+        for call in [nobody, client] {
+            let call: Call = serde_json::from_value(call).unwrap();
+            let view = View::of(["a", "b"].map(|id| MonolithRow { id: id.into(), ..MonolithRow::default() }));
+            for object in [object_of(&call, &view), seen_object_of(&call, &view)] {
+                let (again, rows) = parse(None, &object).unwrap();
+                assert_eq!((&again, rows.rows()), (&call, view.rows()), "{object}");
+            }
+        }
+        let error = parse(None, &json!({"seed": "x"})).map(|_| ()).unwrap_err();
+        assert_eq!(error, "seed: \"x\" is no whole number");
     }
 
     #[test]

@@ -30,6 +30,11 @@ pub(super) fn call(hook: Hook, object: &Json) -> String {
     text
 }
 
+/// Plain data as a script would write it.
+pub(super) fn value(json: &Json) -> String {
+    nested(json, 0)
+}
+
 /// What a hook answered, as a script would write it.
 pub(super) fn answer(returned: &Result<Returned, Fault>) -> String {
     let returned = match returned {
@@ -204,7 +209,7 @@ fn key_of(key: &str) -> String {
     if plain { key.into() } else { format!("[{}]", quoted(key)) }
 }
 
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let mut out = String::from("\"");
     for c in text.chars() {
         match c {

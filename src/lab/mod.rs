@@ -4,6 +4,7 @@
 mod bench;
 mod check;
 mod coverage;
+mod distinct;
 mod eval;
 mod gate;
 mod generate;
@@ -13,6 +14,7 @@ mod lint;
 mod literal;
 pub mod page;
 mod property;
+mod redecide;
 pub mod replay;
 mod report;
 mod runner;
@@ -21,6 +23,13 @@ mod simulation;
 mod subject;
 #[cfg(test)]
 mod tests;
+mod texts;
+pub mod trace_cut;
+pub mod trace_info;
+pub mod trace_test;
+#[cfg(test)]
+mod trace_tests;
+pub mod when;
 mod why;
 
 pub use bench::{Bench, MOST as MOST_MONOLITHS, Size, bench};

@@ -13,7 +13,7 @@ use crate::model::policy::Hook;
 /// The most calls of one property, and the most smaller calls that are tried for one that fails.
 const MAX_RUNS: u64 = 10_000;
 const MAX_SMALLER: usize = 500;
-const OPTIONS: [&str; 5] = ["hook", "runs", "seed", "monoliths", "given"];
+pub(super) const OPTIONS: [&str; 5] = ["hook", "runs", "seed", "monoliths", "given"];
 
 /// How calls are drawn.
 pub(super) struct Options {

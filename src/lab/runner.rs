@@ -1,6 +1,6 @@
 //! Finds test files and runs them, as many at a time as there are cores.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,7 @@ use super::session::{self, Outcome};
 use crate::config;
 use crate::policy::lua::inspect::Lines;
 use crate::policy::lua::surface::lock;
-use crate::policy::lua::{Distances, Environment, LoadError, Source, read_text};
+use crate::policy::lua::{Distances, Environment, LoadError, Origin, Source, read_text};
 use crate::policy::shipped::{SHIPPED, Shipped, shipped};
 
 /// How a test file's name ends.
@@ -125,6 +125,13 @@ pub fn find_tests(paths: &[String]) -> Result<Vec<TestFile>, LoadError> {
         }
         files.extend(found);
     }
+    // A file that several paths stand for runs once.
+    let mut seen = BTreeSet::new();
+    files.retain(|file| {
+        let shipped = matches!(&file.policy, Ok(Source { origin: Origin::Shipped, .. }));
+        let path = Path::new(&file.name);
+        seen.insert((shipped, path.canonicalize().unwrap_or_else(|_| path.to_path_buf())))
+    });
     Ok(files)
 }
 

@@ -1,5 +1,7 @@
 //! One test file at work: a VM of its own for the test's code, and the policy in a VM exactly like those that decide.
 
+mod recorded;
+
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -8,6 +10,7 @@ use regex::Regex;
 use serde_json::Value as Json;
 
 use super::generate::Random;
+use super::redecide::Redecider;
 use super::report::{Status, TestResult};
 use super::runner::{Options, TestFile};
 use super::subject::Subject;
@@ -16,9 +19,10 @@ use crate::model::policy::{Answer, Call, FaultKind, Hook, View};
 use crate::policy::lua::inspect::Lines;
 use crate::policy::lua::sandbox::{self, Sandbox};
 use crate::policy::lua::surface::{Host, lock};
-use crate::policy::lua::{Environment, Inspection, Limits, Returned, SharedState, program, value, vm};
+use crate::policy::lua::{Environment, Inspection, Limits, Returned, program, value, vm};
 
 const TESTLIB: &str = include_str!("testlib.luau");
+const RECORDED: &str = include_str!("recorded.luau");
 /// What one test, or the code around the tests, may use.
 const LIMITS: Limits = Limits { fuel: 2_000_000, budget: Duration::from_secs(5), memory: 64 << 20 };
 const MAX_TESTS: usize = 10_000;
@@ -36,6 +40,10 @@ struct Session {
     running: Mutex<Running>,
     /// Clock and seeds of the calls that do not say.
     virtual_time: Mutex<VirtualTime>,
+    /// The trace that is shown to a test just now.
+    recorded: Mutex<Option<Redecider>>,
+    /// What the policy's lines have counted in decisions of traces.
+    traced: Mutex<Lines>,
     host: Arc<Host>,
 }
 
@@ -79,6 +87,8 @@ pub(super) fn run(file: &TestFile, options: &Options) -> Outcome {
         results: Mutex::default(),
         running: Mutex::default(),
         virtual_time: Mutex::default(),
+        recorded: Mutex::default(),
+        traced: Mutex::default(),
         host,
     });
     let ran = session.run();
@@ -99,8 +109,11 @@ impl Session {
         let text = self.file.text.as_ref().map_err(|error| (error.line, error.reason.clone()))?;
         let bytecode = compile(&self.file.name, text)?;
         let library = compile("usher.test", TESTLIB)?;
+        let recorded = compile("usher.test", RECORDED)?;
         let sandbox = Sandbox::new(&self.host, LIMITS.memory, |lua, usher| {
-            let test: Table = sandbox::load(lua, "usher.test", &library)?.call(self.table(lua)?)?;
+            let host = self.table(lua)?;
+            let (test, path_of): (Table, Function) = sandbox::load(lua, "usher.test", &library)?.call(host.clone())?;
+            sandbox::load(lua, "usher.test", &recorded)?.call::<()>((host, test.clone(), path_of))?;
             test.set_readonly(true);
             usher.raw_set("test", test)
         })
@@ -124,7 +137,7 @@ impl Session {
                 table.raw_set($name, function)?;
             }};
         }
-        host!("it", |session, _lua, (name, body): (String, Function)| session.it(name, |_| body.call::<()>(())));
+        host!("it", |session, lua, (name, body): (String, Function)| session.it(lua, name, || body.call::<()>(())));
         host!("property", |session, lua, (name, options, body): (String, Value, Function)| {
             let options = value::to_json(&options).and_then(|json| property::Options::read(&json));
             match options {
@@ -140,8 +153,18 @@ impl Session {
             Ok(call) => Ok((value::from_json_open(lua, &call)?, None)),
             Err(reason) => Ok((Value::Nil, Some(reason))),
         });
-        host!("policy", |session, _lua, settings: Value| {
-            Ok(match session.policy(&settings) {
+        host!("trace", |session, lua, args: (String, String, Value, Option<Function>, Function)| {
+            let (name, file, selectors, matches, body) = args;
+            session.trace(lua, (name, file), &selectors, matches, &body)
+        });
+        host!("replay", |session, lua, (file, selectors, matches): (String, Value, Option<Function>)| {
+            session.replay(lua, &file, &selectors, matches).map(pair)
+        });
+        host!("recorded", |session, lua, (number, part, call): (u64, String, Value)| {
+            session.recorded_part(lua, number, &part, &call).map(pair)
+        });
+        host!("policy", |session, _lua, (settings, state): (Value, Value)| {
+            Ok(match session.policy(&settings, &state) {
                 Ok(number) => (Some(number), None),
                 Err(reason) => (None, Some(reason)),
             })
@@ -186,12 +209,12 @@ impl Session {
         Ok(true)
     }
 
-    fn it(&self, name: String, body: impl FnOnce(&Self) -> mlua::Result<()>) -> mlua::Result<()> {
+    fn it(&self, lua: &Lua, name: String, body: impl FnOnce() -> mlua::Result<()>) -> mlua::Result<()> {
         if !self.wanted(&name)? {
             return Ok(());
         }
         let (began, time) = self.begin();
-        let failure = self.attempt(|| body(self));
+        let failure = self.attempt(lua, body);
         let running = self.end(time);
         let (status, line, message) = match failure {
             None => (Status::Pass, None, None),
@@ -223,7 +246,7 @@ impl Session {
         let mut answer = None;
         let found = options.search(self.until, |given| {
             *lock(&self.virtual_time) = time;
-            let failure = self.attempt(|| {
+            let failure = self.attempt(lua, || {
                 let (call, view) = input::parse(Some(options.hook()), given).map_err(mlua::Error::runtime)?;
                 property::with_object(lua, body, &input::object_of(&call, &view))
             });
@@ -266,10 +289,15 @@ impl Session {
     }
 
     /// Runs the body of a test: nothing if it holds, else how it ended.
-    fn attempt(&self, body: impl FnOnce() -> mlua::Result<()>) -> property::Attempt {
+    fn attempt(&self, lua: &Lua, body: impl FnOnce() -> mlua::Result<()>) -> property::Attempt {
         lock(&self.running).check_failed = false;
         self.host.meter.start(&LIMITS);
         let broken = self.outcome(body().err()).err();
+        // Luau collects nothing when an allocation fails: what comes later would find no memory even for its errors.
+        if lua.used_memory() > LIMITS.memory / 2 {
+            // A collection that fails changes nothing.
+            let _ = lua.gc_collect();
+        }
         let check_failed = lock(&self.running).check_failed;
         match (broken, check_failed) {
             (None, false) => None,
@@ -291,6 +319,11 @@ impl Session {
             return Err((self.host.meter.line(), what));
         }
         let Some(error) = error else { return Ok(()) };
+        if vm::out_of_memory(&error) {
+            let line = vm::position(&self.file.name, &error.to_string());
+            let line = line.and_then(|at| program::located(&self.file.name, &at).line);
+            return Err((line, format!("more than {} bytes of memory", LIMITS.memory)));
+        }
         let located = program::located(&self.file.name, &vm::message(&error));
         let traced = || {
             let at = vm::position(&self.file.name, &error.to_string())?;
@@ -299,9 +332,10 @@ impl Session {
         Err((located.line.or_else(traced), located.reason))
     }
 
-    fn policy(&self, settings: &Value) -> Result<usize, String> {
+    fn policy(&self, settings: &Value, state: &Value) -> Result<usize, String> {
         let source = self.file.policy.clone()?;
-        let mut environment = Environment { state: SharedState::default().into(), ..self.environment.clone() };
+        let state = value::to_json(state).and_then(|json| input::state(&json)).map_err(|e| format!("t.policy: {e}"))?;
+        let mut environment = Environment { state: state.into(), ..self.environment.clone() };
         match value::to_json(settings).map_err(|e| format!("t.policy: {e}"))? {
             Json::Null => {}
             Json::Object(map) => environment.settings = map,
@@ -370,7 +404,16 @@ impl Session {
             lines.0.extend(unused.unwrap_or_default().0.into_keys().map(|line| (line, 0)));
         }
         policies.drain(..).for_each(|subject| lines.merge(&subject.coverage()));
+        lines.merge(&lock(&self.traced));
         lines
+    }
+}
+
+/// A value, or else a reason: what the Luau side gets as two results.
+fn pair<T>(result: Result<T, String>) -> (Option<T>, Option<String>) {
+    match result {
+        Ok(value) => (Some(value), None),
+        Err(reason) => (None, Some(reason)),
     }
 }
 

@@ -42,6 +42,7 @@ pub struct Reader {
     decoder: Decoder,
     header: Header,
     on_damage: OnDamage,
+    compressed: bool,
     line: u64,
     buffer: Vec<u8>,
     damaged: u64,
@@ -68,7 +69,8 @@ impl Reader {
         let error = |line, what: String| TraceError { file: file.into(), line, what };
         let mut source = BufReader::with_capacity(1 << 16, source);
         let start = source.fill_buf().map_err(|e| error(None, format!("cannot be read: {e}")))?;
-        let lines: Box<dyn BufRead + Send> = if start.starts_with(&ZSTD) {
+        let compressed = start.starts_with(&ZSTD);
+        let lines: Box<dyn BufRead + Send> = if compressed {
             let decompressed = zstd::stream::read::Decoder::with_buffer(source)
                 .map_err(|e| error(None, format!("cannot be read: {e}")))?;
             Box::new(BufReader::with_capacity(1 << 16, decompressed))
@@ -81,6 +83,7 @@ impl Reader {
             decoder: Decoder::default(),
             header: Header::nothing(),
             on_damage,
+            compressed,
             line: 0,
             buffer: Vec::new(),
             damaged: 0,
@@ -94,7 +97,10 @@ impl Reader {
             Ok(Some(Ok(_))) => return Err(error(Some(1), NO_HEADER.into())),
             Ok(Some(Err(what))) if what.starts_with("format ") => return Err(error(Some(1), what)),
             Ok(Some(Err(what))) => return Err(error(Some(1), format!("{NO_HEADER} ({what})"))),
-            Ok(None) => return Err(error(None, "is empty; nothing was recorded in it".into())),
+            Ok(None) => {
+                let empty = || error(None, "is empty; nothing was recorded in it".into());
+                return Err(reader.first_damage.take().unwrap_or_else(empty));
+            }
             Err(e) => return Err(e),
         }
         Ok(reader)
@@ -125,7 +131,7 @@ impl Reader {
         (self.damaged, self.first_damage.as_ref())
     }
 
-    /// Whether the file ends in the middle of a line.
+    /// Whether the file ends in the middle of a line, or of what is compressed: the recording was ended hard, or goes on.
     pub fn was_cut(&self) -> bool {
         self.cut
     }
@@ -168,16 +174,30 @@ impl Reader {
                 Ok(chunk) => chunk,
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
                 // The end of a compressed file that was cut off.
-                Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => &[],
+                Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+                    self.cut = true;
+                    &[]
+                }
                 Err(e) => {
                     self.ended = true;
-                    let what = format!("cannot be read any further: {e}");
-                    return Err(TraceError { file: self.file.clone(), line: Some(self.line + 1), what });
+                    let what = if self.compressed {
+                        format!("the compressed data is damaged from here on ({e}); what stands before it is whole")
+                    } else {
+                        format!("cannot be read any further: {e}")
+                    };
+                    let error = TraceError { file: self.file.clone(), line: Some(self.line + 1), what };
+                    if self.compressed && self.on_damage == OnDamage::Skip {
+                        // There is no next line to go on with.
+                        self.damaged += 1;
+                        self.first_damage.get_or_insert(error);
+                        return Ok(false);
+                    }
+                    return Err(error);
                 }
             };
             if chunk.is_empty() {
                 self.ended = true;
-                self.cut = !self.buffer.is_empty();
+                self.cut |= !self.buffer.is_empty();
                 return Ok(false);
             }
             if let Some(end) = chunk.iter().position(|byte| *byte == b'\n') {

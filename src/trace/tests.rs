@@ -261,6 +261,138 @@ fn damage_is_named_by_its_line_and_passed_over_if_asked() {
     assert!(lenient.damage().1.unwrap().what.contains("refers to view 1, which is missing"));
 }
 
+/// A trace that is made while it is read.
+struct Endless {
+    encoder: Encoder,
+    view: View,
+    ready: Vec<u8>,
+    at: usize,
+    lines: u64,
+    made: std::sync::Arc<std::sync::atomic::AtomicU64>,
+}
+
+const LONG: u64 = 200_000;
+
+impl Endless {
+    fn make(&mut self) {
+        self.ready.clear();
+        self.at = 0;
+        let (n, out) = (self.lines, &mut self.ready);
+        let client = ClientId::from_u128(u128::from(n / 2));
+        match n {
+            0 => self.encoder.header(&header(), out),
+            n if n % 5000 == 0 => {
+                let policy = PolicyText { version: format!("{n:012}"), ..header().policy };
+                self.encoder.policy(n, &policy, out);
+            }
+            n if n % 100 == 0 => {
+                self.view.update(&MonolithId::from("a"), |row| row.rtt_ms = n as f64);
+                self.encoder.decision(n, decided("room", &self.view, "a"), out);
+            }
+            n if n % 2 == 0 => {
+                let room = format!("room-{n}").as_str().into();
+                self.encoder.event(n, TraceEvent::Join { client, room, region: None, reconnect: false }, out);
+            }
+            n => self.encoder.event(n, TraceEvent::Leave { client }, out),
+        }
+        self.lines += 1;
+        let ends = self.ready.iter().filter(|byte| **byte == b'\n').count() as u64;
+        self.made.fetch_add(ends, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+impl std::io::Read for Endless {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        while self.at == self.ready.len() {
+            if self.lines > LONG {
+                return Ok(0);
+            }
+            self.make();
+        }
+        let length = into.len().min(self.ready.len() - self.at);
+        into[..length].copy_from_slice(&self.ready[self.at..self.at + length]);
+        self.at += length;
+        Ok(length)
+    }
+}
+
+/// However long a trace is and however many views and policies it has, no more of it is read ahead than a buffer holds.
+#[test]
+fn a_long_trace_is_read_in_little_memory() {
+    let made = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let view = View::of([row("a", 1), row("b", 2)]);
+    let source = Endless { encoder: Encoder::new(None), view, ready: Vec::new(), at: 0, lines: 0, made: made.clone() };
+    let mut reader = Reader::new("long", source, OnDamage::Stop).unwrap();
+    let (mut items, mut policies, mut views) = (0u64, 0, 0);
+    while let Some((_, item)) = reader.read().unwrap() {
+        items += 1;
+        policies += u64::from(matches!(item, Item::Policy(_)));
+        views += u64::from(matches!(item, Item::View));
+        assert_eq!(reader.view().rows().len(), if views == 0 { 0 } else { 2 });
+        // No line is shorter than 16 bytes, so a buffer of 64 KiB holds no more than 4096.
+        let ahead = made.load(std::sync::atomic::Ordering::Relaxed).saturating_sub(reader.line());
+        assert!(ahead <= 4096, "{ahead} lines are in memory");
+    }
+    assert_eq!((policies, views), (LONG / 5000, LONG / 100 - LONG / 5000));
+    assert!(items > LONG / 2 && !reader.was_cut() && reader.damage().0 == 0);
+}
+
+fn packed(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+    packed.write_all(bytes).unwrap();
+    packed.finish().unwrap()
+}
+
+proptest! {
+    #[test]
+    fn no_compressed_bytes_make_the_reader_panic(cut in any::<usize>(), flips in proptest::collection::vec((any::<usize>(), any::<u8>()), 0..4)) {
+        let mut bytes = packed(&some_trace());
+        bytes.truncate(4 + cut % (bytes.len() - 3));
+        let flipped = !flips.is_empty();
+        for (at, byte) in flips {
+            let at = at % bytes.len();
+            bytes[at] = byte;
+        }
+        for on_damage in [OnDamage::Stop, OnDamage::Skip] {
+            let Ok(mut reader) = Reader::new("x.zst", Cursor::new(bytes.clone()), on_damage) else { continue };
+            let ended = std::iter::from_fn(|| reader.read().transpose()).find_map(Result::err);
+            prop_assert!(flipped || ended.is_none(), "a cut is no damage: {:?}", ended);
+            prop_assert!(reader.read().is_ok_and(|item| item.is_none()), "it goes on after its end");
+        }
+    }
+}
+
+#[test]
+fn damage_inside_what_is_compressed_is_named() {
+    let (mut encoder, mut bytes) = (Encoder::new(None), Vec::new());
+    encoder.header(&header(), &mut bytes);
+    for n in 0..20_000u64 {
+        // Names that do not repeat, so that the file has many blocks.
+        let room = format!("{:016x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).as_str().into();
+        let client = ClientId::from_u128(u128::from(n));
+        encoder.event(n, TraceEvent::Join { client, room, region: None, reconnect: false }, &mut bytes);
+    }
+    let good = packed(&bytes);
+    let mut named = 0;
+    for part in 2..8 {
+        let mut bad = good.clone();
+        let at = good.len() * part / 8;
+        bad[at..at + 64].fill(0xff);
+        let mut reader = Reader::new("x.zst", Cursor::new(bad.clone()), OnDamage::Stop).unwrap();
+        let error = std::iter::from_fn(|| reader.read().transpose()).find_map(Result::err).unwrap();
+        assert!(error.line.is_some_and(|line| line > 100), "{error}");
+        named += u32::from(error.what.contains("the compressed data is damaged from here on"));
+        let mut lenient = Reader::new("x.zst", Cursor::new(bad), OnDamage::Skip).unwrap();
+        let read = std::iter::from_fn(|| lenient.read().unwrap()).count();
+        assert!(read > 100 && lenient.damage().0 > 0, "{read} of {part}");
+    }
+    assert!(named > 0);
+    // A file that ends in the middle is no damage, and says so.
+    let mut short = Reader::new("x.zst", Cursor::new(good[..good.len() / 2].to_vec()), OnDamage::Stop).unwrap();
+    while short.read().unwrap().is_some() {}
+    assert!(short.was_cut());
+}
+
 #[test]
 fn what_is_no_trace_is_refused_with_the_reason() {
     let refused = |text: &str| {

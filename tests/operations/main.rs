@@ -31,3 +31,4 @@ mod room_list;
 mod room_why;
 mod simulate;
 mod stopping;
+mod trace_commands;

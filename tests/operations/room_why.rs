@@ -225,8 +225,9 @@ fn trace(redactor: Option<Redactor>) -> Vec<u8> {
         ns: 1500,
         fallback: None,
         bypassed: false,
+        incomplete: false,
     };
-    encoder.decision(5_000, Decided { call, view: View::of([row("a"), row("b")]), outcome }, &mut bytes);
+    encoder.decision(5_000, Decided { call, view: View::of([row("a"), row("b")]).into(), outcome }, &mut bytes);
     encoder.event(6_000, TraceEvent::Loaded { monolith: "b".into(), room: "movie".into() }, &mut bytes);
     bytes
 }

@@ -129,6 +129,10 @@ pub fn read_text(path: &Path) -> Result<String, LoadError> {
     if bytes.len() as u64 > MAX_SOURCE {
         return Err(error(format!("has grown beyond {MAX_SOURCE} bytes while it was read; a policy may have no more")));
     }
+    // The mark with which some editors begin a file in UTF-8 is no part of the text.
+    if bytes.starts_with("\u{feff}".as_bytes()) {
+        bytes.drain(..3);
+    }
     String::from_utf8(bytes).map_err(|e| {
         let line = 1 + e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
         LoadError { line: u32::try_from(line).ok(), ..error("is not UTF-8; policies are text".into()) }
@@ -253,6 +257,8 @@ mod tests {
             assert!(error.reason.contains(reason), "{error}");
             assert_eq!(error.line, line);
         }
+        std::fs::write(path("marked.lua"), "\u{feff}return {}").unwrap();
+        assert_eq!(Source::read(&path("marked.lua")).unwrap().text, Source::shipped("x", "return {}").text);
         let good = Source::read(&path("good.lua")).unwrap();
         assert_eq!(
             (good.name.as_str(), good.version().as_str()),

@@ -35,7 +35,7 @@ pub struct Vm {
 struct About {
     name: String,
     has: [bool; Hook::ALL.len()],
-    unknown: Vec<String>,
+    unknown: Vec<(String, Option<u32>)>,
     /// The lines at which the hooks begin.
     lines: [Option<u32>; Hook::ALL.len()],
 }
@@ -82,8 +82,8 @@ impl Vm {
         self.about.has[hook as usize]
     }
 
-    /// Functions of the policy's table that are no hooks, sorted.
-    pub fn unknown_functions(&self) -> &[String] {
+    /// Functions of the policy's table that are no hooks, sorted, with the lines at which they begin.
+    pub fn unknown_functions(&self) -> &[(String, Option<u32>)] {
         &self.about.unknown
     }
 
@@ -271,10 +271,13 @@ impl Engine {
     }
 }
 
-fn unknown_functions(table: &Table) -> Vec<String> {
-    let functions = table.pairs::<Value, Value>().flatten().filter(|(_, value)| value.is_function());
-    let names = functions.filter_map(|(key, _)| Some(key.as_string()?.to_string_lossy()));
-    let mut unknown: Vec<String> = names.filter(|name| Hook::ALL.iter().all(|hook| hook.name() != name)).collect();
+fn unknown_functions(table: &Table) -> Vec<(String, Option<u32>)> {
+    let entries = table.pairs::<Value, Value>().flatten();
+    let functions = entries.filter_map(|(key, value)| {
+        let line = value.as_function()?.info().line_defined.and_then(|line| u32::try_from(line).ok());
+        Some((key.as_string()?.to_string_lossy(), line))
+    });
+    let mut unknown: Vec<_> = functions.filter(|(name, _)| Hook::ALL.iter().all(|hook| hook.name() != name)).collect();
     unknown.sort();
     unknown
 }
@@ -331,7 +334,8 @@ impl Host {
     }
 }
 
-fn out_of_memory(error: &mlua::Error) -> bool {
+/// Whether an allocation failed.
+pub(crate) fn out_of_memory(error: &mlua::Error) -> bool {
     match error {
         mlua::Error::MemoryError(_) => true,
         mlua::Error::CallbackError { cause, .. } => out_of_memory(cause),
