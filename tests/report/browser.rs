@@ -163,7 +163,8 @@ impl Browser {
         let _ = timeout(Duration::from_secs(10), async { while let Some(Ok(_)) = self.socket.next().await {} }).await;
     }
 
-    async fn call(&mut self, method: &str, parameters: Value) -> Value {
+    /// Calls a method of the protocol, on the page once there is one.
+    pub(crate) async fn call(&mut self, method: &str, parameters: Value) -> Value {
         self.calls += 1;
         let id = self.calls;
         let mut call = json!({"id": id, "method": method, "params": parameters});
