@@ -32,7 +32,7 @@ impl Drop for Process {
 
 /// The browser, which ends with this, and its one page.
 pub(crate) struct Browser {
-    process: Process,
+    _process: Process,
     socket: WebSocketStream<TcpStream>,
     session: Option<String>,
     calls: u64,
@@ -79,8 +79,16 @@ impl Browser {
         let stream = TcpStream::connect(&host).await.unwrap();
         let (socket, _) = tokio_tungstenite::client_async(&address, stream).await.unwrap();
         let (complaints, requests) = (Vec::new(), Vec::new());
-        let mut browser =
-            Self { process, socket, session: None, calls: 0, complaints, requests, loaded: false, _profile: profile };
+        let mut browser = Self {
+            _process: process,
+            socket,
+            session: None,
+            calls: 0,
+            complaints,
+            requests,
+            loaded: false,
+            _profile: profile,
+        };
         let target = browser.call("Target.createTarget", json!({"url": "about:blank"})).await;
         let attach = json!({"targetId": target["targetId"], "flatten": true});
         let session = browser.call("Target.attachToTarget", attach).await;

@@ -95,11 +95,11 @@ fn flows(monoliths: usize) -> Vec<Flow> {
 
 fn row(at: u64, monoliths: usize) -> Row {
     let from = id((noise(at, 31).abs() * monoliths as f64) as usize);
-    let to = if at % 4 == 0 { from.clone() } else { id((noise(at, 37).abs() * monoliths as f64) as usize) };
+    let to = if at.is_multiple_of(4) { from.clone() } else { id((noise(at, 37).abs() * monoliths as f64) as usize) };
     Row {
-        decision: 1000 + at * 17 % 9001,
+        decision: 1000 + at * 7919 % 9001,
         at_s: at as f64 * 11.7,
-        hook: if at % 5 == 0 { "route" } else { "place" }.into(),
+        hook: if at.is_multiple_of(5) { "route" } else { "place" }.into(),
         room: if at == 3 { HOSTILE.into() } else { format!("room-{}", at * 7919 % 1000) },
         region: ["ams", "iad", "nrt"][at as usize % 3].into(),
         why: format!("least rooms in the region: {to} with {}", 20 + at % 30),

@@ -100,7 +100,7 @@ fn matrix(text: &mut String, hook: &str, flows: &[&Flow]) {
                 continue;
             }
             let to = title(&columns, column);
-            let heat = 6.0 + 46.0 * (*changed as f64 / most as f64).sqrt();
+            let heat = 6.0 + 38.0 * (*changed as f64 / most as f64).sqrt();
             let _ =
                 write!(text, "<td class=\"heat\" style=\"--heat:{heat:.0}%\" title=\"{} → {}", Text(&from), Text(&to));
             // Others are many, and no filter finds them.

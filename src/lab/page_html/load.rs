@@ -78,7 +78,7 @@ impl<'a> Load<'a> {
             "load",
             "Load over time",
             format!(
-                "{} on each Monolith. Point at a plot, or focus it and use the arrow keys, for values.",
+                "How many {} each Monolith has. Point at a plot, or focus it and use the arrow keys, for values.",
                 first.unit
             ),
         );

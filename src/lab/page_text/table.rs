@@ -84,15 +84,16 @@ impl Table {
                 if left == 0 {
                     break;
                 }
-                let shown = cut(&cell.text, columns[at].min(left));
-                let blank = " ".repeat(columns[at].saturating_sub(width(&shown)));
+                let column = columns[at].min(left);
+                let shown = cut(&cell.text, column);
+                let blank = " ".repeat(column.saturating_sub(width(&shown)));
                 let coloured = painted(&shown, cell.paint, terminal);
                 let _ = match (cell.right, last == Some(at)) {
                     (true, _) => write!(text, "  {blank}{coloured}"),
                     (false, true) => write!(text, "  {coloured}"),
                     (false, false) => write!(text, "  {coloured}{blank}"),
                 };
-                used += 2 + columns[at];
+                used += 2 + column;
             }
             text.push('\n');
         }
@@ -149,7 +150,7 @@ fn cut(text: &str, most: usize) -> String {
     shown
 }
 
-fn width(text: &str) -> usize {
+pub(super) fn width(text: &str) -> usize {
     text.chars().map(columns_of).sum()
 }
 
