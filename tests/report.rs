@@ -60,6 +60,9 @@ const CONTRAST: &str = r#"(() => {
   return { texts: found.length, worst: found.slice(0, 5), ground: getComputedStyle(document.body).backgroundColor };
 })()"#;
 
+/// Tables that are wider than their place.
+const CUT: &str = "[...document.querySelectorAll('.scroll')].filter((e) => e.scrollWidth > e.clientWidth + 1).map((e) => e.getAttribute('aria-label'))";
+
 #[tokio::test]
 #[ignore = "needs Chromium: .ci/run installs it and runs this"]
 async fn the_page_is_shown_as_it_should_be() {
@@ -284,8 +287,7 @@ async fn paper(browser: &mut Browser) {
     readable(browser, "paper").await;
     // Nothing is wider than a sheet of A4 without its margins (186 mm at 96 points an inch).
     browser.size(703, 1000).await;
-    let wide = "[...document.querySelectorAll('.scroll')].filter((e) => e.scrollWidth > e.clientWidth + 1).map((e) => e.getAttribute('aria-label'))";
-    assert_eq!(browser.eval(wide).await, json!([]), "a table is cut");
+    assert_eq!(browser.eval(CUT).await, json!([]));
     // The first sheets only: all of them are a very tall picture.
     let part = json!({"x": 0, "y": 0, "width": 703, "height": 2600});
     keep("report-print.png", browser.picture(Some(part)).await);
@@ -319,6 +321,11 @@ async fn others(browser: &mut Browser) {
             browser.eval("document.querySelector('.plot').scrollIntoView({block: 'center'})").await;
             browser.point(640.0, 450.0).await;
         }
+        browser.media("print", "light").await;
+        browser.size(703, 1000).await;
+        assert_eq!(browser.eval(CUT).await, json!([]), "{}", file.display());
+        browser.media("screen", "light").await;
+        browser.size(1280, 900).await;
         quiet(browser, &file.file_name().unwrap().to_string_lossy());
     }
 }
