@@ -15,6 +15,7 @@ mod logging;
 mod machine;
 mod offline;
 mod policy;
+pub mod progress;
 mod record;
 mod replay;
 mod run;
