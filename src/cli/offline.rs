@@ -7,6 +7,8 @@ use clap::{Args, ValueEnum};
 
 use crate::config::{self, Config};
 use crate::control::policies;
+use crate::lab::page::Page;
+use crate::lab::page_html;
 use crate::model::policy::Hook;
 use crate::policy::lua::Environment;
 
@@ -60,4 +62,11 @@ pub(super) fn environment(config: Option<&Path>) -> Result<Environment, String> 
 pub(super) fn hook(name: &str) -> Result<Hook, String> {
     let known = Hook::ALL.map(Hook::name).join(", ");
     Hook::ALL.into_iter().find(|hook| hook.name() == name).ok_or_else(|| format!("no such hook; give one of {known}"))
+}
+
+/// Writes a report as a page of its own, if one is wanted.
+pub(super) fn write_report(to: Option<&Path>, page: impl FnOnce() -> Page) -> Result<(), String> {
+    let Some(to) = to else { return Ok(()) };
+    let html = page_html::render(&page());
+    std::fs::write(to, html).map_err(|error| format!("{}: the report cannot be written: {error}", to.display()))
 }

@@ -1,17 +1,16 @@
 //! `usher simulate`: what policies would make of a scenario, or of the traffic of a trace, in virtual time.
 
-use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::{Map, Value as Json, json};
 
-use super::offline::Format;
+use super::offline::{Format, write_report};
+use super::progress::{self, Progress};
 use super::{BAD, GOOD, UNABLE};
 use crate::config::scenario;
 use crate::lab::page::{Page, Side};
-use crate::lab::{Simulated, Simulation};
+use crate::lab::{Simulated, Simulation, page_text};
 use crate::model::assertion::Assertion;
 use crate::policy::lua::Source;
 use crate::policy::shipped;
@@ -34,6 +33,9 @@ pub(super) struct SimulateArgs {
     /// How the result is printed
     #[arg(long, value_enum, default_value_t = Format::Pretty)]
     format: Format,
+    /// Also write a report: one HTML page that needs no network
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
 }
 
 pub(super) fn main(args: &SimulateArgs) -> u8 {
@@ -63,8 +65,11 @@ pub(super) fn main(args: &SimulateArgs) -> u8 {
         }
     }
     let page = simulation.page(&simulated, &args.asserts);
+    if let Err(error) = write_report(args.report.as_deref(), || page.clone()) {
+        return unable(error);
+    }
     match args.format {
-        Format::Pretty => print_pretty(&page),
+        Format::Pretty => print!("{}", page_text::render(&page, progress::terminal())),
         Format::Json => println!("{}", document(&page)),
     }
     for found in &simulated {
@@ -97,22 +102,9 @@ fn read(path: &Path, seed: Option<u64>) -> Result<Simulation, String> {
 
 /// Tries one policy, with progress on standard error if somebody looks at it.
 fn run(simulation: &Simulation, source: &Source) -> Result<Simulated, String> {
-    let shown = std::io::stderr().is_terminal();
-    let started = Instant::now();
-    let mut last = Instant::now();
-    let mut progress = |done: f64| {
-        if shown && last.elapsed() > Duration::from_millis(200) {
-            last = Instant::now();
-            eprint!("\r{}: {:3.0} % of {:?}", source.name, 100.0 * done, simulation.duration());
-            // Progress that cannot be shown is no reason to stop.
-            let _ = std::io::stderr().flush();
-        }
-    };
-    let found = simulation.run(source, &mut progress).map_err(|error| error.to_string());
-    if shown {
-        eprintln!("\r\x1b[2K{}: done in {:.1} s", source.name, started.elapsed().as_secs_f64());
-    }
-    found
+    let seconds = simulation.duration().as_secs_f64();
+    let mut progress = Progress::new("simulate", "seconds", Some(seconds as u64));
+    simulation.run(source, &mut |done| progress.at((done * seconds) as u64)).map_err(|error| error.to_string())
 }
 
 /// `{"policies":[{"policy","metrics":{},"assertions":[]}]}`
@@ -136,44 +128,4 @@ fn number(value: f64) -> Json {
 fn figures(side: &Side) -> impl Iterator<Item = (String, f64)> + '_ {
     let named = side.figures.iter().map(|(metric, value)| (metric.name().to_owned(), *value));
     named.chain(side.more.iter().cloned())
-}
-
-fn print_pretty(page: &Page) {
-    println!("{}", page.title);
-    for (name, value) in &page.facts {
-        println!("  {name}: {value}");
-    }
-    let names: Vec<String> =
-        page.sides.iter().flat_map(figures).map(|(name, _)| name).fold(Vec::new(), |mut all, name| {
-            if !all.contains(&name) {
-                all.push(name);
-            }
-            all
-        });
-    let width = |side: &Side| side.policy.chars().count().max(12);
-    let head: String = page.sides.iter().map(|side| format!("  {:>1$}", side.policy, width(side))).collect();
-    println!("\n{:<20}{head}", "");
-    for name in names {
-        let cells: String = (page.sides.iter())
-            .map(|side| {
-                let value = figures(side).find(|(other, _)| *other == name).map(|(_, value)| value);
-                format!("  {:>1$}", value.map_or_else(|| "-".into(), written), width(side))
-            })
-            .collect();
-        println!("{name:<20}{cells}");
-    }
-    for side in &page.sides {
-        for checked in &side.assertions {
-            println!("\n{} {}: {checked}", if checked.ok { "ok    " } else { "FAILED" }, side.policy);
-        }
-    }
-}
-
-/// A figure with as many digits as mean something.
-fn written(value: f64) -> String {
-    match value {
-        whole if whole.fract() == 0.0 => format!("{whole:.0}"),
-        large if large.abs() >= 100.0 => format!("{large:.1}"),
-        small => format!("{small:.3}"),
-    }
 }
