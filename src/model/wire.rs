@@ -240,6 +240,10 @@ impl Metadata {
         fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
             Deserialize::deserialize(from).map(Some)
         }
+        if !raw.trim_ascii_start().starts_with('{') {
+            // serde reads an array as the fields in their order, and the list of rooms would pass it on.
+            return Err(FrameError::Field { kind: "metadata", field: "object" });
+        }
         let fields: Fields<'_> = serde_json::from_str(raw).map_err(FrameError::json)?;
         let users_at = fields.users.map(|users| {
             let start = users.get().as_ptr() as usize - raw.as_ptr() as usize;
