@@ -12,7 +12,7 @@ const ENCODINGS: usize = 3;
 pub(super) fn is_disguised(path: &str) -> bool {
     // Nearly every path: no byte that could be part of a disguise, and another first letter.
     let plain = !path.bytes().any(|byte| matches!(byte, b'%' | b'\\' | b'.' | b';'));
-    if plain && !path.contains("//") && !path.starts_with("/_") {
+    if plain && !path.contains("//") && !path.starts_with("/_") && !path.starts_with('_') {
         return false;
     }
     let mut bytes = path.as_bytes().to_vec();
@@ -94,6 +94,7 @@ mod tests {
             "/_usher%20/v1",
             "/_usher%00/v1",
             "/_usher;a=b/v1",
+            "_usher/v1",
             "/\\_usher\\v1",
             "/x\\..\\_usher",
         ] {

@@ -281,11 +281,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientTask<S> {
     /// Something came from the client.
     fn message(&mut self, message: Option<Result<Message, WsError>>, timer: Pin<&mut Sleep>) -> Result<(), End> {
         self.silent = 0;
-        if matches!(self.phase, Phase::AwaitingAuth(_)) && timer.deadline() <= Instant::now() {
-            // The timer has no turn while frames that are no auth keep coming.
-            count(&self.counters().unauthenticated);
-            return Err(End::Close(CloseCode::MISSING_TOKEN));
-        }
         let message = match message {
             Some(Ok(message)) => message,
             Some(Err(error)) => return Err(end_of(&error)),

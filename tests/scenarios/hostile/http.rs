@@ -99,6 +99,25 @@ async fn the_host_of_an_absolute_target_wins_and_a_target_that_is_only_a_host_is
 }
 
 #[tokio::test]
+async fn an_upgrade_to_http2_opens_no_tunnel() {
+    let stage = Stage::start(|_| {}).await;
+    for protocols in ["h2c", "websocket, h2c"] {
+        let request = format!(
+            "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: {protocols}\r\n\
+             HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\nGET /hidden HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        );
+        let answer = spoken(stage.balancer.addr(), request.as_bytes()).await;
+        assert!(statuses(&answer).iter().all(|status| *status != 101), "{answer}");
+    }
+    for request in stage.a.requests() {
+        let hop = |(name, _): &(String, String)| ["upgrade", "http2-settings"].contains(&name.as_str());
+        assert!(!request.headers.iter().any(hop), "{request:?}");
+    }
+    assert_eq!(stage.a.look(|state| state.http_count()), 4, "each was read as a request of its own");
+    stage.end().await;
+}
+
+#[tokio::test]
 async fn a_head_that_is_too_much_is_refused_and_costs_nobody() {
     let mut stage = Stage::start(|_| {}).await;
     let addr = stage.balancer.addr();

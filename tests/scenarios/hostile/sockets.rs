@@ -120,43 +120,32 @@ async fn no_extension_and_no_protocol_is_ever_agreed_on() {
 
 #[tokio::test]
 async fn a_client_that_only_sends_pings_is_read_no_faster_than_it_reads() {
-    const MOST: usize = 96 << 20;
-    let mut stage = Stage::start(|config| config.heartbeat.interval = Duration::from_secs(3)).await;
+    const MOST: usize = 48 << 20;
+    let mut stage = Stage::start(|config| config.heartbeat.interval = Duration::from_secs(60)).await;
     let mut socket = RawSocket::join(stage.balancer.addr(), "x", "flood").await.unwrap();
     holds(&stage.a, |state| state.members("x").len() == 1).await;
     let pings = frame(true, 0, 9, &[b'x'; 125]).repeat(1000);
     let mut sent = 0;
-    let flood = async {
-        // What it has to read piles up until the buffers of the kernel are full; then its pings are not read any more, and
-        // in the end it counts as gone.
-        while sent < MOST && socket.send_bytes(&pings).await.is_ok() {
-            sent += pings.len();
-        }
-    };
-    assert!(timeout(SOON * 3, flood).await.is_ok(), "{sent} bytes were taken, and it was not given up");
-    assert!(sent < MOST, "{sent} bytes of pings were taken from a client that reads nothing");
-    holds(&stage.a, |state| state.members("x").is_empty()).await;
+    // What it has to read piles up until the buffers of the kernel are full; from then on its pings are not read either.
+    while let Ok(Ok(())) = timeout(Duration::from_secs(3), socket.send_bytes(&pings)).await {
+        sent += pings.len();
+        assert!(sent < MOST, "{sent} bytes of pings were taken from a client that reads nothing");
+    }
     stage.unharmed().await;
+    drop(socket);
+    holds(&stage.a, |state| state.members("x").is_empty()).await;
     stage.end().await;
 }
 
 #[tokio::test]
-async fn pings_and_empty_pieces_put_off_no_deadline() {
+async fn a_flood_of_frames_that_are_no_auth_puts_off_no_deadline() {
     let mut stage = Stage::start(|config| config.timeouts.auth = Duration::from_millis(400)).await;
-    for bytes in [frame(true, 0, 9, b"x"), frame(true, 0, 10, b"")] {
+    for bytes in [frame(true, 0, 10, b""), frame(true, 0, 10, &[b'x'; 125])] {
         let mut socket = RawSocket::connect(stage.balancer.addr(), "/api/room/x", &[]).await.unwrap();
-        let began = Instant::now();
-        let many = bytes.repeat(20);
-        let closed = loop {
-            let _ = socket.send_bytes(&many).await;
-            match socket.read(Duration::from_millis(50)).await {
-                Ok(frame) if frame.opcode == 8 => break frame.close_code(),
-                Err(error) if error.kind() != std::io::ErrorKind::TimedOut => break None,
-                _ => assert!(began.elapsed() < SOON, "still open"),
-            }
-        };
-        // The close frame can be lost behind what was sent and never read.
-        assert!(closed.is_none_or(|code| code == 4004), "{closed:?}");
+        let (began, many) = (Instant::now(), bytes.repeat(20_000));
+        while socket.send_bytes(&many).await.is_ok() {
+            assert!(began.elapsed() < SOON, "still open");
+        }
     }
     assert!(stage.a.joins().iter().all(|join| join.room != "x"));
     stage.unharmed().await;
