@@ -150,6 +150,11 @@ fn config_nested_without_end() {
     }
     let keys = "a.".repeat(50_000) + "b = 1";
     load(Some(keys.as_bytes()), Vec::new(), "usher.toml");
+    for depth in [30, 1000, 40_000] {
+        load(None, vec![(format!("USHER_{}B", "A__".repeat(depth)), "1".to_owned())], "");
+    }
+    load(None, vec![(format!("USHER_{}", "A".repeat(100_000)), "1".to_owned())], "");
+    load(Some(format!("{} = 1", "a".repeat(100_000)).as_bytes()), Vec::new(), "usher.toml");
     load(Some(format!("[{}", &keys[..keys.len() - 4]).as_bytes()), Vec::new(), "usher.toml");
 }
 
