@@ -1,6 +1,7 @@
 //! Health, readiness, metrics, state, event stream and policy control over HTTP.
 
 mod api;
+mod disguise;
 mod metrics;
 mod moves;
 mod policy;
@@ -76,6 +77,14 @@ pub enum Owner {
     Stream,
     /// Not the balancer's own.
     Front,
+    /// A path of the balancer's own in another spelling: answered with 404 by whoever reads it first, so that no
+    /// Monolith sees what was meant for the balancer, or the key that came with it.
+    Disguised,
+}
+
+/// What anybody may read.
+fn is_open(path: &str) -> bool {
+    matches!(path.trim_end_matches('/'), "/api/status" | "/api/status/metrics" | "/_usher/ready")
 }
 
 /// Whose a path is. `/api/status` is answered wherever it is asked.
@@ -85,6 +94,7 @@ pub fn owner(path: &str) -> Owner {
         _ => match path.trim_end_matches('/') {
             "/api/status" | "/api/status/metrics" | "/api/state" | "/api/balancing" | "/_usher" => Owner::Admin,
             path if path.starts_with("/_usher/") => Owner::Admin,
+            _ if disguise::is_disguised(path) => Owner::Disguised,
             _ => Owner::Front,
         },
     }
@@ -146,6 +156,17 @@ impl Admin {
             _ => b"",
         };
         if !expected.is_empty() && bool::from(expected.ct_eq(given)) { Ok(()) } else { Err(AdminError::unauthorized()) }
+    }
+
+    /// Whether the body of this request is to be read before [`Self::answer`]: not where nobody looks at it.
+    ///
+    /// # Errors
+    /// If whoever asks needs a key and has none: then nothing more is read from them.
+    pub fn wants_body(&self, path: &str, headers: &HeaderMap) -> Result<bool, AdminError> {
+        if is_open(path) {
+            return Ok(false);
+        }
+        self.authorize(headers).map(|()| true)
     }
 
     async fn route(&self, request: &AdminRequest<'_>) -> Result<Response<Bytes>, AdminError> {

@@ -32,6 +32,12 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut socket: WebSocketStrea
             },
             message = socket.next() => match message {
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return,
+                // Its answer goes out before more is read: the answers to one that only sends would pile up.
+                Some(Ok(Message::Ping(_))) => {
+                    if !matches!(tokio::time::timeout(PATIENCE, socket.flush()).await, Ok(Ok(()))) {
+                        return;
+                    }
+                }
                 Some(Ok(_)) => {}
             },
         }

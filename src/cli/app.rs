@@ -274,7 +274,7 @@ impl Handler for Dispatch {
         let open = request.uri().path().trim_end_matches('/') == "/api/status";
         match (owner, self.scope) {
             (Owner::Front, Scope::Both | Scope::Front) => self.front.handle(request, peer).await,
-            (Owner::Front, Scope::Admin) => Refusal::NotFound.response(),
+            (Owner::Front | Owner::Disguised, Scope::Admin) | (Owner::Disguised, _) => Refusal::NotFound.response(),
             (Owner::Admin | Owner::Stream, Scope::Front) if !open => Refusal::NotFound.response(),
             (Owner::Admin, _) => self.own(request).await,
             (Owner::Stream, _) => self.stream(request),
@@ -285,10 +285,14 @@ impl Handler for Dispatch {
 impl Dispatch {
     async fn own(&self, request: Request<Incoming>) -> Response<Body> {
         let (parts, body) = request.into_parts();
-        let Ok(body) = Limited::new(body, admin::BODY_LIMIT).collect().await else {
-            return Refusal::TooLarge.response();
+        let body = match self.admin.wants_body(parts.uri.path(), &parts.headers) {
+            Err(error) => return error.response().map(Body::Full),
+            Ok(false) => bytes::Bytes::new(),
+            Ok(true) => match Limited::new(body, admin::BODY_LIMIT).collect().await {
+                Ok(body) => body.to_bytes(),
+                Err(_) => return Refusal::TooLarge.response(),
+            },
         };
-        let body = body.to_bytes();
         let request = AdminRequest {
             method: &parts.method,
             path: parts.uri.path(),

@@ -8,6 +8,10 @@ use super::tree::{self, Node, Table, Value};
 /// In rising precedence.
 const PREFIXES: [&str; 2] = ["BALANCER_", "USHER_"];
 
+/// The most levels that the name of a variable may have. The file's own parser bounds its nesting, too: whoever walks a
+/// tree goes down as deep as it is.
+const DEEPEST: usize = 32;
+
 /// Lays the variables over the tree, and says which were ignored.
 ///
 /// Tables are merged key by key. `FLY_REGION` wins over `region` from anywhere. A variable that chooses another
@@ -26,7 +30,7 @@ pub(super) fn overlay(root: &mut Table, environment: &[(String, String)]) -> Vec
                 let message = "looks like what Kubernetes injects for a Service of this name: ignored \
                                (enableServiceLinks: false in the pod keeps it away)";
                 warnings.push(Problem { place, key, message: message.into() });
-            } else if path.iter().any(|part| part.is_empty()) {
+            } else if path.len() > DEEPEST || path.iter().any(|part| part.is_empty()) {
                 let message = "names no key: ignored; nested keys are written as in USHER_POLICY__FILE";
                 warnings.push(Problem { place, key, message: message.into() });
             } else {

@@ -57,12 +57,17 @@ impl Walk {
     }
 }
 
+/// The longest key that others are guessed for, in bytes.
+const LONGEST_GUESS: usize = 64;
+
 /// The nearest known key of the same section; else the same name in another one (a key that lacks its section may be
 /// misspelled as well); else all that is known there.
 fn suggestion(unknown: &str, known: &BTreeSet<String>) -> String {
     let (section, name) = split(unknown);
     let allowed = (name.chars().count() / 3).max(1);
-    let close = |key: &&String| strsim::damerau_levenshtein(split(key).1, name) <= allowed;
+    // Nobody misspells a key to this length, and a comparison takes time with the square of it.
+    let comparable = name.len() <= LONGEST_GUESS;
+    let close = |key: &&String| comparable && strsim::damerau_levenshtein(split(key).1, name) <= allowed;
     let distance = |key: &&String| {
         let (its_section, its_name) = split(key);
         // Of two names at one distance, swapped letters are likelier than a wrong one.

@@ -106,6 +106,10 @@ impl FrontDoor {
         if request.method() == Method::CONNECT {
             return Err(Refusal::MethodNotAllowed("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
         }
+        if request.uri().authority().is_some() && request.uri().scheme().is_none() {
+            // A target such as `host:80` is for CONNECT only (RFC 9112 section 3.2.3); it would replace `Host`.
+            return Err(Refusal::BadRequest);
+        }
         if request.version() == Version::HTTP_11 && !request.headers().contains_key(HOST) {
             // RFC 9112 section 3.2: whoever reads it next might take another host for granted than we do.
             return Err(Refusal::BadRequest);

@@ -82,7 +82,8 @@ pub fn to_client_upgrade(headers: &mut HeaderMap) {
 }
 
 /// Whether a request asks for another protocol. `Connection: upgrade` alone is a plain request, and so is `Upgrade`
-/// alone, and either over HTTP/2 or HTTP/1.0.
+/// alone, and either over HTTP/2 or HTTP/1.0. So is one that asks for HTTP/2 (RFC 9113 has given that upgrade up): in a
+/// tunnel it would be requests that nobody here has read.
 pub fn wants_upgrade<B>(request: &Request<B>) -> bool {
     request.version() == Version::HTTP_11
         && request.headers().contains_key(UPGRADE)
@@ -92,6 +93,14 @@ pub fn wants_upgrade<B>(request: &Request<B>) -> bool {
             .iter()
             .flat_map(tokens)
             .any(|token| token.eq_ignore_ascii_case("upgrade"))
+        && !request.headers().get_all(UPGRADE).iter().any(may_be_http)
+}
+
+fn may_be_http(protocols: &HeaderValue) -> bool {
+    let starts_with =
+        |token: &str, start: &str| token.get(..start.len()).is_some_and(|s| s.eq_ignore_ascii_case(start));
+    // What cannot be read here, a Monolith might read as one of them.
+    protocols.to_str().is_err() || tokens(protocols).any(|token| starts_with(token, "h2") || starts_with(token, "http"))
 }
 
 /// Whether this peer's word about whom it speaks for is believed.

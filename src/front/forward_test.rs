@@ -163,6 +163,10 @@ fn an_upgrade_needs_both_fields_and_http11() {
     ] {
         assert_eq!(wants_upgrade(&request("/", version, fields)), wants, "{version:?} {fields:?}");
     }
+    for protocols in ["h2c", "H2C", "h2c-14", "HTTP/2.0", "websocket, h2c", "websocket,HTTP/2", "x, \u{e9}"] {
+        let fields = [("connection", "upgrade"), ("upgrade", protocols)];
+        assert!(!wants_upgrade(&request("/", Version::HTTP_11, &fields)), "{protocols}");
+    }
     let mut upgrade = request("/", Version::HTTP_11, &both);
     to_upstream_upgrade(&mut upgrade, &peer("9.9.9.9:1"), &[]);
     assert_eq!(upgrade.headers()["connection"], "upgrade");

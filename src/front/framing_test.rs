@@ -97,6 +97,35 @@ fn every_smuggling_attempt_is_refused() {
     }
 }
 
+/// The files of `tests/corpus/http`, whose names say what becomes of them.
+fn corpus() -> Vec<(String, Vec<u8>)> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/http");
+    let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let name = |path: &std::path::Path| path.file_name().unwrap().to_string_lossy().into_owned();
+    let mut found: Vec<_> = paths.map(|path| (name(&path), std::fs::read(&path).unwrap())).collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn the_corpus_is_judged_as_its_names_say() {
+    let corpus = corpus();
+    assert!(corpus.len() > 30, "only {} files", corpus.len());
+    for (name, bytes) in corpus {
+        let (violation, complete) = verdict(&bytes, &[]);
+        match name.split_once('-').map(|(what, _)| what) {
+            Some("refuse") => {
+                // Before the request that is hidden behind it.
+                let hidden = bytes.windows(9).position(|part| part == b"/smuggled").unwrap_or(bytes.len());
+                assert!(violation.is_some_and(|at| at < hidden), "{name}: {violation:?}");
+            }
+            Some("accept") => assert_eq!((violation, complete), (None, true), "{name}"),
+            _ => panic!("{name} says neither refuse- nor accept-"),
+        }
+        assert_eq!(verdict(&bytes, &vec![1; bytes.len()]), (violation, complete), "{name}");
+    }
+}
+
 #[test]
 fn one_byte_at_a_time_gives_the_same_verdict() {
     for bytes in VALID.iter().chain(REFUSED) {

@@ -191,7 +191,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientTask<S> {
                     self.pending = None;
                     self.sent(sent)
                 }
-                message = self.socket.next(), if self.pending.is_none() => self.message(message, timer.as_mut()),
+                message = self.socket.next(), if self.pending.is_none() => {
+                    let ping = matches!(message, Some(Ok(Message::Ping(_))));
+                    match self.message(message, timer.as_mut()) {
+                        // Its answer goes out before more is read: the answers to a client that only sends would pile up.
+                        Ok(()) if ping => self.flush().await,
+                        step => step,
+                    }
+                }
                 () = &mut timer => self.time(timer.as_mut()).await,
             };
             if let Err(end) = step {

@@ -55,10 +55,14 @@ pub(super) struct Session {
     drain: Duration,
     heartbeat: Heart,
     stats: Arc<LinkStats>,
+    /// Pings of the Monolith since the last beat.
+    pings: u32,
     /// Lifecycle events of the frame at hand; they are sent before the next one is read.
     events: VecDeque<Event>,
 }
 
+/// Pings that a Monolith may send between two of our heartbeats. The real one sends none.
+const PINGS: u32 = 1000;
 /// How long the close handshake of a link may take.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -87,6 +91,7 @@ impl Session {
             drain: settings.timeouts.drain,
             heartbeat: Heart::new(settings.heartbeat.interval, settings.heartbeat.missed),
             stats,
+            pings: 0,
             events: VecDeque::new(),
         };
         (session, inbox)
@@ -231,7 +236,14 @@ impl Session {
                 info!(monolith = %self.init.id, ?code, "monolith closes its link");
                 return Err(End::Lost("closed by the monolith"));
             }
-            Message::Ping(_) | Message::Frame(_) => {}
+            // The answers wait in the socket, outside of every bound, for one that sends and does not read.
+            Message::Ping(_) => {
+                self.pings += 1;
+                if self.pings > PINGS {
+                    return Err(End::Lost("floods pings"));
+                }
+            }
+            Message::Frame(_) => {}
         }
         Ok(())
     }
@@ -411,6 +423,7 @@ impl Session {
     }
 
     fn beat(&mut self) -> Result<(), End> {
+        self.pings = 0;
         match self.heartbeat.beat() {
             Beat::Fine => {}
             Beat::Suspect => {

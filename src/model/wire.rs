@@ -214,7 +214,9 @@ impl Metadata {
                 to.push_str(&self.raw[at.end..]);
             }
             None => {
-                let open = self.raw.trim_end().trim_end_matches('}').trim_end();
+                // One brace only: what stands before it may be the end of a nested object.
+                let object = self.raw.trim_end();
+                let open = object.strip_suffix('}').unwrap_or(object).trim_end();
                 to.push_str(open);
                 let comma = if open.ends_with('{') { "" } else { "," };
                 let _ = write!(to, "{comma}\"users\":{users}}}");
@@ -231,8 +233,16 @@ impl Metadata {
             visibility: Option<&'a RawValue>,
             #[serde(borrow, default, rename = "isTemporary")]
             temporary: Option<&'a RawValue>,
-            #[serde(borrow, default)]
+            #[serde(borrow, default, deserialize_with = "present")]
             users: Option<&'a RawValue>,
+        }
+        // A null has a place too: with a second key beside it, readers could differ in which one counts.
+        fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
+            Deserialize::deserialize(from).map(Some)
+        }
+        if !raw.trim_ascii_start().starts_with('{') {
+            // serde reads an array as the fields in their order, and the list of rooms would pass it on.
+            return Err(FrameError::Field { kind: "metadata", field: "object" });
         }
         let fields: Fields<'_> = serde_json::from_str(raw).map_err(FrameError::json)?;
         let users_at = fields.users.map(|users| {
@@ -355,9 +365,12 @@ impl<'a> Payload<'a> {
                     .ok()
                     .filter(|port| *port != 0)
                     .ok_or(FrameError::Field { kind: "init", field: "port" })?,
-                region: Region::from(&*text(self.region, "init", "region")?),
+                region: Some(text(self.region, "init", "region")?)
+                    .filter(|region| is_name(region))
+                    .map(|region| Region::from(&*region))
+                    .ok_or(FrameError::Field { kind: "init", field: "region" })?,
                 id: Some(text(self.id, "init", "id")?)
-                    .filter(|id| !id.is_empty())
+                    .filter(|id| !id.is_empty() && is_name(id))
                     .map(|id| MonolithId::from(&*id))
                     .ok_or(FrameError::Field { kind: "init", field: "id" })?,
                 token: self.token.and_then(|token| serde_json::from_str(token.get()).ok()),
@@ -365,6 +378,14 @@ impl<'a> Payload<'a> {
             _ => FromMonolith::Unknown,
         })
     }
+}
+
+/// The longest id and the longest region of a Monolith, in bytes.
+const LONGEST_NAME: usize = 128;
+
+/// Whether a text can stand in every log line, metric and header that names a Monolith or its region.
+fn is_name(text: &str) -> bool {
+    text.len() <= LONGEST_NAME && !text.chars().any(char::is_control)
 }
 
 fn required<'a>(
@@ -531,12 +552,16 @@ pub fn is_object(text: &str) -> bool {
     text.trim_ascii_start().starts_with('{') && serde_json::from_str::<IgnoredAny>(text).is_ok()
 }
 
+/// The longest token that a client may bring, in bytes: as long as a browser's cookie. Tokens wait with their clients for
+/// a room, and travel in lifecycle frames that nothing holds back, so their number is not their only bound.
+pub const LONGEST_TOKEN: usize = 4 << 10;
+
 /// What a client's first frame amounts to.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Hello {
     /// It brought a token.
     Auth(Box<str>),
-    /// It did something else first, or brought no token that is a string.
+    /// It did something else first, or brought no token that is a string of a length from 1 to [`LONGEST_TOKEN`].
     NoToken,
     /// It does not speak JSON.
     NotJson,
@@ -547,7 +572,9 @@ impl Hello {
     pub fn parse(text: &str) -> Self {
         let Ok(value) = serde_json::from_str::<serde_json::Value>(text) else { return Self::NotJson };
         let token = value.get("token").and_then(serde_json::Value::as_str).unwrap_or_default();
-        if value.get("action").and_then(serde_json::Value::as_str) == Some("auth") && !token.is_empty() {
+        if value.get("action").and_then(serde_json::Value::as_str) == Some("auth")
+            && (1..=LONGEST_TOKEN).contains(&token.len())
+        {
             Self::Auth(token.into())
         } else {
             Self::NoToken

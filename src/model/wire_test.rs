@@ -54,9 +54,13 @@ fn metadata_is_verbatim_but_for_users() {
     let mut out = String::new();
     report.metadata.write_with_users(10, &mut out);
     assert_eq!(out, raw.replace("3 ,", "10 ,"));
-    for (bare, expected) in
-        [(r#"{"name":"a"}"#, r#"{"name":"a","users":4}"#), ("{\"name\":\"a\" }", "{\"name\":\"a\",\"users\":4}")]
-    {
+    for (bare, expected) in [
+        (r#"{"name":"a"}"#, r#"{"name":"a","users":4}"#),
+        ("{\"name\":\"a\" }", "{\"name\":\"a\",\"users\":4}"),
+        (r#"{"name":"a","x":{"y":{}}}"#, r#"{"name":"a","x":{"y":{}},"users":4}"#),
+        (r#"{"name":"a","x":"}}" }"#, r#"{"name":"a","x":"}}","users":4}"#),
+        (r#"{"users":null,"name":"a"}"#, r#"{"users":4,"name":"a"}"#),
+    ] {
         let mut out = String::new();
         Metadata::parse(bare).unwrap().1.write_with_users(4, &mut out);
         assert_eq!(out, expected);
@@ -99,6 +103,36 @@ fn gossip_reads_what_changed_and_skips_what_is_malformed() {
         let (good, skipped) = reports(&gossip(&format!("{a},{bad},{b}")), &[]);
         assert_eq!((good.len(), skipped), (2, 1), "{bad}");
     }
+}
+
+#[test]
+fn metadata_is_an_object_and_nothing_that_reads_like_one() {
+    for bad in [r#"["a"]"#, r#"["a",null,null,3]"#, r#""a""#, "null", r#"{"name":"a","users":1,"users":2}"#] {
+        assert!(Metadata::parse(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn what_names_a_monolith_is_short_and_printable() {
+    let init = |region: &str, id: &str| {
+        let payload = serde_json::json!({"port": 1, "region": region, "id": id});
+        Frame::parse(&format!(r#"{{"type":"init","payload":{payload}}}"#)).is_ok()
+    };
+    let longest = "x".repeat(LONGEST_NAME);
+    assert!(init("ewr", "m") && init("", "m") && init(&longest, &longest) && init("é", "é"));
+    let longer = "x".repeat(LONGEST_NAME + 1);
+    for (region, id) in
+        [("ewr", ""), ("ewr", &*longer), (&*longer, "m"), ("a\nb", "m"), ("ewr", "\u{1b}[2J"), ("\0", "m")]
+    {
+        assert!(!init(region, id), "{region:?} {id:?}");
+    }
+}
+
+#[test]
+fn a_token_has_a_longest_length() {
+    let hello = |length| Hello::parse(&format!(r#"{{"action":"auth","token":"{}"}}"#, "t".repeat(length)));
+    assert!(matches!(hello(LONGEST_TOKEN), Hello::Auth(_)));
+    assert_eq!(hello(LONGEST_TOKEN + 1), Hello::NoToken);
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod creation;
 mod duplicates;
 mod ghosts;
 mod harness;
+mod hostile;
 mod links;
 mod loss;
 mod moves;

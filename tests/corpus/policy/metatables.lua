@@ -1,0 +1,1 @@
+return setmetatable({ name = "p" }, { __index = function(t, k) return t[k] end })
