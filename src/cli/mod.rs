@@ -5,6 +5,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod activation;
 pub mod app;
 mod bench;
 mod check;
@@ -13,10 +14,13 @@ mod eval;
 mod init;
 mod logging;
 mod machine;
+mod notify;
 mod offline;
 mod policy;
 mod run;
+mod sockets;
 mod steer;
+mod takeover;
 mod test;
 
 use std::path::PathBuf;
