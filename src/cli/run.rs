@@ -164,12 +164,7 @@ async fn run(loaded: Loaded, request: config::Request, passed: Passed, takeover:
     }
 }
 
-async fn start(
-    loaded: Loaded,
-    request: config::Request,
-    passed: Passed,
-    takeover: bool,
-) -> Result<Running, RunError> {
+async fn start(loaded: Loaded, request: config::Request, passed: Passed, takeover: bool) -> Result<Running, RunError> {
     let sockets = Sockets::gather(&loaded.config, passed, takeover).await?;
     let shareable = sockets.share();
     let Sockets { main: listener, admin: admin_listener, predecessor, .. } = sockets;

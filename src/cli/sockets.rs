@@ -105,7 +105,8 @@ impl Sockets {
             return Ok(None);
         };
         info!(pid = offered.pid, linked = offered.linked, "taking over from the usher that runs");
-        let take = |socket| Listener::from_std(socket).map_err(|error| SocketError::Io("a passed socket".into(), error));
+        let take =
+            |socket| Listener::from_std(socket).map_err(|error| SocketError::Io("a passed socket".into(), error));
         if main.is_none() {
             let taken = take(offered.main)?;
             if taken.addr().port() != port {
@@ -173,7 +174,10 @@ async fn in_use(what: &str, error: io::Error, path: Option<&Path>, takeover: boo
     let other = takeover::find(path).await;
     SocketError::InUse(match (takeover, other) {
         (false, Ok(Some(other))) => {
-            format!("cannot start on {what}: an usher runs there ({}); `usher run --takeover` replaces it", other.name())
+            format!(
+                "cannot start on {what}: an usher runs there ({}); `usher run --takeover` replaces it",
+                other.name()
+            )
         }
         (true, Ok(None)) => format!(
             "cannot start on {what}: {error}, and no usher listens at {}; if one runs, its `takeover` names another path",

@@ -410,7 +410,8 @@ fn load_looks_in_the_documented_places() {
 fn a_reload_names_what_needs_a_restart() {
     let old = Config::default();
     assert!(old.reload_diff(&usher("timeouts.auth = '1s'\napi_key = 'x'\npolicy.file = 'random'").config()).is_empty());
-    let new = usher("port = 1\nregion = 'x'\nadmin_listen = '[::]:9'\nlimits.clients = 1\ntakeover = ''\npolicy.history = 1");
+    let new =
+        usher("port = 1\nregion = 'x'\nadmin_listen = '[::]:9'\nlimits.clients = 1\ntakeover = ''\npolicy.history = 1");
     let expected = ["port", "admin_listen", "takeover", "region", "limits.clients", "policy.history"];
     assert_eq!(old.reload_diff(&new.config()), expected);
 }

@@ -149,4 +149,36 @@ mod tests {
         closing.await.unwrap();
         assert!(clients.is_empty());
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn closes_are_spread_evenly_and_not_in_step() {
+        let clients = Arc::new(Clients::default());
+        let sockets: Vec<_> = (0..100).map(|_| inbox()).collect();
+        let places: Vec<_> = (1..)
+            .zip(&sockets)
+            .map(|(number, inbox)| clients.register(ClientId::from_u128(number << 64), inbox.clone(), 100).unwrap())
+            .collect();
+        let closing = tokio::spawn({
+            let clients = clients.clone();
+            async move { clients.close_all(CloseCode::RESTART, Duration::from_secs(100)).await }
+        });
+        let mut open: Vec<_> = sockets.iter().collect();
+        let mut offsets = std::collections::BTreeSet::new();
+        for second in 0..100 {
+            let before = open.len();
+            for step in 0..10 {
+                let count = open.len();
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                open.retain(|inbox| inbox.try_next().is_none());
+                if open.len() < count {
+                    offsets.insert(step);
+                }
+            }
+            // A close on the border of two seconds may be seen in either.
+            assert!(before - open.len() <= 2, "{} in second {second}", before - open.len());
+        }
+        assert!(offsets.len() > 3, "in step: {offsets:?}");
+        drop(places);
+        closing.await.unwrap();
+    }
 }

@@ -27,3 +27,4 @@ mod policy_trials;
 mod process;
 mod room_list;
 mod stopping;
+mod takeover;

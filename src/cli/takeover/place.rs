@@ -108,7 +108,8 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     // A sticky folder, such as /tmp, lets nobody remove or rename the files of others.
     let open = found.mode() & 0o002 != 0 && found.mode() & 0o1000 == 0;
     if open || (owner != mine && owner != 0) {
-        let message = format!("others may write to {}; write a path in a folder of this user's alone", folder.display());
+        let message =
+            format!("others may write to {}; write a path in a folder of this user's alone", folder.display());
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
     }
     Ok(())
