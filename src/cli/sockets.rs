@@ -158,7 +158,8 @@ impl Shareable {
         match published {
             Ok(published) => Some(Incumbent::new(published, self.shared)),
             Err(error) => {
-                warn!(path = %self.path.display(), %error, "no takeover of this usher will be possible");
+                let path = self.path.display();
+                warn!(%path, %error, "no takeover of this usher will be possible; set `takeover` to another path, or to \"\"");
                 None
             }
         }
