@@ -54,7 +54,7 @@ pub(super) enum Message {
 pub(super) struct Wire {
     stream: UnixStream,
     unread: Vec<u8>,
-    /// Sockets that came with bytes of a message that is not complete yet.
+    /// Sockets that came with bytes that are not a whole message yet.
     sockets: Vec<OwnedFd>,
 }
 
@@ -112,7 +112,12 @@ impl Wire {
             if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.unread.drain(..=end).collect();
                 let message = serde_json::from_slice(&line)?;
-                return Ok(Some((message, std::mem::take(&mut self.sockets))));
+                // They may be read with the end of the message before the one they belong to.
+                let sockets = match message {
+                    Message::Offer { .. } => std::mem::take(&mut self.sockets),
+                    _ => Vec::new(),
+                };
+                return Ok(Some((message, sockets)));
             }
             if self.unread.len() > LONGEST {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "a message without an end"));
