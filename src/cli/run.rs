@@ -202,7 +202,11 @@ async fn ready(app: &App, linked: usize) -> Result<(), String> {
             return Ok(());
         }
         if took > READY_WITHIN {
-            return Err(format!("this process is not ready after {} s: no Monolith is linked", READY_WITHIN.as_secs()));
+            let missing = match now {
+                0 => "no Monolith is linked",
+                _ => "not every Monolith has said what it has",
+            };
+            return Err(format!("this process is not ready after {} s: {missing}", READY_WITHIN.as_secs()));
         }
         tokio::time::sleep(LOOK).await;
     }

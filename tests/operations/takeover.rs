@@ -252,6 +252,50 @@ async fn one_that_cannot_serve_replaces_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_replaced_says_so_and_a_stop_cuts_the_rest_short() {
+    let (_world, monoliths) = fleet().await;
+    let folder = TempDir::new().unwrap();
+    let text = format!("{}[timeouts]\ntakeover = \"1h\"\nshutdown = \"200ms\"\n", config(&monoliths));
+    let old = Process::with_file(folder.path(), "usher.toml", &text, &[]).await;
+    old.ready().await;
+    let mut clients = Vec::new();
+    for number in 0..4 {
+        let mut client = Client::join(old.addr, &format!("room-{number}"), "token").await.unwrap();
+        client.synced(SOON).await.unwrap();
+        clients.push(client);
+    }
+    let stream = TokioIo::new(TcpStream::connect(old.addr).await.unwrap());
+    let (mut kept, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let mut ask = async || {
+        let request =
+            hyper::Request::get("/_usher/ready").header("host", "x").body(Empty::<bytes::Bytes>::new()).unwrap();
+        let (head, body) = kept.send_request(request).await.unwrap().into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        (head.status.as_u16(), String::from_utf8_lossy(&body).into_owned())
+    };
+    assert_eq!(ask().await.0, 200);
+    let mut new = successor(folder.path(), old.addr, &[]);
+    assert_eq!(new.accepts().await, None, "{}", new.log());
+    old.says("another usher has taken over").await;
+    // The first client is closed at once, and the others have an hour.
+    let (status, said) = ask().await;
+    assert!(status == 503 && said.contains("draining: taken over by another usher"), "{said}");
+    new.ready().await;
+    let (code, log) = old.terminate().await;
+    assert_eq!(code, Some(0), "{log}");
+    let mut codes = Vec::new();
+    for client in &mut clients {
+        codes.push(client.closed(SOON).await.unwrap().code);
+    }
+    codes.sort_unstable();
+    assert_eq!(codes, [1001, 1001, 1001, 1012]);
+    driver.abort();
+    assert_eq!(new.terminate().await.0, Some(0));
+    no_harm(&monoliths);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_socket_that_was_left_behind_is_in_nobodys_way() {
     let (_world, monoliths) = fleet().await;
     let folder = TempDir::new().unwrap();
