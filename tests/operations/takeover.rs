@@ -153,6 +153,8 @@ async fn a_takeover_under_traffic_refuses_nobody_and_closes_each_client_once() {
     assert!(log.contains("another usher has taken over"), "{log}");
     new.says("taken over: the usher that ran closes its clients").await;
     eventually("all are back", async || (joined.load(Relaxed) == 48).then_some(())).await;
+    let members = || monoliths.iter().map(|monolith| monolith.look(|state| state.client_count())).sum::<usize>();
+    eventually("each is there once", async || (members() == 24).then_some(())).await;
     end.store(true, Relaxed);
     for chatter in chatters {
         assert_eq!(chatter.await.unwrap(), [1012]);
