@@ -46,6 +46,8 @@ pub struct Admin {
     pub tap: Arc<Tap>,
     /// Whether usher is stopping.
     pub stopping: Arc<AtomicBool>,
+    /// Whether another usher has taken over.
+    pub taken_over: Arc<AtomicBool>,
     /// Whoever else has numbers.
     pub metrics: Vec<MetricsSource>,
 }

@@ -22,6 +22,8 @@ impl Admin {
         let mut reasons = Vec::new();
         if self.stopping.load(Relaxed) {
             reasons.push("draining: usher is stopping".to_string());
+        } else if self.taken_over.load(Relaxed) {
+            reasons.push("draining: taken over by another usher".to_string());
         }
         if !self.control.routes().available() {
             reasons.push("no Monolith is linked".to_string());

@@ -11,6 +11,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -18,6 +19,7 @@ use tracing::info;
 use uuid::Uuid;
 
 use crate::admin::{self, Admin, AdminRequest, Owner};
+use crate::cluster::Settings;
 use crate::config::{self, Config, Loaded};
 use crate::control::policies::{FirstPolicy, Policies};
 use crate::control::recording::Recordings;
@@ -79,15 +81,28 @@ pub struct App {
     stop: Stop,
     /// The admin API's own socket answers until everything else has ended: it is where a stop can be watched.
     admin_stop: Stop,
+    /// Its listeners accept once this is true.
+    gate: watch::Sender<bool>,
     stopping: Arc<AtomicBool>,
-    serving: JoinHandle<usize>,
+    taken_over: Arc<AtomicBool>,
+    /// None once it has ended.
+    serving: Option<JoinHandle<usize>>,
     admin_serving: Option<JoinHandle<usize>>,
+    reloader: JoinHandle<()>,
     background: Vec<JoinHandle<()>>,
 }
 
 impl App {
     /// Starts everything on the current tokio runtime. It accepts at once; clients get 503 until a Monolith is linked.
     pub async fn start(start: Start) -> Result<Self, StartError> {
+        let app = Self::start_closed(start).await?;
+        app.record().await;
+        app.open();
+        Ok(app)
+    }
+
+    /// The same without accepting yet: connections wait in the queue of the socket, or are another process's.
+    pub async fn start_closed(start: Start) -> Result<Self, StartError> {
         let Start { loaded, request, listener, admin_listener } = start;
         let workers = request.workers;
         let first = FirstPolicy::prepare(&loaded.config, workers)?;
@@ -95,7 +110,8 @@ impl App {
         let now = config.load_full();
         let (reports, received) = mpsc::channel(REPORTS);
         let control = crate::control::spawn(ControlSettings {
-            cluster: cluster_settings(&now),
+            // Two that move rooms at the same time can end a Monolith: not before it is this one's turn.
+            cluster: Settings { rebalance: None, ..cluster_settings(&now) },
             policy: Box::new(first.deciding()),
             reports: received,
         })?;
@@ -105,7 +121,6 @@ impl App {
         let recordings = Recordings::new(handle, control.clone(), config.clone(), balancer);
         let remembered = recordings.clone();
         policies.remember(Box::new(move || remembered.recent().map(|recent| recent.segments()).unwrap_or_default()));
-        recordings.configure().await;
         let links = Arc::new(LinkCounters::default());
         let (settings, settings_now) = watch::channel(Arc::new(link_settings(&now)));
         let (endpoints, listed) = watch::channel(EndpointSet::new());
@@ -121,6 +136,7 @@ impl App {
         );
         let stop = Stop::new();
         let stopping = Arc::new(AtomicBool::new(false));
+        let taken_over = Arc::new(AtomicBool::new(false));
         let decider = Arc::new(Deciding(policies.clone()));
         let front = Arc::new(FrontDoor::new(config.clone(), control.clone(), tap.clone(), decider, stop.clone()));
         let scrapes = Arc::new(ScrapeCounters::default());
@@ -133,6 +149,7 @@ impl App {
             recordings: recordings.clone(),
             tap,
             stopping: stopping.clone(),
+            taken_over: taken_over.clone(),
             metrics: metrics_sources(&front, &links, &scrapes, &reloads, &recordings),
         });
         let reloader = Reloader {
@@ -149,16 +166,25 @@ impl App {
         };
         let (addr, admin_addr) = (listener.addr(), admin_listener.as_ref().map(Listener::addr));
         let grace = now.timeouts.shutdown + GRACE;
+        let gate = watch::Sender::new(false);
         let serve = |listener: Listener, scope: Scope, stop: &Stop| {
             let handler = Arc::new(Dispatch { front: front.clone(), admin: admin.clone(), scope });
-            tokio::spawn(listener.serve_live(handler, config.clone(), stop.clone(), grace))
+            let (mut gate, stop) = (gate.subscribe(), stop.clone());
+            let serving = listener.serve_live(handler, config.clone(), stop.clone(), grace);
+            tokio::spawn(async move {
+                tokio::select! {
+                    // An error means that nobody is left to open it.
+                    opened = gate.wait_for(|open| *open) => if opened.is_err() { return 0 },
+                    () = stop.wait() => return 0,
+                }
+                serving.await
+            })
         };
         let main_scope = if admin_listener.is_some() { Scope::Front } else { Scope::Both };
         let admin_stop = Stop::new();
-        let serving = serve(listener, main_scope, &stop);
+        let serving = Some(serve(listener, main_scope, &stop));
         let admin_serving = admin_listener.map(|listener| serve(listener, Scope::Admin, &admin_stop));
-        let background = vec![supervisor, tokio::spawn(reloader.run()), tokio::spawn(scraper.run())];
-        info!(%addr, region = %now.region, "usher accepts");
+        let background = vec![supervisor, tokio::spawn(scraper.run())];
         Ok(Self {
             addr,
             admin_addr,
@@ -170,11 +196,33 @@ impl App {
             links,
             stop,
             admin_stop,
+            gate,
             stopping,
+            taken_over,
             serving,
             admin_serving,
+            reloader: tokio::spawn(reloader.run()),
             background,
         })
+    }
+
+    /// Records from now on what `[record]` asks for. Until now another usher may have written the file.
+    pub async fn record(&self) {
+        self.recordings.configure().await;
+    }
+
+    /// Accepts from now on.
+    pub fn open(&self) {
+        let config = self.config.load();
+        // An error means that the control thread has ended, and usher with it.
+        let _ = self.control.configure(cluster_settings(&config));
+        self.gate.send_replace(true);
+        info!(addr = %self.addr, region = %config.region, "usher accepts");
+    }
+
+    /// How many Monoliths are linked.
+    pub fn linked(&self) -> usize {
+        self.control.routes().published().targets.len()
     }
 
     /// Where it listens.
@@ -212,25 +260,59 @@ impl App {
         &self.links
     }
 
+    /// How many clients [`leave`](Self::leave) would close, and over what time.
+    pub fn clients_to_leave(&self) -> (usize, Duration) {
+        (self.front.clients().len(), self.config.load().timeouts.takeover)
+    }
+
+    /// Leaves the clients to the usher that accepts by now: readiness 503, no new connections, clients closed with 1012
+    /// over `timeouts.takeover`, requests answered. [`stop`](Self::stop) has to follow, and may cut it short when this is
+    /// cancelled.
+    pub async fn leave(&mut self) {
+        let config = self.config.load_full();
+        let over = config.timeouts.takeover;
+        let until = Instant::now() + over;
+        info!(clients = self.front.clients().len(), ?over, "taken over: clients are sent to the other usher");
+        self.taken_over.store(true, Relaxed);
+        self.recordings.close().await;
+        // What decides about rooms from now on is the other one.
+        self.reloader.abort();
+        let _ = self.control.configure(Settings { rebalance: None, ..cluster_settings(&config) });
+        self.stop.leave();
+        self.admin_stop.leave();
+        self.front.clients().close_all(CloseCode::RESTART, over).await;
+        // Connections that clients keep end with their next answer, or now.
+        let _ = tokio::time::timeout_at(until, finished(&mut self.serving)).await;
+        self.stop.trigger_within(config.timeouts.http_response);
+        finished(&mut self.serving).await;
+    }
+
     /// Stops: no new connections, readiness 503, clients closed with 1001 over `timeouts.shutdown`, links closed.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         info!(clients = self.front.clients().len(), "stopping");
         self.stopping.store(true, Relaxed);
         self.stop.trigger();
         let over = self.config.load().timeouts.shutdown;
         self.front.clients().close_all(CloseCode::AWAY, over).await;
-        // A listener that broke has nothing left to finish.
-        let _ = self.serving.await;
+        // Requests that were given longer, because another usher had taken over, are not any more.
+        let _ = tokio::time::timeout(over + GRACE * 2, finished(&mut self.serving)).await;
         self.recordings.close().await;
         self.control.stop().await;
         self.admin_stop.trigger();
-        if let Some(serving) = self.admin_serving {
-            let _ = serving.await;
-        }
+        finished(&mut self.admin_serving).await;
+        self.reloader.abort();
         for task in self.background {
             task.abort();
         }
         info!("stopped");
+    }
+}
+
+/// Waits for a listener's end, if it has not come. One that broke has nothing left to finish.
+async fn finished(serving: &mut Option<JoinHandle<usize>>) {
+    if let Some(running) = serving {
+        let _ = running.await;
+        *serving = None;
     }
 }
 

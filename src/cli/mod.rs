@@ -5,6 +5,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod activation;
 pub mod app;
 mod bench;
 mod check;
@@ -13,6 +14,7 @@ mod eval;
 mod init;
 mod logging;
 mod machine;
+mod notify;
 mod offline;
 mod policy;
 pub mod progress;
@@ -20,7 +22,9 @@ mod record;
 mod replay;
 mod run;
 mod simulate;
+mod sockets;
 mod steer;
+mod takeover;
 mod test;
 mod trace;
 mod why;

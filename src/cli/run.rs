@@ -1,13 +1,27 @@
 //! `usher run`: the balancer.
 
+use std::time::Duration;
+
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use super::activation::{self, Passed};
 use super::app::{App, Start, StartError};
-use super::{BAD, ConfigArgs, GOOD, UNABLE, check, logging, machine};
+use super::sockets::{SocketError, Sockets};
+use super::takeover::{Incumbent, TakenOver, TakeoverError};
+use super::{BAD, ConfigArgs, GOOD, UNABLE, check, logging, machine, notify};
+use crate::cluster::Cluster;
 use crate::config::{self, Loaded};
-use crate::front::listener::{HTTP_CONNECTIONS, Listener};
+use crate::front::listener::HTTP_CONNECTIONS;
+
+/// How long an usher that is to replace another one may take until it could serve.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+/// How long it waits for as many Monoliths as the other one has. One of them may have gone just now.
+const LINKED_WITHIN: Duration = Duration::from_secs(10);
+/// How often it looks.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// The command line of `usher run`, and of ott-balancer.
 #[derive(Args, Debug, Default)]
@@ -17,6 +31,9 @@ pub(super) struct RunArgs {
     /// Log level: error, warn, info, debug, trace, or a filter; RUST_LOG otherwise
     #[arg(short, long, value_name = "LEVEL")]
     log_level: Option<String>,
+    /// Replace the usher that runs on this port: accept in its place once ready, while it sends its clients over
+    #[arg(long)]
+    takeover: bool,
     /// Only check the configuration, as `usher check` does
     #[arg(short = 'v', long)]
     validate: bool,
@@ -32,6 +49,8 @@ pub(super) fn main(args: RunArgs) -> u8 {
     if args.validate {
         return check::main(&check::CheckArgs { config: args.config, policy: Vec::new() });
     }
+    // Before any thread is started: it changes the environment.
+    let passed = activation::passed();
     if let Err(error) = logging::start(args.log_level.as_deref()) {
         eprintln!("usher: {error}");
         return UNABLE;
@@ -52,6 +71,13 @@ pub(super) fn main(args: RunArgs) -> u8 {
         warn!(%warning, "configuration");
     }
     machine::raise_file_limit(loaded.config.limits.clients + HTTP_CONNECTIONS);
+    let passed = match passed {
+        Ok(passed) => passed,
+        Err(error) => {
+            eprintln!("usher: cannot use the sockets that were passed at the start: {error}");
+            return UNABLE;
+        }
+    };
     let runtime = match machine::runtime(request.workers) {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -59,12 +85,30 @@ pub(super) fn main(args: RunArgs) -> u8 {
             return UNABLE;
         }
     };
-    let code = runtime.block_on(run(loaded, request));
+    let code = runtime.block_on(run(loaded, request, passed, args.takeover));
     machine::end(runtime);
     code
 }
 
-async fn run(loaded: Loaded, request: config::Request) -> u8 {
+/// Why it does not run.
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Sockets(#[from] SocketError),
+    #[error(transparent)]
+    Takeover(#[from] TakeoverError),
+}
+
+/// A balancer that accepts.
+struct Running {
+    app: App,
+    /// The offer to the next usher, if one can be made.
+    incumbent: Option<Incumbent>,
+}
+
+async fn run(loaded: Loaded, request: config::Request, passed: Passed, takeover: bool) -> u8 {
     let port = loaded.config.port;
     // Before anybody can see that it runs: a signal that comes at once is a stop as well.
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
@@ -72,23 +116,47 @@ async fn run(loaded: Loaded, request: config::Request) -> u8 {
         eprintln!("usher: cannot listen for signals");
         return UNABLE;
     };
-    let app = match start(loaded, request).await {
-        Ok(app) => app,
-        Err(StartError::Policy(error)) => {
+    let started = tokio::select! {
+        started = start(loaded, request, passed, takeover) => started,
+        // Nobody is served yet.
+        _ = terminate.recv() => return GOOD,
+        _ = interrupt.recv() => return GOOD,
+    };
+    let Running { mut app, incumbent } = match started {
+        Ok(running) => running,
+        Err(RunError::Start(StartError::Policy(error))) => {
             error!(%error, "the configured policy cannot be used");
             eprintln!("{error}");
             return BAD;
         }
-        Err(StartError::Io(error)) => {
+        Err(RunError::Start(StartError::Io(error))) => {
             eprintln!("usher: cannot start on port {port}: {error}");
             return UNABLE;
         }
+        Err(error) => {
+            eprintln!("usher: {error}");
+            return UNABLE;
+        }
     };
-    let which = tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
+    notify::ready();
+    let linked = || app.linked();
+    let taken_over = tokio::select! {
+        _ = terminate.recv() => Err("SIGTERM"),
+        _ = interrupt.recv() => Err("SIGINT"),
+        taken = taken_over(incumbent, linked) => Ok(taken),
     };
-    info!(signal = which, "asked to stop");
+    let signal = match taken_over {
+        Err(signal) => Some(signal),
+        Ok(taken) => tokio::select! {
+            () = leave(&mut app, taken) => None,
+            _ = terminate.recv() => Some("SIGTERM"),
+            _ = interrupt.recv() => Some("SIGINT"),
+        },
+    };
+    if let Some(signal) = signal {
+        info!(signal, "asked to stop");
+    }
+    notify::stopping();
     tokio::select! {
         () = app.stop() => GOOD,
         // Whoever asks twice does not want to wait.
@@ -96,8 +164,70 @@ async fn run(loaded: Loaded, request: config::Request) -> u8 {
     }
 }
 
-async fn start(loaded: Loaded, request: config::Request) -> Result<App, StartError> {
-    let listener = Listener::bind_any(loaded.config.port)?;
-    let admin_listener = loaded.config.admin_listen.map(Listener::bind).transpose()?;
-    App::start(Start { loaded, request, listener, admin_listener }).await
+async fn start(loaded: Loaded, request: config::Request, passed: Passed, takeover: bool) -> Result<Running, RunError> {
+    let sockets = Sockets::gather(&loaded.config, passed, takeover).await?;
+    let shareable = sockets.share();
+    let Sockets { main: listener, admin: admin_listener, predecessor, .. } = sockets;
+    let app = App::start_closed(Start { loaded, request, listener, admin_listener }).await?;
+    let took_over = predecessor.is_some();
+    match predecessor {
+        None => {
+            app.record().await;
+            app.open();
+        }
+        Some((predecessor, linked)) => {
+            if let Err(error) = predecessor.replace(ready(&app, linked), || app.open()).await {
+                app.stop().await;
+                return Err(error.into());
+            }
+            app.record().await;
+        }
+    }
+    let incumbent = match shareable {
+        Some(shareable) => shareable.publish(took_over).await,
+        None => None,
+    };
+    Ok(Running { app, incumbent })
+}
+
+/// Waits until this balancer could serve as well as one that is linked to so many Monoliths: until it has heard what
+/// they have. An error says what is missing.
+async fn ready(app: &App, linked: usize) -> Result<(), String> {
+    let started = Instant::now();
+    loop {
+        let warm = app.control().query(Cluster::has_warmed_up).await.map_err(|stopped| stopped.to_string())?;
+        let (now, took) = (app.linked(), started.elapsed());
+        // Where the other one has no Monolith either, clients lose nothing.
+        let enough = now >= linked || (now > 0 && took > LINKED_WITHIN);
+        if warm && enough {
+            if now < linked {
+                warn!(now, linked, "fewer Monoliths are linked than the usher that runs has");
+            }
+            return Ok(());
+        }
+        if took > READY_WITHIN {
+            let missing = match now {
+                0 => "no Monolith is linked",
+                _ => "not every Monolith has said what it has",
+            };
+            return Err(format!("this process is not ready after {} s: {missing}", READY_WITHIN.as_secs()));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Waits until another usher accepts; for ever where none could ask.
+async fn taken_over(incumbent: Option<Incumbent>, linked: impl Fn() -> usize) -> TakenOver {
+    match incumbent {
+        Some(incumbent) => incumbent.taken_over(linked).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn leave(app: &mut App, taken: TakenOver) {
+    info!(by = taken.by, "another usher has taken over");
+    notify::status("taken over: clients are sent to the other usher");
+    let (clients, over) = app.clients_to_leave();
+    // The successor waits for this word only to log it, and clients are not to wait for the successor.
+    tokio::join!(taken.done(clients, over), app.leave());
 }

@@ -142,6 +142,11 @@ impl Cluster {
         });
     }
 
+    /// Whether every Monolith that discovery listed first has said what it has, or has had its time to.
+    pub fn has_warmed_up(&self) -> bool {
+        !self.must_wait()
+    }
+
     /// Whether some Monolith may have a room that nobody has reported.
     pub(super) fn must_wait(&self) -> bool {
         self.sync_deadline().is_some_and(|until| until > self.now)

@@ -83,8 +83,11 @@ impl Moves {
         }
     }
 
-    /// A changed interval counts from now on.
+    /// A changed interval counts from now on. Who wants no more rebalancing wants none of the moves that wait either.
     pub(super) fn configure(&mut self, old: Option<Rebalancing>, new: Option<Rebalancing>, now: Micros) {
+        if old.is_some() && new.is_none() {
+            self.lines.values_mut().for_each(|line| line.waiting.clear());
+        }
         if old.map(|old| old.every) != new.map(|new| new.every) {
             self.next_call = new.map(|new| now.saturating_add(new.every));
         }

@@ -32,7 +32,7 @@ pub use resolve::{Input, known_keys, parse};
 pub use scrape::LoadConfig;
 pub use types::{
     Config, Discovery, Gate, Handover, HandoverMode, Heartbeat, Limits, PolicyConfig, PolicySource, QueueLimit,
-    Rebalance, Secret, Timeouts, private_ranges,
+    Rebalance, Secret, Takeover, Timeouts, private_ranges,
 };
 pub use weights::Weights;
 

@@ -8,7 +8,7 @@ use super::load::Loaded;
 use super::problem::ConfigErrors;
 use super::section::{Section, Walk};
 use super::tree::{self, Table};
-use super::types::{Config, Handover, HandoverMode, Heartbeat, Limits, QueueLimit, Timeouts};
+use super::types::{Config, Handover, HandoverMode, Heartbeat, Limits, QueueLimit, Takeover, Timeouts};
 use super::{discovery, environment, policy, read, record, regions, scrape, weights};
 
 const KIB: usize = 1 << 10;
@@ -88,6 +88,9 @@ fn root(mut root: Section<'_>, input: &Input<'_>) -> Config {
     if config.admin_listen.is_some_and(|admin| admin.port() == config.port) {
         root.error("admin_listen", format!("port {} is the main port already; choose another one", config.port));
     }
+    if let Some(path) = root.optional("takeover", read::text) {
+        config.takeover = if path.is_empty() { Takeover::Off } else { Takeover::At(input.base_dir.join(path)) };
+    }
     let strategy = policy::strategy(&mut root);
     config.policy = policy::read(&mut root, strategy, input);
     config.discovery = discovery::read(&mut root);
@@ -153,6 +156,7 @@ pub(super) fn timeouts(mut section: Section<'_>) -> Timeouts {
     section.read(&mut timeouts.hold, "hold", read::duration(ZERO..=HOUR));
     section.read(&mut timeouts.drain, "drain", read::duration(ZERO..=DAY));
     section.read(&mut timeouts.shutdown, "shutdown", read::duration(ZERO..=HOUR));
+    section.read(&mut timeouts.takeover, "takeover", read::duration(ZERO..=HOUR));
     section.read(&mut timeouts.link_handshake, "link_handshake", read::duration(SHORT..=HOUR));
     if timeouts.upstream_idle >= Duration::from_secs(5) {
         let message = "a Monolith closes idle connections after 5s: requests can meet a closed one; write less than 5s";

@@ -124,6 +124,7 @@ fn everything_can_be_set() {
         api_key = "k"
         link_token = "t"
         admin_listen = "[::1]:9090"
+        takeover = "run/usher.sock"
         [policy]
         file = "mine.lua"
         watch = false
@@ -147,6 +148,7 @@ fn everything_can_be_set() {
         [timeouts]
         auth = "1.5s"
         drain = "1h"
+        takeover = "1m"
         [heartbeat]
         missed = 5
         [handover]
@@ -162,6 +164,8 @@ fn everything_can_be_set() {
     assert_eq!((config.port, config.region.as_str()), (9, "ewr"));
     assert_eq!((config.api_key.expose(), config.link_token.expose()), ("k", "t"));
     assert_eq!(config.admin_listen, Some("[::1]:9090".parse().unwrap()));
+    assert_eq!(config.takeover, Takeover::At(PathBuf::from("/etc/usher/run/usher.sock")));
+    assert_eq!(usher("takeover = ''").config().takeover, Takeover::Off);
     let policy = &config.policy;
     assert_eq!(policy.source, PolicySource::File(PathBuf::from("/etc/usher/mine.lua")));
     assert_eq!((policy.watch, policy.fuel, policy.budget), (false, 1000, Duration::from_millis(20)));
@@ -178,6 +182,7 @@ fn everything_can_be_set() {
     assert_eq!(config.limits.client_queue, QueueLimit { messages: 3, bytes: 1 << 20 });
     assert_eq!(config.limits.held_frames, QueueLimit { messages: 64, bytes: 2 << 10 });
     assert_eq!((config.timeouts.auth.as_millis(), config.timeouts.drain.as_secs()), (1500, 3600));
+    assert_eq!(config.timeouts.takeover.as_secs(), 60);
     assert_eq!((config.heartbeat.missed, config.handover.rate), (5, 7));
     assert_eq!(config.regions.ms(&"lhr".into(), &"ewr".into()), Some(70.5));
     assert!(config.regions.ms(&"moon".into(), &"ewr".into()).is_some());
@@ -405,7 +410,8 @@ fn load_looks_in_the_documented_places() {
 fn a_reload_names_what_needs_a_restart() {
     let old = Config::default();
     assert!(old.reload_diff(&usher("timeouts.auth = '1s'\napi_key = 'x'\npolicy.file = 'random'").config()).is_empty());
-    let new = usher("port = 1\nregion = 'x'\nadmin_listen = '[::]:9'\nlimits.clients = 1\npolicy.history = 1");
-    let expected = ["port", "admin_listen", "region", "limits.clients", "policy.history"];
+    let new =
+        usher("port = 1\nregion = 'x'\nadmin_listen = '[::]:9'\nlimits.clients = 1\ntakeover = ''\npolicy.history = 1");
+    let expected = ["port", "admin_listen", "takeover", "region", "limits.clients", "policy.history"];
     assert_eq!(old.reload_diff(&new.config()), expected);
 }

@@ -28,6 +28,8 @@ pub struct Config {
     pub link_token: Secret,
     /// A second listener for admin and metrics, instead of the main port.
     pub admin_listen: Option<SocketAddr>,
+    /// Where a running usher is asked to hand over to the next one.
+    pub takeover: Takeover,
     /// How Monoliths are found.
     pub discovery: Discovery,
     /// The policy and its limits.
@@ -55,6 +57,18 @@ pub struct Config {
 /// A text that is never printed.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(String);
+
+/// Where the Unix socket is at which the next usher asks this one to hand over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Takeover {
+    /// In the user's folder for run-time files, named after the port.
+    #[default]
+    UserFolder,
+    /// At this path.
+    At(PathBuf),
+    /// Nowhere: there is no hand-over.
+    Off,
+}
 
 /// How Monoliths are found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -213,6 +227,8 @@ pub struct Timeouts {
     pub drain: Duration,
     /// Over which clients are closed when usher stops.
     pub shutdown: Duration,
+    /// Over which clients are closed when another usher has taken over.
+    pub takeover: Duration,
     /// For the handshake of a link, `init` included.
     pub link_handshake: Duration,
 }
@@ -278,6 +294,7 @@ impl Default for Config {
             api_key: Secret::default(),
             link_token: Secret::default(),
             admin_listen: None,
+            takeover: Takeover::UserFolder,
             discovery: Discovery::Manual(Vec::new()),
             policy: PolicyConfig::default(),
             regions: Distances::default(),
@@ -360,6 +377,7 @@ impl Default for Timeouts {
             hold: Duration::from_secs(10),
             drain: Duration::from_secs(300),
             shutdown: Duration::from_secs(4),
+            takeover: Duration::from_secs(30),
             link_handshake: Duration::from_secs(5),
         }
     }

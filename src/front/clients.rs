@@ -1,6 +1,7 @@
 //! Every client socket there is: how many, and how to reach them when usher stops.
 
 use std::collections::HashMap;
+use std::hash::BuildHasher;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -78,24 +79,24 @@ impl Clients {
         self.len() == 0
     }
 
-    /// Closes every client with one code, spread evenly over a time so that they do not come back all at once, and
-    /// waits a moment for the last ones to be gone.
+    /// Closes every client with one code and waits a moment for the last ones to be gone. The closes are spread over a
+    /// time, one at random in each of as many equal parts, so that clients come back neither at once nor in step.
     pub async fn close_all(&self, code: CloseCode, over: Duration) {
-        const STEP: Duration = Duration::from_millis(50);
         let inboxes: Vec<Arc<Inbox>> = {
             let mut register = self.lock();
             register.closing = Some(code);
             register.open.values().cloned().collect()
         };
-        let steps = u32::try_from(over.as_millis() / STEP.as_millis()).unwrap_or(u32::MAX).max(1);
-        let per_step = inboxes.len().div_ceil(steps as usize).max(1);
-        for some in inboxes.chunks(per_step) {
-            for inbox in some {
-                inbox.close(code);
+        let started = tokio::time::Instant::now();
+        let random = RandomState::default();
+        for (number, inbox) in inboxes.iter().enumerate() {
+            // The first goes at once: a stop is seen to begin.
+            let jitter = if number == 0 { 0.0 } else { (random.hash_one(number) >> 11) as f64 / (1_u64 << 53) as f64 };
+            let due = started + over.mul_f64((number as f64 + jitter) / inboxes.len() as f64);
+            if due > tokio::time::Instant::now() {
+                tokio::time::sleep_until(due).await;
             }
-            if inboxes.len() > per_step {
-                tokio::time::sleep(STEP).await;
-            }
+            inbox.close(code);
         }
         let patience = tokio::time::Instant::now() + Duration::from_secs(2);
         while !self.is_empty() && tokio::time::Instant::now() < patience {
@@ -147,5 +148,37 @@ mod tests {
         drop((places, place));
         closing.await.unwrap();
         assert!(clients.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn closes_are_spread_evenly_and_not_in_step() {
+        let clients = Arc::new(Clients::default());
+        let sockets: Vec<_> = (0..100).map(|_| inbox()).collect();
+        let places: Vec<_> = (1..)
+            .zip(&sockets)
+            .map(|(number, inbox)| clients.register(ClientId::from_u128(number << 64), inbox.clone(), 100).unwrap())
+            .collect();
+        let closing = tokio::spawn({
+            let clients = clients.clone();
+            async move { clients.close_all(CloseCode::RESTART, Duration::from_secs(100)).await }
+        });
+        let mut open: Vec<_> = sockets.iter().collect();
+        let mut offsets = std::collections::BTreeSet::new();
+        for second in 0..100 {
+            let before = open.len();
+            for step in 0..10 {
+                let count = open.len();
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                open.retain(|inbox| inbox.try_next().is_none());
+                if open.len() < count {
+                    offsets.insert(step);
+                }
+            }
+            // A close on the border of two seconds may be seen in either.
+            assert!(before - open.len() <= 2, "{} in second {second}", before - open.len());
+        }
+        assert!(offsets.len() > 3, "in step: {offsets:?}");
+        drop(places);
+        closing.await.unwrap();
     }
 }

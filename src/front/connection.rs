@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -63,7 +64,7 @@ pub(super) async fn serve<H: Handler>(stream: TcpStream, peer: Peer, handler: Ar
     let activity = Arc::new(Activity::new());
     let http2 = version == Version::HTTP_2;
     let stream = TokioIo::new(Guarded::new(stream, slot, &prefix[..len], http2, Arc::clone(&activity)));
-    let client = Arc::new(Client { handler, peer, activity: Arc::clone(&activity) });
+    let client = Arc::new(Client { handler, peer, activity: Arc::clone(&activity), stop: stop.clone() });
     let service = service_fn(move |request| {
         let client = Arc::clone(&client);
         let running = client.activity.request();
@@ -73,11 +74,14 @@ pub(super) async fn serve<H: Handler>(stream: TcpStream, peer: Peer, handler: Ar
         let patience = Patience { keep_alive, head, stall: None };
         // Boxed, so that the many connections that speak HTTP/1 do not carry its size.
         let mut connection = Box::pin(http2_builder(header).serve_connection(stream, service));
-        drive(connection.as_mut(), |connection| connection.graceful_shutdown(), &activity, &patience, &stop).await
+        // It can say goodbye without losing a request that is on its way.
+        let at = Stage::Leaving;
+        drive(connection.as_mut(), |connection| connection.graceful_shutdown(), at, &activity, &patience, &stop).await
     } else {
         let patience = Patience { keep_alive, head, stall: Some(stall) };
         let connection = http1_builder(header).serve_connection(stream, service).with_upgrades();
-        drive(pin!(connection), |connection| connection.graceful_shutdown(), &activity, &patience, &stop).await
+        let at = Stage::Stopping;
+        drive(pin!(connection), |connection| connection.graceful_shutdown(), at, &activity, &patience, &stop).await
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a client's connection ended early");
@@ -131,10 +135,12 @@ fn http2_builder(header: usize) -> http2::Builder<TokioExecutor> {
     builder
 }
 
-/// Runs a connection under its time-outs and the listener's stop, with one timer that moves only when it fires.
+/// Runs a connection under its time-outs and the listener's stop, with one timer that moves only when it fires. It is
+/// asked to finish when the stop is at `finish_at`.
 async fn drive<C: Future<Output = hyper::Result<()>>>(
     mut connection: Pin<&mut C>,
     finish: impl Fn(Pin<&mut C>),
+    finish_at: Stage,
     activity: &Activity,
     patience: &Patience,
     stop: &Stop,
@@ -167,7 +173,9 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
                 seen = stage;
                 registered = false;
                 changed.set(stop.changed());
-                finish(connection.as_mut());
+                if stage >= finish_at {
+                    finish(connection.as_mut());
+                }
                 continue;
             }
             if let Some(deadline) = activity.urgent(patience)
@@ -199,15 +207,20 @@ struct Client<H> {
     handler: Arc<H>,
     peer: Peer,
     activity: Arc<Activity>,
+    stop: Stop,
 }
 
 impl<H: Handler> Client<H> {
     async fn answer(&self, running: InRequest, request: Request<Incoming>) -> Response<Tracked> {
         // HTTP/1.0 knows the end of an answer without a length by the close alone.
         let ends_by_close = request.version() == Version::HTTP_10;
-        let response = self.handler.handle(request, &self.peer).await;
+        let http1 = request.version() < Version::HTTP_2;
+        let mut response = self.handler.handle(request, &self.peer).await;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             running.activity().upgraded();
+        } else if http1 && self.stop.stage() == Stage::Leaving {
+            // The client's next connection is another process's.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response.map(|body| Tracked { body, running, ends_by_close })
     }

@@ -4,8 +4,9 @@
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -138,13 +139,36 @@ impl Listener {
         Ok(Self { socket, addr })
     }
 
+    /// Takes a socket that listens already: one that systemd, or the usher before this one, has passed.
+    ///
+    /// # Errors
+    /// If it does not listen.
+    pub fn from_std(socket: std::net::TcpListener) -> io::Result<Self> {
+        let addr = socket.local_addr()?;
+        if !rustix::net::sockopt::socket_acceptconn(&socket)? {
+            let message = format!("the socket of {addr} that was passed does not listen; pass one that does");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket: TcpListener::from_std(socket)?, addr })
+    }
+
+    /// A second descriptor of the same socket, to be passed on. As long as it is open, connections queue up.
+    ///
+    /// # Errors
+    /// If the process has no descriptor left.
+    pub fn share(&self) -> io::Result<OwnedFd> {
+        self.socket.as_fd().try_clone_to_owned()
+    }
+
     /// The address that was bound.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Accepts and serves until `stop`; then lets requests finish for `grace` and drops what is left. Returns how many
-    /// connections that were. Upgraded ones are not waited for: they belong to whoever took them.
+    /// Accepts and serves until `stop`; then lets requests finish for `grace` (or as long as the stop says) and drops what
+    /// is left. Returns how many connections that were. Upgraded ones are not waited for: they belong to whoever took
+    /// them.
     pub async fn serve<H: Handler>(self, handler: Arc<H>, settings: Settings, stop: Stop, grace: Duration) -> usize {
         self.serve_with(handler, Bounds::Fixed(settings), stop, grace).await
     }
@@ -171,11 +195,16 @@ impl Listener {
         });
         tokio::select! {
             biased;
-            () = shared.stop.wait() => {}
+            () = shared.stop.reached(Stage::Leaving) => {}
             // It yields by itself: tokio's own pace would leave thousands of connections waiting to be accepted.
             () = tokio::task::coop::unconstrained(accept(&self.socket, handler, &shared)) => {}
         }
         drop(self.socket);
+        tokio::select! {
+            () = shared.stop.wait() => {}
+            () = shared.drained() => return 0,
+        }
+        let grace = shared.stop.0.grace.get().copied().unwrap_or(grace);
         let drained = tokio::time::timeout(grace, shared.drained()).await.is_ok();
         if drained {
             return 0;
@@ -318,12 +347,17 @@ pub struct Stop(Arc<Stopping>);
 struct Stopping {
     stage: AtomicU8,
     changed: Notify,
+    /// How long requests may go on, where the stop itself says it.
+    grace: OnceLock<Duration>,
 }
 
 /// How far a stop is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Stage {
     Running,
+    /// Somebody else accepts. Connections that there are stay until they have been answered once more: who keeps one may
+    /// be sending on it just now, and would be told nothing by its end.
+    Leaving,
     /// Requests may finish, and no new ones begin.
     Stopping,
     /// Everything ends now.
@@ -336,16 +370,32 @@ impl Stop {
         Self::default()
     }
 
+    /// Stop accepting, since another process does, and end each connection with its next answer.
+    pub fn leave(&self) {
+        self.advance(Stage::Leaving);
+    }
+
     /// Stop accepting, finish what is under way.
     pub fn trigger(&self) {
         self.advance(Stage::Stopping);
     }
 
+    /// The same with a time of its own for what is under way.
+    pub fn trigger_within(&self, grace: Duration) {
+        // Whoever stopped first has said how long it may take.
+        let _ = self.0.grace.set(grace);
+        self.trigger();
+    }
+
     /// Returns once `trigger` was called.
     pub async fn wait(&self) {
+        self.reached(Stage::Stopping).await;
+    }
+
+    async fn reached(&self, stage: Stage) {
         loop {
             let changed = self.changed();
-            if self.stage() != Stage::Running {
+            if self.stage() >= stage {
                 return;
             }
             changed.await;
@@ -359,7 +409,8 @@ impl Stop {
     pub(super) fn stage(&self) -> Stage {
         match self.0.stage.load(Ordering::Acquire) {
             0 => Stage::Running,
-            1 => Stage::Stopping,
+            1 => Stage::Leaving,
+            2 => Stage::Stopping,
             _ => Stage::Aborting,
         }
     }

@@ -379,3 +379,56 @@ async fn ipv4_reaches_the_socket_for_all_addresses() {
     assert_eq!(peer.addr, client.local_addr().unwrap());
     assert_eq!(peer.text, "127.0.0.1");
 }
+
+#[tokio::test]
+async fn who_leaves_answers_once_more_on_every_connection() {
+    let running = proxy(answering(OK).await, timeouts(), settings());
+    let mut kept = running.client().await;
+    kept.write_all(GET).await.unwrap();
+    assert!(!read_head(&mut kept).await.to_lowercase().contains("connection: close"));
+    assert_eq!(read_exact(&mut kept, 2).await, b"ok");
+    let silent = running.client().await;
+    // Connections are accepted in turn, so the one before this has been.
+    assert_eq!(statuses(&running.exchange(LAST).await), ["200"]);
+    running.stop.leave();
+    let refused = async {
+        while let Ok(stream) = TcpStream::connect(running.addr).await {
+            drop(stream);
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(refused).await;
+    for mut client in [kept, silent] {
+        assert!(!running.task.is_finished());
+        client.write_all(GET).await.unwrap();
+        let (answer, clean) = read_all(&mut client).await;
+        assert_eq!((statuses(&answer), clean), (vec!["200"], true));
+        assert!(answer.to_lowercase().contains("connection: close"), "{answer}");
+    }
+    // The last of them was the end.
+    assert_eq!(soon(running.task).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_stop_may_say_how_long_requests_may_take() {
+    let (asked, mut heard) = tokio::sync::mpsc::channel(1);
+    let target = monolith(move |_, mut stream| {
+        let asked = asked.clone();
+        async move {
+            read_head(&mut stream).await;
+            asked.send(()).await.unwrap();
+            // Never an answer.
+            read_head(&mut stream).await;
+        }
+    })
+    .await;
+    let running = proxy(target, timeouts(), settings());
+    let mut client = running.client().await;
+    client.write_all(GET).await.unwrap();
+    soon(heard.recv()).await.unwrap();
+    // The listener's own grace is 5 s.
+    let before = std::time::Instant::now();
+    running.stop.trigger_within(Duration::ZERO);
+    assert_eq!(soon(running.task).await.unwrap(), 1);
+    assert!(before.elapsed() < Duration::from_secs(5));
+}

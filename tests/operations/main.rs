@@ -31,4 +31,5 @@ mod room_list;
 mod room_why;
 mod simulate;
 mod stopping;
+mod takeover;
 mod trace_commands;

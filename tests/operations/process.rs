@@ -18,9 +18,13 @@ use super::harness::{KEY, SOON, discovery_line, eventually, monoliths};
 /// usher with nothing of this process's environment that could matter to it.
 pub fn usher(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_usher"));
-    command.current_dir(folder).stdin(Stdio::null());
+    // Where the next usher looks for the one that runs is each test's own as well.
+    command.current_dir(folder).stdin(Stdio::null()).env("XDG_RUNTIME_DIR", folder);
     for (name, _) in std::env::vars() {
-        if name.starts_with("USHER_") || name.starts_with("BALANCER_") || name == "FLY_REGION" || name == "RUST_LOG" {
+        if name.starts_with("USHER_")
+            || name.starts_with("BALANCER_")
+            || ["FLY_REGION", "RUST_LOG", "NOTIFY_SOCKET"].contains(&name.as_str())
+        {
             command.env_remove(name);
         }
     }
@@ -67,7 +71,7 @@ pub fn text(bytes: &[u8]) -> String {
 }
 
 /// A port that nobody has at this moment. A configuration file refuses 0, so a process cannot choose its own.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap().local_addr().unwrap().port()
 }
 
@@ -86,33 +90,47 @@ impl Process {
         for _ in 0..5 {
             let number = free_port();
             let mut command = usher(folder);
-            command.args(arguments).stderr(Stdio::piped()).stdout(Stdio::null());
+            command.args(arguments);
             port(number, &mut command);
-            let mut child = Kept(command.spawn().unwrap());
-            let log = Arc::new(Mutex::new(String::new()));
-            let lines = BufReader::new(child.0.stderr.take().unwrap()).lines();
-            let reader = std::thread::spawn({
-                let log = log.clone();
-                move || {
-                    for line in lines.map_while(Result::ok) {
-                        log.lock().unwrap().push_str(&(line + "\n"));
-                    }
-                }
-            });
-            let status = eventually("it accepts, or ends", async || {
-                if log.lock().unwrap().contains("usher accepts") {
-                    return Some(None);
-                }
-                child.0.try_wait().unwrap().map(Some)
-            })
-            .await;
-            let Some(status) = status else {
-                return Self { child, addr: SocketAddr::from((Ipv4Addr::LOCALHOST, number)), log, reader };
-            };
-            reader.join().unwrap();
-            assert_eq!(status.code(), Some(2), "it ended at once:\n{}", log.lock().unwrap());
+            let mut process = Self::launch(command, SocketAddr::from((Ipv4Addr::LOCALHOST, number)));
+            let Some(status) = process.accepts().await else { return process };
+            process.reader.join().unwrap();
+            assert_eq!(status.code(), Some(2), "it ended at once:\n{}", process.log.lock().unwrap());
         }
         panic!("no port was free five times in a row");
+    }
+
+    /// Starts a command that is to serve at this address, and listens to what it says.
+    pub fn launch(mut command: Command, addr: SocketAddr) -> Self {
+        let mut child = Kept(command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap());
+        let log = Arc::new(Mutex::new(String::new()));
+        let lines = BufReader::new(child.0.stderr.take().unwrap()).lines();
+        let reader = std::thread::spawn({
+            let log = log.clone();
+            move || {
+                for line in lines.map_while(Result::ok) {
+                    log.lock().unwrap().push_str(&(line + "\n"));
+                }
+            }
+        });
+        Self { child, addr, log, reader }
+    }
+
+    /// Waits until it accepts, or has ended with this status.
+    pub async fn accepts(&mut self) -> Option<ExitStatus> {
+        eventually("it accepts, or ends", async || {
+            if self.log.lock().unwrap().contains("usher accepts") {
+                return Some(None);
+            }
+            self.child.0.try_wait().unwrap().map(Some)
+        })
+        .await
+    }
+
+    /// Waits until it has said this.
+    pub async fn says(&self, what: &str) {
+        let said = format!("it says {what:?}");
+        eventually(&said, async || self.log.lock().unwrap().contains(what).then_some(())).await;
     }
 
     /// With a configuration file that holds `PORT` where the port belongs.
@@ -164,7 +182,7 @@ impl Process {
     }
 }
 
-async fn fleet() -> (World, Vec<Monolith>) {
+pub async fn fleet() -> (World, Vec<Monolith>) {
     let world = World::new();
     for number in 0..15 {
         world.add(RoomInfo::permanent(format!("room-{number}")));
@@ -173,7 +191,7 @@ async fn fleet() -> (World, Vec<Monolith>) {
     (world, monoliths)
 }
 
-fn config(monoliths: &[Monolith]) -> String {
+pub fn config(monoliths: &[Monolith]) -> String {
     format!("port = PORT\nregion = \"ewr\"\napi_key = \"{KEY}\"\n{}", discovery_line(monoliths))
 }
 

@@ -195,6 +195,20 @@ fn a_call_shows_the_rooms_by_name_with_their_owners() {
 }
 
 #[test]
+fn rebalancing_that_is_switched_off_leaves_no_moves_behind() {
+    let mut w = rebalancing(false, &[("a", 3), ("b", 2)]);
+    for (room, first, clients) in [("a", 10, 4), ("b", 20, 6)] {
+        fill(&mut w, room, first, clients);
+    }
+    w.wait(10).gives("rebalanced 2-0 of 2; unbind a; let go m1 a");
+    w.unloaded(1, "a", UnloadReason::Commanded, &[]).ignore();
+    assert_eq!(w.cluster.queued_moves(), 1);
+    w.cluster.configure(settings());
+    assert_eq!(w.cluster.queued_moves(), 0);
+    w.wait(60).gives("");
+}
+
+#[test]
 fn a_dry_run_counts_and_moves_nothing() {
     let mut w = rebalancing(true, &[("a", 2), ("nothing", 2)]);
     fill(&mut w, "a", 1, 1);
