@@ -92,7 +92,4 @@ fn replay(args: &ReplayArgs) -> Result<Replayed, String> {
 
 fn print_pretty(replayed: &Replayed) {
     print!("{}", page_text::render(replayed.page(), progress::terminal()));
-    for note in replayed.notes() {
-        println!("note: {note}");
-    }
 }

@@ -117,7 +117,13 @@ pub(super) fn room(args: &RoomArgs) -> u8 {
         }
         RoomCommand::Where { name } => {
             let path = format!("/_usher/v1/rooms/{name}");
-            report(&args.admin, ask(&args.admin, Method::GET, &path, None), print_json)
+            report(&args.admin, ask(&args.admin, Method::GET, &path, None), |room| {
+                // How it came there is what `why` tells.
+                let place = ["name", "state", "monolith", "epoch", "clients"];
+                let place: serde_json::Map<_, _> =
+                    place.map(|key| (key.into(), room[key].clone())).into_iter().collect();
+                print_json(&place.into());
+            })
         }
         RoomCommand::Why { name, format } => why::live(&args.admin, name, *format),
         RoomCommand::Move { name, to } => {

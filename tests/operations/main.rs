@@ -33,3 +33,4 @@ mod simulate;
 mod stopping;
 mod takeover;
 mod trace_commands;
+mod walk;

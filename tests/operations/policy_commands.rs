@@ -144,7 +144,7 @@ async fn warnings_of_check_change_nothing_of_its_verdict() {
     let err = text(&run.stderr);
     assert_eq!((run.status.code(), text(&run.stdout).trim()), (Some(0), "good"), "{err}");
     for said in [
-        "warning: odd.lua: plase is no hook and is never called; did you mean place?",
+        "warning: odd.lua:2: plase is no hook and is never called; did you mean place?",
         "warning: odd.lua:4: count is a global",
         "warning: odd.lua:5: call has no monolith; did you mean monoliths?",
     ] {

@@ -252,7 +252,7 @@ impl Replayed {
     fn to_page(&self, replay: &Replay) -> Page {
         let side = |at: usize, name: &str, version: &str, figures: &Figures, assertions: Vec<Checked>| {
             let tally: &Tally = &replay.sides[at];
-            let mut more = vec![("ns_p50".to_owned(), self.ns_p50[at] as f64)];
+            let mut more = vec![("us_p50".to_owned(), self.ns_p50[at] as f64 / 1e3)];
             more.extend(tally.faults.iter().map(|(kind, count)| (format!("faults: {}", kind.label()), *count as f64)));
             Side {
                 policy: name.into(),
