@@ -39,20 +39,23 @@ pub(super) fn parse(hook: Hook, value: &Value, view: &View) -> Result<Returned, 
 
 fn parse_table(hook: Hook, table: &Table, view: &View) -> Result<Returned, String> {
     let field = |name: &str| table.raw_get::<Value>(name).unwrap_or(Value::Nil);
-    let names = matches!(hook, Hook::Place | Hook::Route);
-    if let (true, Value::String(id)) = (names, field("id")) {
-        return Ok(Answer::Ranked(vec![known(&id.as_bytes(), view)]).into());
-    }
-    if let Some(code) = whole(&field("reject")) {
-        return reject(hook, code, &field("reason")).map(Returned::from);
-    }
-    if let Value::Number(seconds) = field("hold").into_number() {
-        return hold(hook, seconds).map(Returned::from);
+    let length = table.raw_len();
+    // What begins as a list is one: asking each for fields that it does not have costs as much as reading it.
+    if length == 0 {
+        let names = matches!(hook, Hook::Place | Hook::Route);
+        if let (true, Value::String(id)) = (names, field("id")) {
+            return Ok(Answer::Ranked(vec![known(&id.as_bytes(), view)]).into());
+        }
+        if let Some(code) = whole(&field("reject")) {
+            return reject(hook, code, &field("reason")).map(Returned::from);
+        }
+        if let Value::Number(seconds) = field("hold").into_number() {
+            return hold(hook, seconds).map(Returned::from);
+        }
     }
     if hook == Hook::Admit {
         return Err("a table".into());
     }
-    let length = table.raw_len();
     if length > MAX_LIST {
         return Err(format!("a list of {length} items"));
     }
