@@ -43,14 +43,16 @@ pub(super) struct ReplayArgs {
 }
 
 pub(super) fn main(args: &ReplayArgs) -> u8 {
-    match replay(args).and_then(|replayed| {
-        write_report(args.report.as_deref(), || replayed.page().clone())?;
-        Ok(replayed)
-    }) {
+    match replay(args) {
         Ok(replayed) => {
             match args.format {
                 Format::Pretty => print_pretty(&replayed),
                 Format::Json => println!("{}", replayed.document()),
+            }
+            // What was found is said even if it cannot be written.
+            if let Err(error) = write_report(args.report.as_deref(), || replayed.page().clone()) {
+                eprintln!("usher: {error}");
+                return UNABLE;
             }
             let failures = replayed.failures();
             for failure in &failures {

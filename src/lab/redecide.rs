@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
+use super::replay::recorded_limits;
 use super::when::When;
 use crate::model::policy::{Answer, Call, Decision, Fault, FaultKind, Hook, View};
 use crate::model::{MonolithId, Region};
@@ -282,14 +283,15 @@ impl Redecider {
         if self.versions.len() >= MAX_VERSIONS {
             self.versions.clear();
         }
-        let limits = Limits { fuel: policy.fuel, memory: policy.memory, budget: self.budget };
+        let limits = Limits { budget: self.budget, ..recorded_limits(&policy) };
         self.declared.clone_from(&policy.version);
         self.versions.insert(policy.version, (policy.settings, limits));
     }
 
     fn redecide(&mut self, number: u64, t: u64, call: Box<Call>, outcome: Box<Outcome>) -> Result<&Redecided, String> {
         let vm = self.vm(&outcome.policy)?;
-        if vm.program().version() == &*outcome.policy {
+        let own = vm.program().version() == &*outcome.policy;
+        if own && !outcome.incomplete {
             vm.feed(outcome.reads.clone());
         }
         let view = self.reader.view();
@@ -297,8 +299,12 @@ impl Redecider {
         let answer = returned.clone().map(|returned| returned.answer);
         let decision = settle(answer, &call, view, Some(&self.environment.distances));
         let fault = decision.fault.as_ref().map(|fault| fault.kind);
-        let timed = |kind: Option<FaultKind>| kind == Some(FaultKind::CpuTime);
-        let passed_over = outcome.bypassed || timed(fault) || timed(outcome.fallback.as_ref().map(|fault| fault.kind));
+        let recorded = outcome.fallback.as_ref().map(|fault| fault.kind);
+        // Both say as much about the machine, or about the calls before, as about the policy.
+        let passed_over = outcome.bypassed
+            || (own && outcome.incomplete)
+            || fault == Some(FaultKind::CpuTime)
+            || matches!(recorded, Some(FaultKind::CpuTime | FaultKind::Memory));
         let changed = !passed_over && !same(call.hook, &outcome, &decision);
         let sums = &mut self.sums;
         sums.decisions += 1;

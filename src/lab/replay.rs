@@ -34,6 +34,7 @@ use crate::trace::record::{Gap, Header, Outcome};
 pub use self::changes::Example;
 pub use self::gate::{GateReport, replay_gate};
 pub use self::replayed::{Named, Replayed};
+pub(super) use self::subject::limits as recorded_limits;
 
 /// Decisions between two looks at the clock.
 const LOOK: u64 = 64;

@@ -148,6 +148,13 @@ impl Replayed {
                 self.decisions
             ));
         }
+        // What was not compared proves nothing.
+        let unknown = self.passed_over.get("no_such_version").copied().unwrap_or_default();
+        if self.own && unknown > 0 {
+            failures.push(format!("{unknown} decisions were taken by versions that the trace does not hold"));
+        } else if self.own && self.decisions == 0 && !self.passed_over.is_empty() {
+            failures.push("none of the decisions could be made again".into());
+        }
         failures
     }
 
@@ -169,7 +176,7 @@ impl Replayed {
         }
         if self.hidden_state > 0 {
             notes.push(format!(
-                "hidden state had a part in {} decisions: a variable of the script outlives its call",
+                "hidden state had a part in {} decisions, such as a variable of the script that outlives its call",
                 self.hidden_state
             ));
         }

@@ -30,17 +30,19 @@ pub(super) fn patient(environment: &Environment) -> Environment {
     Environment { limits, ..environment.clone() }
 }
 
+/// What a recorded version could use in one call.
+pub(in crate::lab) fn limits(text: &PolicyText) -> Limits {
+    let memory = text.memory.clamp(*MEMORY.start(), *MEMORY.end());
+    Limits { fuel: text.fuel.clamp(1, FUEL), budget: BUDGET, memory }
+}
+
 /// What a recorded version could know and use, with a state that starts empty.
 pub(super) fn environment(text: &PolicyText, distances: &config::Distances) -> Environment {
     let distances = distances.clone();
     Environment {
         distances: Distances::new(move |from, to| distances.ms(from, to)),
         settings: text.settings.clone(),
-        limits: Limits {
-            fuel: text.fuel.clamp(1, FUEL),
-            budget: BUDGET,
-            memory: text.memory.clamp(*MEMORY.start(), *MEMORY.end()),
-        },
+        limits: limits(text),
         state: Arc::new(SharedState::default()),
     }
 }
