@@ -20,8 +20,9 @@ const BYTES: usize = 8 << 20;
 /// Bytes of the stories of rooms that were only reported by a Monolith, or only refused by `admit`: whoever asks for rooms
 /// that nobody has must not push out the others.
 const MINOR_BYTES: usize = 1 << 20;
-/// Decisions that wait for the cluster to say which chapter they are. There is one at a time, or two.
-const PENDING: usize = 64;
+/// Decisions that wait for the cluster to say which chapter they are. Mostly there is one, but all rooms that wait for a
+/// Monolith are placed in one event, and that many may wait (`limits.pending_rooms`).
+const PENDING: usize = 8192;
 /// Creations without a name that wait for their name. Beyond it the oldest is never told.
 const BIRTHS: usize = 1024;
 

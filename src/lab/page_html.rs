@@ -1,7 +1,7 @@
 //! A report as one page that needs nothing else: no network, no library, no font. What it shows is written here; the
 //! script in it only answers the reader (values under the pointer, sorting, filters), so it can be read without.
 //!
-//! Names of rooms come from clients and are hostile: everything goes through [`Text`], and the page's own policy for
+//! Names of rooms come from clients and are hostile: everything goes through `Text`, and the page's own policy for
 //! content allows one script, by its hash, and no request at all.
 
 mod decisions;

@@ -98,7 +98,12 @@ impl Reader {
             Ok(Some(Err(what))) if what.starts_with("format ") => return Err(error(Some(1), what)),
             Ok(Some(Err(what))) => return Err(error(Some(1), format!("{NO_HEADER} ({what})"))),
             Ok(None) => {
-                let empty = || error(None, "is empty; nothing was recorded in it".into());
+                let what = if reader.cut || compressed {
+                    "is cut off before the end of its first line; nothing in it can be read"
+                } else {
+                    "is empty; nothing was recorded in it"
+                };
+                let empty = || error(None, what.into());
                 return Err(reader.first_damage.take().unwrap_or_else(empty));
             }
             Err(e) => return Err(e),

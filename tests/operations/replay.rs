@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use usher::config::{Config, Distances, Gate, PolicyConfig};
+use usher::config::{Config, Distances, Gate, PolicyConfig, PolicySource};
 use usher::model::policy::{Answer, Call, MonolithRow, View};
 use usher::policy::lua::Source;
 use usher::testkit::World;
@@ -177,5 +177,41 @@ async fn the_gate_passes_without_recent_decisions_and_tells() {
         (&json!("least-loaded"), &json!(true), &json!(0))
     );
     assert_eq!(balancer.api("POST", "/_usher/v1/policy/replay", "").await.status, 405);
+    balancer.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_gate_makes_the_last_decisions_of_the_running_balancer_again() {
+    let folder = TempDir::new().unwrap();
+    let write = |name: &str, place: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, format!("return {{ place = function(call) return call.monoliths[{place}] end }}")).unwrap();
+        path
+    };
+    let first = write("first.lua", "1");
+    write("contrary.lua", "#call.monoliths");
+    write("alike.lua", "2 - 1");
+    let policy = PolicyConfig {
+        source: PolicySource::File(first),
+        gate: Gate::Replay,
+        require: vec!["agreement >= 0.9".parse().unwrap()],
+        ..quick().policy
+    };
+    let balancer = Balancer::start(monoliths(&World::new(), &["ewr", "ewr"]).await, Config { policy, ..quick() }).await;
+    for room in 0..20 {
+        let _ = balancer.get(&format!("/api/room/room-{room}")).await;
+    }
+    let active = balancer.document("/_usher/v1/policy").await["active"]["version"].clone();
+    let refused = balancer.api("POST", "/_usher/v1/policy/use", r#"{"policy": "contrary.lua"}"#).await;
+    assert!(refused.status == 409 && refused.text().contains("agreement >= 0.9: 0"), "{}", refused.text());
+    let document = balancer.document("/_usher/v1/policy").await;
+    assert_eq!(document["active"]["version"], active);
+    assert!(document["last_failure"]["reason"].as_str().unwrap().contains("agreement >= 0.9"), "{document}");
+    let report = balancer.document("/_usher/v1/policy/replay").await;
+    assert_eq!((&report["passed"], &report["replay"]["complete"]), (&json!(false), &json!(true)), "{report}");
+    assert!(report["decisions"].as_u64().unwrap() >= 20, "{report}");
+    let used = balancer.api("POST", "/_usher/v1/policy/use", r#"{"policy": "alike.lua"}"#).await;
+    assert_eq!(used.status, 200, "{}", used.text());
+    assert_eq!(balancer.document("/_usher/v1/policy/replay").await["passed"], true);
     balancer.finish().await;
 }
