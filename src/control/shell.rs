@@ -324,7 +324,7 @@ impl Shell {
             }
         });
         self.events.loads(&self.targets);
-        if revision(self.cluster.view()) != self.published {
+        if self.cluster.view().revision() != self.published {
             self.publish();
         }
         let joins = self.cluster.counters().joins;
@@ -333,7 +333,7 @@ impl Shell {
     }
 
     fn publish(&mut self) {
-        self.published = revision(self.cluster.view());
+        self.published = self.cluster.view().revision();
         self.routes.publish(Published { view: self.cluster.view().clone(), targets: self.targets.clone() });
     }
 
@@ -359,11 +359,6 @@ impl Shell {
             }
         }
     }
-}
-
-/// Versions only rise, so the highest one changes with every change.
-fn revision(view: &View) -> u64 {
-    view.versions().iter().copied().fold(view.membership(), u64::max)
 }
 
 fn measure(view: &mut View, target: &Target, age_s: f64) {

@@ -283,6 +283,17 @@ return p";
     }
 
     #[test]
+    fn rooms_that_are_placed_in_one_event_all_have_their_decision() {
+        let live = live(Stories::default());
+        let rooms: Vec<String> = (0..500).map(|room| format!("room-{room}")).collect();
+        rooms.iter().for_each(|room| live.decide("place", Some(room), 1));
+        rooms.iter().for_each(|room| live.note(About::Decided(RoomKey::of(room))));
+        for room in &rooms {
+            assert!(matches!(&live.story(room)[..], [What::Decided(_)]), "{room}");
+        }
+    }
+
+    #[test]
     fn faults_have_their_file_and_line() {
         let live = live(Stories::default());
         for (room, at) in

@@ -182,6 +182,11 @@ impl View {
         &self.versions
     }
 
+    /// Rises with every change: version numbers are never used twice, so equal revisions are equal views.
+    pub fn revision(&self) -> u64 {
+        self.versions.iter().copied().fold(self.membership, u64::max)
+    }
+
     /// The version of the set of rows and of who serves.
     pub fn membership(&self) -> u64 {
         self.membership

@@ -132,7 +132,7 @@ impl Shadow {
 
     /// A copy of the view: the last one, as long as nothing has changed.
     fn kept(&self, hook: Hook, view: &View) -> Option<Arc<KeptView>> {
-        let (last, revision) = (&self.views[hook as usize], revision(view));
+        let (last, revision) = (&self.views[hook as usize], view.revision());
         if let Some(kept) = lock(last).as_ref().filter(|kept| kept.revision == revision) {
             return Some(kept.clone());
         }
@@ -188,11 +188,6 @@ fn run(mut vm: Vm, handed: &Receiver<Handed>, shared: &Shared, distances: &Dista
         }
         shared.calls.fetch_sub(1, Relaxed);
     }
-}
-
-/// Version numbers only rise and are never used twice, so equal revisions are equal views.
-fn revision(view: &View) -> u64 {
-    view.versions().iter().copied().fold(view.membership(), u64::max)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -15,6 +15,11 @@ use usher::trace::record::{Decided, Header, Outcome, PolicyText};
 use super::harness::{Balancer, monoliths, quick};
 use super::process::{output, text, usher};
 
+/// What is printed without its columns.
+fn squeezed(text: &str) -> String {
+    text.split_whitespace().map(|word| format!("{word} ")).collect()
+}
+
 const FIRST: &str = "return { place = function(call) return call.monoliths[1] end }";
 
 /// Twenty rooms that all went to `a`, of which `lies` says that they went to `b`.
@@ -78,23 +83,25 @@ async fn a_replay_is_good_or_says_what_is_not() {
     fs::write(at.join("second.lua"), "return { place = function(call) return call.monoliths[2] end }").unwrap();
     let (code, out, err) = replay(at, &["good.trace.jsonl"]).await;
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
-    for said in ["span         19.0 s", "decisions    20", "changed      0", "100 %"] {
-        assert!(out.contains(said), "{said}: {out}");
+    let said = squeezed(&out);
+    for line in ["span 19.0 s", "decisions 20", "changed 0", "agreement – 100 %", "faults 0 0"] {
+        assert!(said.contains(line), "{line}: {out}");
     }
     let (code, out, err) = replay(at, &["lying.trace.jsonl"]).await;
     assert_eq!(code, 1, "{out}");
     assert!(
-        out.contains("changed decisions: 3") && err.contains("3 of 20 decisions were not made again"),
+        squeezed(&out).contains("place b → a 3 ") && err.contains("3 of 20 decisions were not made again"),
         "{out} {err}"
     );
     // Another policy may differ, unless it is said how much.
     let (code, out, _) = replay(at, &["good.trace.jsonl", "--policy", "second.lua"]).await;
     assert_eq!(code, 0, "{out}");
-    assert!(out.contains("changed decisions: 20"), "{out}");
+    assert!(squeezed(&out).contains("place a → b 20 "), "{out}");
     let demands = ["--assert", "agreement >= 0.9", "--assert", "faults == 0"];
     let (code, out, err) = replay(at, &[&["good.trace.jsonl", "--policy", "second.lua"], &demands[..]].concat()).await;
     assert_eq!((code, err.trim()), (1, "usher: agreement >= 0.9: 0"), "{out}");
-    assert!(out.contains("demands: 1 of 2 not met") && out.contains("✓") && out.contains("✗"), "{out}");
+    let said = squeezed(&out);
+    assert!(said.contains("✗ second agreement >= 0.9 0 ") && said.contains("✓ second faults == 0 0 "), "{out}");
     assert_eq!(replay(at, &[&["good.trace.jsonl"], &demands[..]].concat()).await.0, 0);
 }
 
@@ -208,7 +215,7 @@ async fn the_gate_makes_the_last_decisions_of_the_running_balancer_again() {
     assert_eq!(document["active"]["version"], active);
     assert!(document["last_failure"]["reason"].as_str().unwrap().contains("agreement >= 0.9"), "{document}");
     let report = balancer.document("/_usher/v1/policy/replay").await;
-    assert_eq!((&report["passed"], &report["replay"]["complete"]), (&json!(false), &json!(true)), "{report}");
+    assert_eq!(report["passed"], false, "{report}");
     assert!(report["decisions"].as_u64().unwrap() >= 20, "{report}");
     let used = balancer.api("POST", "/_usher/v1/policy/use", r#"{"policy": "alike.lua"}"#).await;
     assert_eq!(used.status, 200, "{}", used.text());

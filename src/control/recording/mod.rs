@@ -31,8 +31,9 @@ use crate::trace::write::{Progress, Recorder, Recording, Target};
 const STOPPING: Duration = Duration::from_secs(3);
 /// The longest time that a recording may be asked for.
 const LONGEST: Duration = Duration::from_secs(30 * 86_400);
-/// Bytes of the last decisions that are kept in memory.
-const RECENT: usize = 8 << 20;
+/// Bytes of the last decisions that are kept in memory: about 20,000 of a large cluster, which a new version can make again
+/// within the time of its gate also on a busy machine.
+const RECENT: usize = 2 << 20;
 
 /// Why a recording was not started or stopped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -206,7 +207,7 @@ impl Recordings {
         self.end().await;
     }
 
-    /// Begins or ends keeping the last decisions in memory, 8 MiB of them compressed. Beginning twice changes nothing. An
+    /// Begins or ends keeping the last decisions in memory, 2 MiB of them compressed. Beginning twice changes nothing. An
     /// error says that there is no thread to be had.
     pub fn keep_recent(&self, keep: bool) -> std::io::Result<()> {
         let config = self.config.load_full();

@@ -41,7 +41,7 @@ impl RecordTap {
     }
 
     fn view(&self, hook: Hook, view: &View) -> Arc<View> {
-        let (mut last, revision) = (lock(&self.views[hook as usize]), revision(view));
+        let (mut last, revision) = (lock(&self.views[hook as usize]), view.revision());
         match &*last {
             Some((of, kept)) if *of == revision => kept.clone(),
             _ => {
@@ -123,11 +123,6 @@ fn mixed(mut bits: u64) -> u64 {
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     bits ^ (bits >> 31)
-}
-
-/// Version numbers only rise and are never used twice, so equal revisions are equal views.
-fn revision(view: &View) -> u64 {
-    view.versions().iter().copied().fold(view.membership(), u64::max)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -11,8 +11,6 @@ use crate::model::assertion::Assertion;
 use crate::policy::lua::{Environment, LoadError, Program};
 use crate::trace::read::{OnDamage, Reader, TraceError};
 
-/// So many decisions are enough to judge a version by, if there is no time for all of them.
-const ENOUGH: u64 = 1000;
 /// What errors call the decisions in memory.
 const RECENT: &str = "recent decisions";
 
@@ -27,10 +25,8 @@ pub struct GateReport {
     pub refused: Option<LoadError>,
 }
 
-/// Lets a version decide again what traces in memory hold, the newest trace first, for at most `time` on the calling thread. It is
-/// refused if it does not meet each of `require`; without any, if it fails where the version that decided did not. If time is over, it is
-/// judged by what it decided, unless that is little. A demand on a figure that these decisions do not have is told as
-/// `not_measured` and refuses nothing.
+/// Lets a version decide again what traces in memory hold, oldest first, for at most `time` on the calling thread. It is
+/// refused if it does not meet each of `require`; without any, if it fails where the version that decided did not.
 ///
 /// Counters and kept values are a copy of those that the program's environment shares. Without a decision in memory
 /// nothing is refused.
@@ -38,17 +34,14 @@ pub fn replay_gate(program: &Program, traces: &[Arc<[u8]>], require: &[Assertion
     let began = Instant::now();
     let refused = |reason: String| Some(program.source().problem(None, reason));
     match replayed(program, traces, require, began + time) {
-        Ok((None, _)) => GateReport { document: Json::Null, decisions: 0, refused: None },
-        Ok((Some(replayed), complete)) => {
+        Ok(None) => GateReport { document: Json::Null, decisions: 0, refused: None },
+        Ok(Some(replayed)) => {
             let failures = failures(&replayed, require);
             let reason = (!failures.is_empty())
                 .then(|| format!("replay of {} recent decisions: {}", replayed.decisions, failures.join("; ")));
             let mut document = replayed.document();
             // What makes a replay on the command line fail is not what refuses a version.
             document["failures"] = json!(failures);
-            document["complete"] = json!(complete);
-            let unknown = replayed.assertions.iter().filter(|checked| checked.value.is_none());
-            document["not_measured"] = json!(unknown.map(|checked| &checked.expr).collect::<Vec<_>>());
             GateReport { document, decisions: replayed.decisions, refused: reason.and_then(refused) }
         }
         Err(ReplayError::TimedOut { decisions }) => GateReport {
@@ -72,10 +65,9 @@ fn replayed(
     traces: &[Arc<[u8]>],
     require: &[Assertion],
     until: Instant,
-) -> Result<(Option<Replayed>, bool), ReplayError> {
+) -> Result<Option<Replayed>, ReplayError> {
     let mut replay: Option<Replay> = None;
-    let mut complete = true;
-    for trace in traces.iter().rev() {
+    for trace in traces {
         let mut reader = match Reader::new(RECENT, Cursor::new(trace.clone()), OnDamage::Skip) {
             Ok(reader) => reader,
             Err(error) => {
@@ -95,14 +87,10 @@ fn replayed(
         match replay.read(&mut reader, &mut |_| {}) {
             Ok(()) => {}
             Err(ReplayError::Trace(error)) => unreadable(&error),
-            Err(ReplayError::TimedOut { decisions }) if decisions >= ENOUGH => {
-                complete = false;
-                break;
-            }
             Err(error) => return Err(error),
         }
     }
-    Ok((replay.map(Replay::finish).filter(|replayed| replayed.decisions > 0), complete))
+    Ok(replay.map(Replay::finish).filter(|replayed| replayed.decisions > 0))
 }
 
 fn unreadable(error: &TraceError) {
@@ -116,10 +104,5 @@ fn failures(replayed: &Replayed, require: &[Assertion]) -> Vec<String> {
         let first = first.map(|fault| format!(", such as {fault}")).unwrap_or_default();
         return vec![format!("faults: {new} calls fail that did not fail before{first}")];
     }
-    replayed
-        .assertions
-        .iter()
-        .filter(|checked| !checked.ok && checked.value.is_some())
-        .map(ToString::to_string)
-        .collect()
+    replayed.assertions.iter().filter(|checked| !checked.ok).map(ToString::to_string).collect()
 }
