@@ -133,8 +133,19 @@ async fn plots(browser: &mut Browser) {
     assert_eq!(moves, 2);
 }
 
+/// Scrolls an element into the middle of the window, and waits until the page has heard of it: its event, which hides
+/// what stands under the pointer, comes with the next frame.
+async fn into_view(browser: &mut Browser, selector: &str) {
+    let scroll = format!(
+        "new Promise((done) => {{ const frame = (then) => requestAnimationFrame(then); \
+         document.querySelector('{selector}').scrollIntoView({{block: 'center'}}); \
+         frame(() => frame(() => frame(() => done(true)))); }})"
+    );
+    assert_eq!(browser.eval(&scroll).await, true);
+}
+
 async fn values_under_the_pointer(browser: &mut Browser) {
-    browser.eval("document.querySelector('[data-plot=load]').scrollIntoView({block: 'center'})").await;
+    into_view(browser, "[data-plot=load]").await;
     let at = "(() => { const b = document.querySelector('[data-plot=load]').getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 3]; })()";
     let place = browser.eval(at).await;
     browser.point(place[0].as_f64().unwrap(), place[1].as_f64().unwrap()).await;
@@ -318,7 +329,7 @@ async fn others(browser: &mut Browser) {
         assert_eq!(browser.eval("document.documentElement.scrollWidth <= innerWidth").await, true);
         assert_eq!(browser.eval("document.documentElement.classList.contains('ready')").await, true);
         if plots > 0 {
-            browser.eval("document.querySelector('.plot').scrollIntoView({block: 'center'})").await;
+            into_view(browser, ".plot").await;
             browser.point(640.0, 450.0).await;
         }
         browser.media("print", "light").await;
