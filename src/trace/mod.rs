@@ -16,7 +16,7 @@ mod recorder;
 pub mod redact;
 mod rotate;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod write;
 
 pub use decode::{Decoder, Item};
