@@ -4,6 +4,9 @@
 //! and clients, and switches the recording on and off by turns. What is compared is the scheduler's count of the CPU time
 //! of all threads (Linux), for each unit of traffic. `USHER` names another executable, `USHER_CPU` and `LOAD_CPU` a CPU for
 //! each side, `USHER_GATE=replay` keeps the recent decisions too, and `USHER_CONFIG` adds lines to the configuration.
+//!
+//! `-- records` hands a fixed list of records to a recorder, without a balancer: for whoever counts instructions
+//! (`valgrind --tool=callgrind --separate-threads=yes`).
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
@@ -17,7 +20,12 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{MissedTickBehavior, interval, sleep};
+use usher::model::policy::{Call, MonolithRow, View};
+use usher::model::{ClientId, MonolithId};
+use usher::policy::lua::Source;
 use usher::testkit::{Client, Monolith, RoomInfo, World, http};
+use usher::trace::record::{Decided, Header, Outcome, PolicyText, TraceEvent};
+use usher::trace::write::{Recording, Target};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const KEY: &str = "bench";
@@ -37,7 +45,7 @@ const CONNECTIONS: usize = 32;
 struct Process {
     child: Child,
     addr: SocketAddr,
-    monoliths: Vec<Monolith>,
+    _monoliths: Vec<Monolith>,
     world: World,
     _folder: tempfile::TempDir,
 }
@@ -81,7 +89,7 @@ impl Process {
         command.args(["run", "-c", "usher.toml"]).current_dir(folder.path()).env("XDG_RUNTIME_DIR", folder.path());
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let process = Self { child, addr, monoliths, world, _folder: folder };
+        let process = Self { child, addr, _monoliths: monoliths, world, _folder: folder };
         while !http::get(addr, "/_usher/ready").await.is_ok_and(|answer| answer.status == 200) {
             sleep(Duration::from_millis(20)).await;
         }
@@ -231,22 +239,76 @@ async fn run(workload: &str, pairs: usize, time: Duration) {
                 "  {} {unit:.3} {} | joins/s {joined:.0} delivered/s {delivered:.0} | events {} decisions {} dropped {} + {} bytes {}",
                 if on { "on " } else { "off" },
                 if paced { "ms of CPU each second" } else { "us of CPU each request" },
-                about["events"], about["decisions"], about["dropped_events"], about["dropped_decisions"], about["bytes"]
+                about["events"],
+                about["decisions"],
+                about["dropped_events"],
+                about["dropped_decisions"],
+                about["bytes"]
             );
         }
         costs.push((cost[1] / cost[0] - 1.0) * 100.0);
     }
     let [low, median, high] = quartiles(costs);
     let [off, on] = sums.map(|values| quartiles(values)[1]);
-    println!("{workload}: {pairs} pairs: recording costs {median:.2} % (quartiles {low:.2} to {high:.2} %); medians off {off:.3}, on {on:.3}: {:.2} %", (on / off - 1.0) * 100.0);
-    drop(process.monoliths.len());
+    println!(
+        "{workload}: {pairs} pairs: recording costs {median:.2} % (quartiles {low:.2} to {high:.2} %); medians off {off:.3}, on {on:.3}: {:.2} %",
+        (on / off - 1.0) * 100.0
+    );
+}
+
+/// As many records as the paced traffic makes in `seconds`: joins, leaves, rooms, and decisions about one join in five.
+fn records(seconds: u64) {
+    let folder = tempfile::tempdir().unwrap();
+    let policy = PolicyText::of(&Source::shipped("bench", "return {}"));
+    let header = Header { region: "ewr".into(), ..Header::of(policy.clone()) };
+    let target = Target {
+        path: folder.path().join("bench.trace.jsonl.zst"),
+        rotate_bytes: 1 << 30,
+        rotate_after: Duration::from_secs(3600),
+        keep: 1,
+        redact_rooms: false,
+    };
+    let recording = Recording::start(target, header).unwrap();
+    let (recorder, policy) = (recording.recorder(), Arc::new(policy));
+    let id = |at: u32| MonolithId::from(format!("00000000-0000-4000-8000-{at:012}").as_str());
+    let mut view =
+        View::of((0..2).map(|at| MonolithRow { id: id(at), region: "ewr".into(), ..MonolithRow::default() }));
+    for number in 0..seconds * JOINS {
+        let client = ClientId::from_u128(u128::from(number));
+        let room: Arc<str> = format!("room-{number}").as_str().into();
+        recorder.event(TraceEvent::Join { client, room: room.clone(), region: None, reconnect: false });
+        recorder.event(TraceEvent::Leave { client });
+        let monolith = id(u32::try_from(number % 2).unwrap());
+        view.update(&monolith, |row| row.clients += 1);
+        if number.is_multiple_of(JOINS / 10) {
+            view.update(&monolith, |row| row.rtt_ms = number as f64 / 7.0);
+        }
+        if number.is_multiple_of(FRESH) {
+            view.update(&monolith, |row| row.pending += 1);
+            let call: Call =
+                serde_json::from_value(serde_json::json!({"hook": "place", "now_us": number, "seed": number,
+                "region": "ewr", "cause": "join", "room": {"name": room, "clients": 1, "attempt": 1}}))
+                .unwrap();
+            let outcome = Outcome::chosen(&monolith, &policy.version);
+            recorder.decision(Decided { call, view: view.clone().into(), outcome }, &policy, false);
+            recorder.event(TraceEvent::Loaded { monolith, room });
+        }
+        if number.is_multiple_of(JOINS * 5) {
+            std::thread::sleep(Duration::from_millis(150));
+        }
+    }
+    println!("{:?}", recording.stop());
 }
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     if let Ok(cpu) = std::env::var("LOAD_CPU") {
-        let pinned = Command::new("taskset").args(["-pc", &cpu, &std::process::id().to_string()]).stdout(Stdio::null()).status();
+        let pinned =
+            Command::new("taskset").args(["-pc", &cpu, &std::process::id().to_string()]).stdout(Stdio::null()).status();
         assert!(pinned.unwrap().success());
+    }
+    if arguments.first().is_some_and(|workload| workload == "records") {
+        return records(arguments.get(1).map_or(100, |text| text.parse().unwrap()));
     }
     let number = |at: usize, default| arguments.get(at).map_or(default, |text| text.parse().unwrap());
     let workload = arguments.first().map_or("joins", String::as_str);

@@ -167,7 +167,8 @@ impl Base {
         let old = std::mem::replace(&mut self.view, view);
         let is_new = |row: &&Arc<MonolithRow>| old.get(&row.id).is_none_or(|old| !Arc::ptr_eq(old, row) && old != *row);
         let monoliths = self.view.rows().iter().filter(is_new).map(|row| &**row).collect();
-        let gone: Vec<&MonolithId> = old.rows().iter().map(|row| &row.id).filter(|id| self.view.get(id).is_none()).collect();
+        let gone: Vec<&MonolithId> =
+            old.rows().iter().map(|row| &row.id).filter(|id| self.view.get(id).is_none()).collect();
         self.number += 1;
         if self.number == 1 {
             self.whole_at = t;

@@ -107,7 +107,12 @@ impl Keeper {
     fn run(mut self, inbox: &Inbox) {
         let shared = self.shared.clone();
         // Nobody looks any more at what was decided before the end.
-        while inbox.batch(|at, record| if !shared.stops() { self.record(at, record) }) == Rest::Comes {}
+        while inbox.batch(|at, record| {
+            if !shared.stops() {
+                self.record(at, record)
+            }
+        }) == Rest::Comes
+        {}
     }
 
     fn record(&mut self, at: Instant, record: Record) {

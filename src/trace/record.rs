@@ -267,7 +267,8 @@ impl Counts {
             load,
             load_age_s,
         } = base;
-        let same = (id, region, state, queue, draining) == (&now.id, &now.region, &now.state, &now.queue, &now.draining)
+        let same = (id, region, state, queue, draining)
+            == (&now.id, &now.region, &now.state, &now.queue, &now.draining)
             && (rtt_ms, latency_ms, errors) == (&now.rtt_ms, &now.latency_ms, &now.errors)
             && (age_s, weight, load, load_age_s) == (&now.age_s, &now.weight, &now.load, &now.load_age_s);
         same.then(|| Self {

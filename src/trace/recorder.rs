@@ -266,8 +266,10 @@ impl Shared {
             return Gap::default();
         }
         self.progress(|progress| {
-            let missing =
-                Gap { events: self.missing_events.swap(0, Relaxed), decisions: self.missing_decisions.swap(0, Relaxed) };
+            let missing = Gap {
+                events: self.missing_events.swap(0, Relaxed),
+                decisions: self.missing_decisions.swap(0, Relaxed),
+            };
             progress.dropped_events += missing.events;
             progress.dropped_decisions += missing.decisions;
             missing

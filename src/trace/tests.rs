@@ -24,14 +24,8 @@ mod writers;
 
 fn header() -> Header {
     let source = "return { place = function(call) return call.monoliths[1] end }";
-    let policy =
-        PolicyText { version: "0123456789ab".into(), ..PolicyText::of(&Source::shipped("test", source)) };
-    Header {
-        balancer: "b1".into(),
-        region: "ewr".into(),
-        started_us: 1_700_000_000_000_000,
-        ..Header::of(policy)
-    }
+    let policy = PolicyText { version: "0123456789ab".into(), ..PolicyText::of(&Source::shipped("test", source)) };
+    Header { balancer: "b1".into(), region: "ewr".into(), started_us: 1_700_000_000_000_000, ..Header::of(policy) }
 }
 
 fn by() -> Arc<PolicyText> {

@@ -315,8 +315,8 @@ impl Writer {
         self.in_lines.events += what.events;
         self.in_lines.decisions += what.decisions;
         let Some(out) = &self.out else { return };
-        let full = out.bytes_with(&self.lines) >= self.target.rotate_bytes
-            || out.began.elapsed() >= self.target.rotate_after;
+        let full =
+            out.bytes_with(&self.lines) >= self.target.rotate_bytes || out.began.elapsed() >= self.target.rotate_after;
         if full {
             self.rotate();
         } else if self.lines.len() >= LINES {

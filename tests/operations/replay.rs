@@ -26,12 +26,8 @@ const FIRST: &str = "return { place = function(call) return call.monoliths[1] en
 fn trace(path: &Path, lies: u64) {
     let source = Source::shipped("first", FIRST);
     let policy = PolicyText { file: "first.lua".into(), ..PolicyText::of(&source) };
-    let header = Header {
-        balancer: "b1".into(),
-        region: "ewr".into(),
-        started_us: 1_700_000_000_000_000,
-        ..Header::of(policy)
-    };
+    let header =
+        Header { balancer: "b1".into(), region: "ewr".into(), started_us: 1_700_000_000_000_000, ..Header::of(policy) };
     let (mut encoder, mut bytes) = (Encoder::new(None), Vec::new());
     encoder.header(&header, &mut bytes);
     let row = |id: &str| MonolithRow { id: id.into(), region: "ewr".into(), ..MonolithRow::default() };

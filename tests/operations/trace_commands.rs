@@ -18,12 +18,8 @@ const POLICY: &str =
 fn trace() -> Vec<u8> {
     let policy = PolicyText { file: "calm.lua".into(), ..PolicyText::of(&Source::shipped("calm", POLICY)) };
     let outcome = Outcome::chosen(&"b".into(), &policy.version);
-    let header = Header {
-        balancer: "b1".into(),
-        region: "ewr".into(),
-        started_us: 1_700_000_000_000_000,
-        ..Header::of(policy)
-    };
+    let header =
+        Header { balancer: "b1".into(), region: "ewr".into(), started_us: 1_700_000_000_000_000, ..Header::of(policy) };
     let row = |id: &str, rooms| MonolithRow { id: id.into(), region: "ewr".into(), rooms, ..MonolithRow::default() };
     let view = View::of([row("a", 3), row("b", 1)]);
     let (mut encoder, mut bytes) = (Encoder::new(None), Vec::new());

@@ -26,12 +26,7 @@ fn text_of(name: &str, text: &str) -> PolicyText {
 }
 
 fn header(policy: PolicyText) -> Header {
-    Header {
-        balancer: "b1".into(),
-        region: "ewr".into(),
-        started_us: 1_700_000_000_000_000,
-        ..Header::of(policy)
-    }
+    Header { balancer: "b1".into(), region: "ewr".into(), started_us: 1_700_000_000_000_000, ..Header::of(policy) }
 }
 
 /// A version that decides and writes down what it does, as a live one does.

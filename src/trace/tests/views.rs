@@ -21,7 +21,11 @@ fn minute() -> (Vec<u8>, Vec<Vec<MonolithRow>>) {
         for count in 0..3 {
             view.update(&ids[1], |row| row.pending = count);
             rows.push(view.rows().to_vec());
-            encoder.decision(u64::from(n) * 100_000 + u64::from(count), decided(&n.to_string(), &view, "m01"), &mut bytes);
+            encoder.decision(
+                u64::from(n) * 100_000 + u64::from(count),
+                decided(&n.to_string(), &view, "m01"),
+                &mut bytes,
+            );
         }
     }
     (bytes, rows)
@@ -38,7 +42,10 @@ fn a_view_is_written_whole_every_ten_seconds_and_mebibyte() {
     let moments: Vec<u64> = (text.lines().filter(|line| is_whole(line)))
         .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["t"].as_u64().unwrap())
         .collect();
-    assert!((4..=6).contains(&moments.len()) && moments.windows(2).all(|two| two[1] - two[0] >= 10_000_000), "{moments:?}");
+    assert!(
+        (4..=6).contains(&moments.len()) && moments.windows(2).all(|two| two[1] - two[0] >= 10_000_000),
+        "{moments:?}"
+    );
     let read: Vec<_> = decisions(&mut reader(bytes, OnDamage::Stop)).into_iter().map(|(_, rows, _)| rows).collect();
     assert!(read == rows, "every call comes back as it was");
     // A quiet balancer does not repeat itself.
