@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use super::dice::Dice;
 use super::ledger::{Ledger, Session};
 use super::monolith::{Monolith, World};
-use super::pipe::{End, Line, pipe};
+use super::pipe::{End, Line, pipe, small};
 use crate::config::Config;
 use crate::control::reload::{cluster_settings, link_settings};
 use crate::control::shell::in_virtual_time;
@@ -172,8 +172,7 @@ impl Balancer {
         let request = RoomRequest { client, room, region: Some("ewr".into()), reconnect };
         let context = self.context.clone();
         let task = watched(ledger, "the task of a client", async move {
-            let socket =
-                WebSocketStream::from_raw_socket(ours, Role::Server, Some(websocket_config(&settings))).await;
+            let socket = WebSocketStream::from_raw_socket(ours, Role::Server, Some(websocket_config(&settings))).await;
             serve(socket, request, inbox, place, settings, context).await;
         });
         lock(&self.tasks).push(task);
@@ -241,7 +240,7 @@ impl Supervisor {
                     let number = self.world.next_link();
                     *lock(&self.line) = Some(line.clone());
                     self.monolith.accept(theirs, line, number);
-                    let socket = WebSocketStream::from_raw_socket(ours, Role::Client, None).await;
+                    let socket = WebSocketStream::from_raw_socket(ours, Role::Client, Some(small())).await;
                     let init = Init { port: 80, region: "ewr".into(), id: id.as_str().into(), token: None };
                     let endpoint = self.endpoint.clone();
                     run_over(LinkId(number), init, socket, endpoint, &mut listed, self.links.clone()).await;

@@ -1,13 +1,13 @@
 //! A client of a run: it comes, talks, is thrown out, comes back, vanishes; and checks everything that it hears.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use super::balancer::Balancer;
 use super::dice::Dice;
 use super::ledger::{Heard, Ledger, Session};
-use super::pipe::{End, Line};
+use super::pipe::{End, Line, small};
 
 /// How far a run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,11 +29,34 @@ pub(super) enum Stage {
     Farewell,
 }
 
+/// The stage of a run, for those who wait for the next one. All hear of it in the order in which they began to wait,
+/// which tokio's `watch` does not promise.
+#[derive(Default)]
+pub(super) struct Stages {
+    now: AtomicU8,
+    next: Notify,
+}
+
+impl Stages {
+    pub(super) fn now(&self) -> Stage {
+        match self.now.load(Relaxed) {
+            0 => Stage::Storm,
+            1 => Stage::Calm,
+            _ => Stage::Farewell,
+        }
+    }
+
+    pub(super) fn advance(&self) {
+        self.now.fetch_add(1, Relaxed);
+        self.next.notify_waiters();
+    }
+}
+
 /// What the clients of a run share.
 pub(super) struct Guests {
     pub(super) ledger: Ledger,
     pub(super) balancers: Vec<Mutex<Option<Arc<Balancer>>>>,
-    pub(super) stage: watch::Receiver<Stage>,
+    pub(super) stages: Stages,
     pub(super) sessions: AtomicU64,
     /// Those who have heard themselves in the calm, by number: their session and room.
     pub(super) settled: Mutex<BTreeMap<usize, (Session, String)>>,
@@ -50,11 +73,10 @@ enum Ended {
 
 /// One person, from the beginning of the run to its end.
 pub(super) async fn visit(number: usize, rooms: usize, guests: Arc<Guests>, mut dice: Dice) {
-    let mut stage = guests.stage.clone();
     let mut reconnect = false;
     sleep(dice.millis(0..2000)).await;
-    while *stage.borrow_and_update() != Stage::Farewell {
-        let calm = *stage.borrow() == Stage::Calm;
+    while guests.stages.now() != Stage::Farewell {
+        let calm = guests.stages.now() == Stage::Calm;
         let room = if !calm && dice.percent(3) { "missing".to_owned() } else { format!("Room-{}", number % rooms) };
         let balancer = guests.balancer(dice.below(guests.balancers.len()));
         let session = guests.sessions.fetch_add(1, Relaxed) + 1;
@@ -65,8 +87,9 @@ pub(super) async fn visit(number: usize, rooms: usize, guests: Arc<Guests>, mut 
             continue;
         };
         guests.ledger.count("visits");
-        let visit = Visit { number, session, room: &room, guests: &guests, heard: Heard::default(), said: 0, marker: None };
-        let ended = visit.run(end, &line, &mut stage, &mut dice).await;
+        let visit =
+            Visit { number, session, room: &room, guests: &guests, heard: Heard::default(), said: 0, marker: None };
+        let ended = visit.run(end, &line, &mut dice).await;
         guests.settled().remove(&number);
         guests.ledger.tell(|| format!("client {number} ends session {session} in {room}: {ended:?}"));
         reconnect = match ended {
@@ -101,6 +124,14 @@ impl Guests {
     }
 }
 
+/// Says goodbye, and waits for the answer.
+async fn leave(socket: &mut WebSocketStream<End>) -> Ended {
+    // A socket that is gone needs no goodbye.
+    let _ = socket.close(None).await;
+    while socket.next().await.is_some_and(|message| message.is_ok()) {}
+    Ended::Left
+}
+
 struct Visit<'a> {
     number: usize,
     session: Session,
@@ -113,8 +144,8 @@ struct Visit<'a> {
 }
 
 impl Visit<'_> {
-    async fn run(mut self, end: End, line: &Line, stage: &mut watch::Receiver<Stage>, dice: &mut Dice) -> Ended {
-        let mut socket = WebSocketStream::from_raw_socket(end, Role::Client, None).await;
+    async fn run(mut self, end: End, line: &Line, dice: &mut Dice) -> Ended {
+        let mut socket = WebSocketStream::from_raw_socket(end, Role::Client, Some(small())).await;
         let auth = json!({"action": "auth", "token": self.session.to_string()});
         if socket.send(Message::text(auth.to_string())).await.is_err() {
             return Ended::Broken;
@@ -122,11 +153,15 @@ impl Visit<'_> {
         let stays = if dice.percent(30) { dice.millis(200..4000) } else { Duration::from_secs(3600) };
         let until = Instant::now() + stays;
         let mut speaks = Instant::now() + dice.millis(0..400);
-        let calm = |stage: &watch::Receiver<Stage>| *stage.borrow() != Stage::Storm;
-        if calm(stage) {
-            self.mark(&mut speaks);
-        }
+        let mut stage = Stage::Storm;
         loop {
+            let now = self.guests.stages.now();
+            if now == Stage::Farewell {
+                return leave(&mut socket).await;
+            }
+            if std::mem::replace(&mut stage, now) != now {
+                self.mark(&mut speaks);
+            }
             tokio::select! {
                 biased;
                 message = socket.next() => match message {
@@ -139,31 +174,22 @@ impl Visit<'_> {
                     Some(Ok(_)) => {}
                     Some(Err(_)) | None => return Ended::Broken,
                 },
-                changed = stage.changed() => {
-                    if changed.is_err() || *stage.borrow_and_update() == Stage::Farewell {
-                        let _ = socket.close(None).await;
-                        while socket.next().await.is_some_and(|message| message.is_ok()) {}
-                        return Ended::Left;
-                    }
-                    self.mark(&mut speaks);
-                }
+                () = self.guests.stages.next.notified() => {}
                 () = sleep_until(speaks) => {
                     self.said += 1;
                     let input = json!({"session": self.session, "input": self.said});
                     if socket.send(Message::text(input.to_string())).await.is_err() {
                         return Ended::Broken;
                     }
-                    let pause = if calm(stage) { dice.millis(1000..3000) } else { dice.millis(40..900) };
+                    let pause = if stage == Stage::Calm { dice.millis(1000..3000) } else { dice.millis(40..900) };
                     speaks = Instant::now() + pause;
                 }
-                () = sleep_until(until), if !calm(stage) => {
+                () = sleep_until(until), if stage == Stage::Storm => {
                     if dice.percent(25) {
                         line.swallow();
                         return Ended::Vanished;
                     }
-                    let _ = socket.close(None).await;
-                    while socket.next().await.is_some_and(|message| message.is_ok()) {}
-                    return Ended::Left;
+                    return leave(&mut socket).await;
                 }
             }
         }
@@ -187,13 +213,18 @@ impl Visit<'_> {
             return;
         };
         if let Err(wrong) = self.heard.message(load, at) {
-            self.guests.ledger.violation(format!("session {} of client {} in {}: {wrong}", self.session, self.number, self.room));
+            self.guests
+                .ledger
+                .violation(format!("session {} of client {} in {}: {wrong}", self.session, self.number, self.room));
             // One report is enough; what follows is held against where it is now.
             self.heard.answer(load, at);
         }
         self.guests.ledger.count("heard");
         let own = number("session") == Some(self.session);
-        if own && let Some(marker) = self.marker && number("input") >= Some(marker) {
+        if own
+            && let Some(marker) = self.marker
+            && number("input") >= Some(marker)
+        {
             self.guests.settled().insert(self.number, (self.session, self.room.to_ascii_lowercase()));
         }
     }

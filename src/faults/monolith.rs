@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
 use super::dice::Dice;
 use super::ledger::{Ledger, LinkNumber, Session};
-use super::pipe::{End, Line};
+use super::pipe::{End, Line, small};
 
 /// An unload that crosses the Monolith's own on the way ends a real one and cannot be avoided: it is excused for so long.
 const CROSSING: Duration = Duration::from_millis(400);
@@ -57,6 +57,21 @@ pub(super) enum Ending {
     InOrder,
 }
 
+/// What it would look like at a Monolith if a balancer broke a rule: proof that runs would find it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sabotage {
+    /// Some `leave`s do not come.
+    LeavesAreLost,
+    /// Some input comes twice.
+    InputComesTwice,
+    /// Some input does not come.
+    InputIsLost,
+    /// Some messages to a room overtake the ones before them.
+    MessagesAreSwapped,
+    /// Now and then an `unload` comes for a room that is not here.
+    StrayUnloads,
+}
+
 /// One Monolith, through all its lives.
 #[derive(Clone)]
 pub(super) struct Monolith(Arc<Mutex<State>>);
@@ -72,9 +87,12 @@ struct State {
     loading: BTreeMap<String, Vec<(LinkNumber, String, Session)>>,
     members: BTreeMap<String, Member>,
     /// Members whose room was unloaded without a kick, until their `leave`.
-    ghosts: BTreeSet<String>,
+    ghosts: BTreeMap<String, LinkNumber>,
     links: BTreeMap<LinkNumber, (mpsc::UnboundedSender<Message>, Line)>,
     unloaded_lately: Vec<(Instant, String)>,
+    sabotage: Option<Sabotage>,
+    /// A message that lets the next one overtake it.
+    overtaken: Option<(BTreeSet<LinkNumber>, Value)>,
 }
 
 struct Room {
@@ -92,7 +110,7 @@ struct Member {
 }
 
 impl Monolith {
-    pub(super) fn new(name: String, world: World, ledger: Ledger, dice: Dice) -> Self {
+    pub(super) fn new(name: String, world: World, ledger: Ledger, dice: Dice, sabotage: Option<Sabotage>) -> Self {
         let monolith = Self(Arc::new(Mutex::new(State {
             name,
             life: 0,
@@ -103,9 +121,11 @@ impl Monolith {
             rooms: BTreeMap::new(),
             loading: BTreeMap::new(),
             members: BTreeMap::new(),
-            ghosts: BTreeSet::new(),
+            ghosts: BTreeMap::new(),
             links: BTreeMap::new(),
             unloaded_lately: Vec::new(),
+            sabotage,
+            overtaken: None,
         })));
         monolith.start();
         monolith
@@ -131,6 +151,9 @@ impl Monolith {
                     return;
                 }
                 monolith.lock().gossip(None);
+                if monolith.lock().breaks(Sabotage::StrayUnloads) {
+                    monolith.asked_to_unload("room-of-nobody");
+                }
             }
         });
     }
@@ -200,7 +223,7 @@ impl Monolith {
         };
         let monolith = self.clone();
         tokio::spawn(async move {
-            let mut socket = WebSocketStream::from_raw_socket(end, Role::Server, None).await;
+            let mut socket = WebSocketStream::from_raw_socket(end, Role::Server, Some(small())).await;
             loop {
                 tokio::select! {
                     biased;
@@ -261,8 +284,18 @@ impl Monolith {
         let field = |name: &str| payload[name].as_str().unwrap_or_default().to_owned();
         match frame["type"].as_str().unwrap_or_default() {
             "join" => self.join(life, link, field("room").to_ascii_lowercase(), field("client"), &field("token")),
-            "leave" => self.lock().leave(&field("client")),
-            "client_msg" => self.lock().input(link, &field("client_id"), &payload["payload"]),
+            "leave" => {
+                let mut state = self.lock();
+                if !state.breaks(Sabotage::LeavesAreLost) {
+                    state.leave(&field("client"));
+                }
+            }
+            "client_msg" => {
+                let mut state = self.lock();
+                let lost = state.breaks(Sabotage::InputIsLost);
+                let times = if lost { 0 } else { 1 + usize::from(state.breaks(Sabotage::InputComesTwice)) };
+                (0..times).for_each(|_| state.input(link, &field("client_id"), &payload["payload"]));
+            }
             "unload" => self.asked_to_unload(&field("room").to_ascii_lowercase()),
             _ => self.lock().ledger.violation(format!("a frame that no balancer sends: {text}")),
         }
@@ -329,7 +362,8 @@ impl Monolith {
         let gone: Vec<String> =
             state.members.iter().filter(|(_, member)| member.link == link).map(|(id, _)| id.clone()).collect();
         gone.iter().for_each(|member| state.leave(member));
-        // Ghosts of one link cannot be told from those of another; the balancer that is gone owes no leave.
+        // Who is gone owes no leave.
+        state.ghosts.retain(|_, from| *from != link);
         state.loading.values_mut().for_each(|waiting| waiting.retain(|(from, ..)| *from != link));
     }
 
@@ -344,6 +378,11 @@ impl State {
             // A link whose task has ended hears nothing more.
             let _ = queue.send(Message::text(frame.to_string()));
         }
+    }
+
+    /// Whether this is one of the times at which a rule is broken on purpose.
+    fn breaks(&mut self, rule: Sabotage) -> bool {
+        self.sabotage == Some(rule) && self.dice.percent(20)
     }
 
     fn send_all(&self, frame: &Value) {
@@ -398,7 +437,14 @@ impl State {
         let links: BTreeSet<LinkNumber> =
             room.members.iter().filter_map(|member| self.members.get(member)).map(|member| member.link).collect();
         let frame = json!({"type": "room_msg", "payload": {"room": name, "payload": what}});
+        if self.overtaken.is_none() && self.breaks(Sabotage::MessagesAreSwapped) {
+            self.overtaken = Some((links, frame));
+            return;
+        }
         links.into_iter().for_each(|link| self.send(link, &frame));
+        if let Some((links, frame)) = self.overtaken.take() {
+            links.into_iter().for_each(|link| self.send(link, &frame));
+        }
     }
 
     fn input(&mut self, link: LinkNumber, member: &str, payload: &Value) {
@@ -436,7 +482,7 @@ impl State {
             if turn.is_multiple_of(every) {
                 self.send(member.link, &json!({"type": "kick", "payload": {"client_id": id, "reason": code}}));
             } else {
-                self.ghosts.insert(id);
+                self.ghosts.insert(id, member.link);
             }
             *turn += 1;
         }

@@ -10,9 +10,15 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 /// Bytes that may be on their way in one direction: what a kernel keeps for a reader that does not read.
 const CAPACITY: usize = 64 << 10;
+
+/// WebSockets whose buffers fit what is said in a run: the large ones would be cleared anew for each of its thousands.
+pub(super) fn small() -> WebSocketConfig {
+    WebSocketConfig::default().read_buffer_size(1 << 10).write_buffer_size(4 << 10)
+}
 
 /// One direction.
 #[derive(Default)]
