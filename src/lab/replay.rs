@@ -329,8 +329,7 @@ impl Replay {
         if agrees {
             return Ok(());
         }
-        let labels = (from.shown(), to.shown());
-        let Some(example) = self.changes.count(call.hook, labels) else { return Ok(()) };
+        let Some(example) = self.changes.count(call.hook, &from, &to) else { return Ok(()) };
         let explain = match &mut self.subject {
             Some(warm) => warm.take_explanations(),
             None => self.own.get(&outcome.policy).map(Warm::take_explanations).unwrap_or_default(),

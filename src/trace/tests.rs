@@ -19,6 +19,7 @@ use crate::model::read::{Kept, Read};
 use crate::model::{ClientId, MonolithId};
 
 mod long;
+mod quick;
 mod writers;
 
 fn header() -> Header {
