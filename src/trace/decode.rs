@@ -62,9 +62,23 @@ impl Decoder {
         }
     }
 
-    /// A decision as the encoder writes it. Where there is none, nothing has changed.
+    /// A decision or a view as the encoder writes it. Where there is none, nothing has changed.
     pub(super) fn quick(&mut self, text: &[u8]) -> Option<(u64, Item)> {
         let text = std::str::from_utf8(text).ok()?;
+        self.quick_decision(text).or_else(|| self.quick_view(text))
+    }
+
+    fn quick_view(&mut self, text: &str) -> Option<(u64, Item)> {
+        let (t, number, monoliths, gone) = quick::view(text, &mut self.texts)?;
+        // One that builds on another that is missing is told so the general way.
+        if number != 1 && self.number != number.checked_sub(1) {
+            return None;
+        }
+        self.renew(number, monoliths, &gone).ok()?;
+        Some((t, Item::View))
+    }
+
+    fn quick_decision(&mut self, text: &str) -> Option<(u64, Item)> {
         let (view, counted) = (&self.view, &mut self.counted);
         counted.clear();
         let mut next = 0;
@@ -144,7 +158,7 @@ impl Decoder {
 
     fn renew(&mut self, number: u64, monoliths: Vec<MonolithRow>, gone: &[MonolithId]) -> Result<(), String> {
         // A view holds only what is new in it, so one that is missing takes the following ones with it.
-        if number != 1 && self.number != Some(number - 1) {
+        if number != 1 && (number == 0 || self.number != Some(number - 1)) {
             self.number = None;
             return Err(format!("view {number} builds on one that is missing"));
         }

@@ -1,4 +1,4 @@
-//! Reads the line of a decision as the encoder writes it, in one pass and with few allocations. A replay reads nothing
+//! Reads the lines of decisions and views as the encoder writes them, in one pass and with few allocations. A replay reads nothing
 //! else by the hundred thousand. It understands a line wholly or not at all: one that looks otherwise, such as one that
 //! was written by hand, is left to the general way in `decode.rs`, which also says what is wrong with it.
 
@@ -11,7 +11,8 @@ use foldhash::fast::RandomState;
 use super::cursor::Cursor;
 use super::record::{Counts, Outcome};
 use crate::model::policy::{
-    Answer, Call, CallClient, CallRequest, CallRoom, Cause, Fault, FaultKind, Hook, Move, Previous,
+    Answer, Call, CallClient, CallRequest, CallRoom, Cause, Fault, FaultKind, Hook, MonolithRow, MonolithState, Move,
+    Previous,
 };
 use crate::model::read::{Kept, Read};
 use crate::model::{MonolithId, Region};
@@ -94,12 +95,27 @@ fn counts(cursor: &mut Cursor<'_>) -> Option<Counts> {
     Some(counts)
 }
 
+/// The line of a view: its number, who is new or another than before, and who is gone.
+pub(super) fn view(line: &str, texts: &mut Texts) -> Option<(u64, u64, Vec<MonolithRow>, Vec<MonolithId>)> {
+    let mut line = Line { cursor: Cursor::new(line), texts };
+    line.cursor.expect("{\"t\":")?;
+    let t = line.cursor.whole()?;
+    line.cursor.expect(",\"view\":")?;
+    let number = line.cursor.whole()?;
+    line.cursor.expect(",\"monoliths\":")?;
+    let monoliths = line.list(Line::row)?;
+    line.cursor.expect(",\"gone\":")?;
+    let gone = line.list(Line::monolith)?;
+    line.cursor.expect("}")?;
+    line.cursor.is_at_end().then_some((t, number, monoliths, gone))
+}
+
 struct Line<'a, 't> {
     cursor: Cursor<'a>,
     texts: &'t mut Texts,
 }
 
-impl Line<'_, '_> {
+impl<'a> Line<'a, '_> {
     fn hook(&mut self) -> Option<Hook> {
         self.cursor.one_of(&[
             ("\"place\"", Hook::Place),
@@ -153,6 +169,56 @@ impl Line<'_, '_> {
                 return Some(items);
             }
         }
+    }
+
+    /// The value of the key that comes next.
+    fn next<T>(&mut self, key: &str, read: impl FnOnce(&mut Cursor<'a>) -> Option<T>) -> Option<T> {
+        self.cursor.expect(key)?;
+        read(&mut self.cursor)
+    }
+
+    fn row(&mut self) -> Option<MonolithRow> {
+        self.cursor.expect("{\"id\":")?;
+        let id = self.monolith()?;
+        self.cursor.expect(",\"region\":")?;
+        let region = self.region()?;
+        let state = self.next(",\"state\":", |cursor| {
+            cursor.one_of(&[
+                ("\"up\"", MonolithState::Up),
+                ("\"suspect\"", MonolithState::Suspect),
+                ("\"draining\"", MonolithState::Draining),
+            ])
+        })?;
+        let row = MonolithRow {
+            id,
+            region,
+            state,
+            rooms: self.next(",\"rooms\":", Cursor::small)?,
+            clients: self.next(",\"clients\":", Cursor::small)?,
+            users: self.next(",\"users\":", Cursor::small)?,
+            pending: self.next(",\"pending\":", Cursor::small)?,
+            inflight: self.next(",\"inflight\":", Cursor::small)?,
+            queue: self.next(",\"queue\":", Cursor::small)?,
+            rtt_ms: self.next(",\"rtt_ms\":", Cursor::number)?,
+            latency_ms: self.next(",\"latency_ms\":", Cursor::number)?,
+            errors: self.next(",\"errors\":", Cursor::number)?,
+            age_s: self.next(",\"age_s\":", Cursor::number)?,
+            weight: self.next(",\"weight\":", Cursor::number)?,
+            draining: self.next(",\"draining\":", Cursor::flag)?,
+            load: self.maybe(",\"load\":", Self::load)?.unwrap_or_default(),
+            load_age_s: self.maybe(",\"load_age_s\":", |line| line.cursor.number())?,
+        };
+        self.cursor.expect("}")?;
+        Some(row)
+    }
+
+    fn load(&mut self) -> Option<BTreeMap<String, f64>> {
+        let mut load = BTreeMap::new();
+        self.cursor.object(|cursor, name| {
+            load.insert(name.into(), cursor.number()?);
+            Some(())
+        })?;
+        Some(load)
     }
 
     fn call(&mut self) -> Option<Call> {

@@ -72,6 +72,13 @@ impl Warm {
         self.program.version()
     }
 
+    /// Whether it decides with the settings and limits of this text.
+    pub(super) fn is_set_as(&self, text: &PolicyText) -> bool {
+        let environment = self.program.environment();
+        let (own, recorded) = (environment.limits, limits(text));
+        environment.settings == text.settings && (own.fuel, own.memory) == (recorded.fuel, recorded.memory)
+    }
+
     /// The policy's name.
     pub(super) fn name(&self) -> &str {
         self.vm.name()

@@ -1,6 +1,6 @@
 //! One call's data on its way into the VM, and what the hook says on its way out.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use foldhash::fast::RandomState;
 use mlua::{Function, Lua, LuaString, Table, Value};
@@ -52,7 +52,6 @@ impl Caller {
             filtered = mirror.without(lua, |row| call.excluded.contains(&row.id))?;
             (&filtered, false)
         };
-        let request = call.request.as_ref().map(|request| request_table(lua, request)).transpose()?;
         let now = call.now_us as f64 / 1e6;
         let no_room = CallRoom::default();
         let room = call.room.as_ref();
@@ -70,10 +69,20 @@ impl Caller {
         let only_region = text(only.map(|(region, _)| region))?;
         let owner = text(room.owner.as_ref().map(|owner| owner.as_str()))?;
         let client_region = text(client.region.as_ref().map(Region::as_str))?;
+        let no_request = CallRequest::default();
+        let request = call.request.as_ref();
+        let has_request = request.is_some();
+        let request = request.unwrap_or(&no_request);
+        let method = text(has_request.then_some(&*request.method))?;
+        let path = text(has_request.then_some(&*request.path))?;
+        let host = text(request.host.as_deref())?;
+        let request_region = text(request.region.as_ref().map(Region::as_str))?;
+        let headers = self.texts.table(lua, &request.headers)?;
+        let query = self.texts.table(lua, &request.query)?;
         let text = |place: Option<usize>| place.and_then(|place| self.texts.strings.get(place));
         // Only these hooks answer with Monoliths.
         let places = matches!(call.hook, Hook::Place | Hook::Route).then(|| mirror.places());
-        let head = (hook, serving, all, mirrored, now, text(region), text(cause), request);
+        let head = (hook, serving, all, mirrored, now, text(region), text(cause));
         let room = (
             has_room,
             text(name),
@@ -91,8 +100,11 @@ impl Caller {
         let rooms = (call.hook == Hook::Rebalance).then(|| rooms::list(lua, &call.rooms)).transpose()?;
         let has_client = call.client.is_some();
         let client = (has_client, text(client_region), client.reconnect, client.attempt, rooms, watched, places);
-        let ((a, b, c, d, e, f, g, h), (i, j, k, l, m, n, o, p, q, r, s, t)) = (head, room);
-        let arguments = (a, b, c, d, e, f, g, h, (i, j, k, l, m, n, (o, p, q, r, s, t, client)));
+        let request = (has_request, text(method), text(path), text(host), text(request_region), headers, query);
+        let ((a, b, c, d, e, f, g), (h, i, j, k, l, m, n, o, p, q, r, s)) = (head, room);
+        let (t, u, v, w, x, y, z) = client;
+        let more = (n, o, p, q, r, s, (t, u, v, w, x, y, z, request));
+        let arguments = (a, b, c, d, e, f, g, (h, i, j, k, l, m, more));
         let (value, row, first, second) = self.invoke.call(arguments)?;
         Ok(match (row, first) {
             (Some(row), _) => Said::Row(row),
@@ -130,6 +142,19 @@ impl Texts {
         self.long |= text.len() > LONGEST_TEXT;
         Ok(place)
     }
+
+    /// A table of texts; none where it would be empty, which is cheaper to make in the VM.
+    fn table(&mut self, lua: &Lua, texts: &BTreeMap<String, String>) -> mlua::Result<Option<Table>> {
+        if texts.is_empty() {
+            return Ok(None);
+        }
+        let table = lua.create_table_with_capacity(0, texts.len())?;
+        for (name, text) in texts {
+            let (name, text) = (self.place(lua, name)?, self.place(lua, text)?);
+            table.raw_set(self.strings.get(name), self.strings.get(text))?;
+        }
+        Ok(Some(table))
+    }
 }
 
 /// The parts of a room that are tables, where there is something in them.
@@ -163,18 +188,6 @@ impl<'a> RoomParts<'a> {
         }
         Ok(parts)
     }
-}
-
-fn request_table(lua: &Lua, request: &CallRequest) -> mlua::Result<Table> {
-    let table = lua.create_table_with_capacity(0, 6)?;
-    table.raw_set("method", &*request.method)?;
-    table.raw_set("path", &*request.path)?;
-    table.raw_set("host", request.host.as_deref())?;
-    table.raw_set("region", request.region.as_ref().map(Region::as_str))?;
-    let text = |(name, value): (&'_ String, &'_ String)| (name.clone(), value.clone());
-    table.raw_set("headers", lua.create_table_from(request.headers.iter().map(text))?)?;
-    table.raw_set("query", lua.create_table_from(request.query.iter().map(text))?)?;
-    Ok(table)
 }
 
 fn cause_name(cause: Cause) -> &'static str {
