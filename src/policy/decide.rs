@@ -37,7 +37,7 @@ pub fn settle(answer: Result<Answer, Fault>, call: &Call, view: &View, distances
     });
     if names_somebody(call, &decision.answer) {
         let mut rest: Vec<_> = others(call, view, distances, &decision.choices).collect();
-        rest.sort_by(|a, b| before(a, b));
+        rest.sort_by(before);
         decision.choices.extend(rest.into_iter().map(|(_, _, id)| id.clone()));
     }
     decision
