@@ -19,6 +19,7 @@ use crate::model::{ClientId, MonolithId};
 use crate::policy::lua::Source;
 
 mod long;
+mod quick;
 mod views;
 mod writers;
 
