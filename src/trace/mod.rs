@@ -20,7 +20,7 @@ pub mod redact;
 mod rotate;
 pub mod snapshot;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod write;
 
 pub use decode::{Decoder, Item};

@@ -18,6 +18,7 @@ mod harness;
 mod http_rooms;
 mod http_through;
 mod init;
+mod lab_commands;
 mod live_facts;
 mod policy_commands;
 mod policy_limits;
