@@ -31,6 +31,7 @@ mod replay;
 mod room_list;
 mod room_why;
 mod simulate;
+mod soak;
 mod stopping;
 mod takeover;
 mod trace_commands;
