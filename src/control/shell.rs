@@ -15,12 +15,14 @@ use super::recording::Events;
 use super::routes::{Published, Routes, Target};
 use super::stories::Stories;
 use super::{Command, Control, Refused, moves};
+use crate::claims::Claims;
 use crate::cluster::{Cluster, Settings};
 use crate::link::inbox::Inbox;
 use crate::link::{self, Report};
+use crate::model::claims::ClaimAnswer;
 use crate::model::event::{Effect, Event, Micros};
 use crate::model::policy::{Answer, Call, Decision, Fault, Hook, View};
-use crate::model::{ClientId, LinkId, MonolithId, RequestId};
+use crate::model::{ClientId, LinkId, MonolithId, RequestId, RoomKey};
 use crate::policy::Policy;
 
 /// How often measurements are taken in and the view is published.
@@ -36,6 +38,10 @@ pub struct ControlSettings {
     pub policy: Box<dyn Policy>,
     /// What links say.
     pub reports: mpsc::Receiver<Report>,
+    /// The store of claims.
+    pub claims: Claims,
+    /// What tells this balancer from the others.
+    pub seed: u64,
 }
 
 /// Starts the thread.
@@ -55,7 +61,8 @@ pub fn spawn(settings: ControlSettings) -> std::io::Result<Control> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     std::thread::Builder::new().name("usher-control".into()).spawn(move || {
-        let shell = Shell::new(settings.cluster, settings.policy, (routes, health, departures, stories));
+        let shared = (routes, health, departures, stories);
+        let shell = Shell::new(settings.cluster, settings.seed, settings.policy, settings.claims, shared);
         runtime.block_on(shell.run(inbox, settings.reports));
     })?;
     Ok(control)
@@ -69,6 +76,9 @@ struct Shell {
     health: Arc<Health>,
     departures: Arc<Departures>,
     stories: Arc<Stories>,
+    claims: Claims,
+    /// Claims that cannot be made now: the cluster hears of it after what it is doing.
+    refused_claims: Vec<(RoomKey, ClaimAnswer)>,
     links: HashMap<LinkId, Linked, RandomState>,
     targets: BTreeMap<MonolithId, Arc<Target>>,
     inboxes: HashMap<ClientId, Arc<Inbox>, RandomState>,
@@ -91,18 +101,22 @@ struct Linked {
 impl Shell {
     fn new(
         settings: Settings,
+        seed: u64,
         policy: Box<dyn Policy>,
+        claims: Claims,
         (routes, health, departures, stories): (Arc<Routes>, Arc<Health>, Arc<Departures>, Arc<Stories>),
     ) -> Self {
         let clock = Clock::start();
         Self {
-            cluster: Cluster::new(settings, clock.now()),
+            cluster: Cluster::new(settings, clock.now()).among_others(seed),
             policy: Timed { policy, health: health.clone() },
             clock,
             routes,
             health,
             departures,
             stories,
+            claims,
+            refused_claims: Vec::new(),
             links: HashMap::default(),
             targets: BTreeMap::new(),
             inboxes: HashMap::default(),
@@ -216,6 +230,7 @@ impl Shell {
                 self.apply(Event::Move { request, room, to });
                 self.moves.remove(&request);
             }
+            Command::Claim(room, answer) => self.apply(Event::Claim { room, answer }),
             Command::Query(read) => read(&self.cluster),
             Command::Decide(run) => run(self.policy.policy.as_mut(), &self.cluster),
             Command::Configure(settings) => self.cluster.configure(settings),
@@ -233,6 +248,9 @@ impl Shell {
             self.carry_out(effect);
         }
         self.effects = effects;
+        while let Some((room, answer)) = self.refused_claims.pop() {
+            self.apply(Event::Claim { room, answer });
+        }
     }
 
     fn carry_out(&mut self, effect: Effect) {
@@ -287,6 +305,7 @@ impl Shell {
                 None => self.routes.unbind(&room),
             },
             Effect::Unbind { room } => self.routes.unbind(&room),
+            Effect::Claim(command) => self.refused_claims.extend(self.claims.send(command)),
             Effect::Story(note) => self.stories.note(*note),
         }
     }

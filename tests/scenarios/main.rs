@@ -8,6 +8,8 @@
     reason = "this is a test, and its helpers may panic"
 )]
 
+mod balancers;
+mod claims;
 mod clients;
 mod creation;
 mod duplicates;
