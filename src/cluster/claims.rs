@@ -169,7 +169,7 @@ impl Cluster {
         let Some(claim) = self.claims.rooms.get(key).filter(|claim| claim.stage.is_awaited()) else { return false };
         let monolith = claim.monolith.clone();
         match claim.stage {
-            Stage::Taken { until } if until > self.now && self.waits_for(key) => {
+            Stage::Taken { until } if until > self.now && self.settings.claims.is_some() && self.waits_for(key) => {
                 self.ask_for_claim(key, monolith, until, turn);
             }
             // It was only a matter of time: the room is expected there.

@@ -22,7 +22,7 @@ use crate::model::{CloseCode, Epoch, MonolithId, RoomKey};
 /// between two of them there is time for `unloaded` to arrive from the other side of the earth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Nearness {
-    /// It sent the room there. When two balancers have placed one room, this is true of one of them.
+    /// It sent the room there. When two balancers have placed one room on two Monoliths, this is true of one of them.
     SentIt,
     /// Its clients are in it.
     HasMembers,
@@ -33,12 +33,14 @@ pub(super) enum Nearness {
 }
 
 impl Nearness {
-    /// When turns begin and over how long they are spread, in microseconds.
+    /// When turns begin and over how long they are spread, in microseconds. The first of a duplicate leaves the others
+    /// time to hear of it, and their joins time to arrive: one that came after the `unload` would load the room again.
     fn span(self) -> (Micros, Micros) {
         match self {
-            Self::SentIt | Self::Moves => (0, 250_000),
-            Self::HasMembers => (500_000, 2_000_000),
-            Self::Neither => (4_000_000, 4_000_000),
+            Self::Moves => (0, 250_000),
+            Self::SentIt => (100_000, 1_000_000),
+            Self::HasMembers => (1_500_000, 2_000_000),
+            Self::Neither => (5_000_000, 4_000_000),
         }
     }
 

@@ -61,17 +61,19 @@ async fn f25_with_claims_a_random_policy_makes_no_duplicate() {
     let monoliths = monoliths.each_ref();
     let one = Balancer::start_with(&monoliths, |config| claiming(config, &redis.url())).await;
     let two = Balancer::start_with(&monoliths, |config| claiming(config, &redis.url())).await;
-    for balancer in [&one, &two] {
+    let three = Balancer::start_with(&monoliths, |config| claiming(config, &redis.url())).await;
+    let balancers = [&one, &two, &three];
+    for balancer in balancers {
         up(balancer, true).await;
     }
-    let clients = raced(&[&one, &two], &monoliths, &rooms).await;
+    let clients = raced(&balancers, &monoliths, &rooms).await;
     loaded_once(&monoliths, &rooms);
     let mut taken = 0.0;
-    for balancer in [&one, &two] {
+    for balancer in balancers {
         assert_eq!(balancer.metric("usher_duplicates_total").await, 0.0);
         taken += balancer.metric("usher_claims_taken_total").await;
     }
-    println!("of 60 raced rooms {taken} met a claim of the other balancer");
+    println!("of 180 first joins {taken} met a claim of another balancer");
     assert!(clients.iter().all(|client| client.progress().codes.is_empty()));
     // What is loaded is claimed; what has gone is not.
     let (room, key) = (&rooms[0], format!("usher:room:{}", rooms[0]));
@@ -81,7 +83,7 @@ async fn f25_with_claims_a_random_policy_makes_no_duplicate() {
     holds(owner, |state| state.client_count() == 0).await;
     owner.unload(room, usher::testkit::monolith::UnloadReason::Keepalive);
     eventually("the claim is given back", async || redis.get(&key).map_or(Ok(()), Err)).await;
-    for balancer in [&one, &two] {
+    for balancer in balancers {
         nobody_left(balancer, &monoliths).await;
     }
 }

@@ -37,7 +37,7 @@ fn a_room_is_claimed_before_anybody_goes_and_given_back_when_it_leaves() {
     w.claim(1, 1, ClaimOutcome::Granted).gives("join m1 c1#1 foo alone");
     w.loaded(1, "foo", 5).gives("bind foo m1; open m1 c1#1; join m1 c2#1 Foo");
     w.unloaded(1, "foo", UnloadReason::Keepalive, &[])
-        .gives("close c1 4003; close c2 4003; unbind foo; release foo m1");
+        .gives("leave m1 c1#1; close c1 4003; leave m1 c2#1; close c2 4003; unbind foo; release foo m1");
     assert_eq!((w.cluster.counters().claims.asked, w.cluster.counters().claims.granted), (1, 1));
 }
 
@@ -53,7 +53,7 @@ fn without_an_answer_it_goes_on_as_if_there_were_no_claims() {
         assert_eq!(w.cluster.counters().claims.unavailable, 1);
         w.loaded(1, "foo", 5).gives("bind foo m1; open m1 c1#1");
         // Nothing is held, so nothing is given back.
-        w.unloaded(1, "foo", UnloadReason::Keepalive, &[]).gives("close c1 4003; unbind foo");
+        w.unloaded(1, "foo", UnloadReason::Keepalive, &[]).gives("leave m1 c1#1; close c1 4003; unbind foo");
     }
 }
 
@@ -133,7 +133,8 @@ fn a_claim_for_the_monolith_that_the_room_has_just_left_is_an_old_one() {
     w.loaded(1, "foo", 5).ignore();
     w.move_room("foo", 2).ignore();
     w.join(2, "foo").gives("");
-    w.unloaded(1, "foo", UnloadReason::Commanded, &[]).gives("close c1 1001; release foo m1; claim 2 foo m2");
+    w.unloaded(1, "foo", UnloadReason::Commanded, &[])
+        .gives("leave m1 c1#1; close c1 1001; release foo m1; claim 2 foo m2");
     // Another balancer that renewed it has not given it back yet.
     w.claim(2, 2, taken(1, 9 * SECOND)).gives("");
     w.pass(SECOND / 4).gives("claim 3 foo m2");
@@ -161,7 +162,7 @@ fn claims_are_renewed_while_the_room_is_loaded_or_has_members_of_ours() {
     w.leave(1).ignore();
     // Whoever claimed `bar` may be gone; `foo` is loaded still, though nobody is in it.
     w.pass(5 * SECOND).gives("renew bar m2, foo m1");
-    w.down(1).gives("release foo m1; unbind foo");
+    w.down(1).gives("unbind foo; release foo m1");
     w.pass(5 * SECOND).gives("renew bar m2");
 }
 
