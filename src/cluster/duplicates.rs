@@ -218,10 +218,13 @@ impl Cluster {
         Some((id, epoch))
     }
 
-    /// A copy stays after all.
+    /// A copy stays after all. One that was asked and did not go is not asked again.
     fn keep_copy(&mut self, monolith: &MonolithId, key: &RoomKey) {
-        if let Some(copy) = self.copy_mut(monolith, key) {
-            (copy.asked, copy.contested) = (None, None);
+        let Some(copy) = self.copy_mut(monolith, key) else { return };
+        copy.contested = None;
+        match copy.asked {
+            Some(Asked::Due(_)) => copy.asked = None,
+            Some(Asked::Sent(_)) | None => {}
         }
     }
 

@@ -160,3 +160,17 @@ fn a_room_that_its_members_leave_before_its_turn_does_not_move() {
     assert!(w.until_sent("bind foo m1", 251).is_some());
     assert_eq!((w.cluster.counters().moves.given_up, w.cluster.counters().moves.done), (1, 0));
 }
+
+#[test]
+fn f02_a_copy_that_was_asked_and_kept_by_its_monolith_is_not_asked_again() {
+    let mut w = among_others(3, 1);
+    w.settled("foo", 5);
+    w.loaded(2, "foo", 9).gives("");
+    assert!(w.until_sent("unload m2 foo", 10_000).is_some());
+    // Two gossips name it still: it stays, and takes over when the winner goes.
+    w.gossip(2, &[("foo", 9)]).gives("");
+    w.gossip(2, &[("foo", 9)]).gives("");
+    w.down(1).gives("close c1 1001; bind foo m2");
+    w.loaded(3, "foo", 4).gives("bind foo m3");
+    assert_eq!(w.until_sent("unload m2 foo", 10_000), None);
+}
