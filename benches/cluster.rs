@@ -30,6 +30,7 @@ impl World {
             pending_rooms: 5_000,
             rebalance: None,
             move_rate: 50,
+            claims: None,
         };
         let cluster = Cluster::new(settings, 1);
         let mut world = Self { cluster, policy: Builtin, effects: Vec::new(), now: 1 };

@@ -35,12 +35,27 @@ impl Admin {
             ),
             ("usher_duplicates_total", "Rooms found on two Monoliths.", counters.duplicates),
             ("usher_unloads_total", "Unloads sent to the loser of a duplicate.", counters.unloads),
+            (
+                "usher_unloads_spared_total",
+                "Unloads that were not sent: the room had gone before this balancer's turn.",
+                counters.unloads_spared,
+            ),
+            ("usher_duplicate_overlaps_total", "Losers of duplicates that were unloaded.", counters.overlaps.count),
+            ("usher_claims_total", "Claims asked for before a placement.", counters.claims.asked),
+            ("usher_claims_granted_total", "Of these, granted.", counters.claims.granted),
+            ("usher_claims_taken_total", "Of these, held by another balancer.", counters.claims.taken),
+            ("usher_claims_unavailable_total", "Placements without a claim.", counters.claims.unavailable),
             ("usher_refused_full_total", "Joins and requests refused because too many waited.", counters.refused_full),
             ("usher_refused_unplaced_total", "Joins and requests that no Monolith took.", counters.refused_unplaced),
             ("usher_stale_events_total", "Events of links that were not registered.", counters.stale_events),
         ] {
             out.counter(name, help, value);
         }
+        let seconds = |micros: u64| micros as f64 / 1e6;
+        let help = "Time from the moment that both copies of a room were known until the loser's was unloaded.";
+        out.counter("usher_duplicate_overlap_seconds_total", help, seconds(counters.overlaps.total));
+        let help = "The longest of these times.";
+        out.gauge("usher_duplicate_overlap_seconds_max", help, seconds(counters.overlaps.longest));
         super::moves::write(&mut out, &counters.moves, moves);
         type Column = (&'static str, &'static str, fn(&crate::cluster::MonolithSummary) -> f64);
         let columns: [Column; 5] = [

@@ -20,6 +20,7 @@ use http::{HeaderMap, Method, Response, StatusCode};
 use serde::Serialize;
 use subtle::ConstantTimeEq;
 
+use crate::claims::Health;
 use crate::config::Config;
 use crate::control::Control;
 use crate::control::policies::Policies;
@@ -48,6 +49,8 @@ pub struct Admin {
     pub stopping: Arc<AtomicBool>,
     /// Whether another usher has taken over.
     pub taken_over: Arc<AtomicBool>,
+    /// How the store of claims is doing.
+    pub claims: Arc<Health>,
     /// Whoever else has numbers.
     pub metrics: Vec<MetricsSource>,
 }

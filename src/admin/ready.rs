@@ -46,6 +46,8 @@ impl Admin {
             let detail = "detail: the configured policy is broken since the start; its last good version serves";
             reasons.push(detail.to_string());
         }
+        // Rooms are placed all the same, as they would be without claims.
+        reasons.extend(self.claims.detail().map(|detail| format!("detail: {detail}")));
         Readiness { ready, reasons }
     }
 }

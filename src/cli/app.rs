@@ -19,6 +19,7 @@ use tracing::info;
 use uuid::Uuid;
 
 use crate::admin::{self, Admin, AdminRequest, Owner};
+use crate::claims;
 use crate::cluster::Settings;
 use crate::config::{self, Config, Loaded};
 use crate::control::policies::{FirstPolicy, Policies};
@@ -109,14 +110,23 @@ impl App {
         let config = Arc::new(ArcSwap::from_pointee(loaded.config));
         let now = config.load_full();
         let (reports, received) = mpsc::channel(REPORTS);
+        let id = Uuid::new_v4();
+        let (claims, wanted) = claims::queue();
+        let store = claims.health().clone();
         let control = crate::control::spawn(ControlSettings {
             // Two that move rooms at the same time can end a Monolith: not before it is this one's turn.
             cluster: Settings { rebalance: None, ..cluster_settings(&now) },
             policy: Box::new(first.deciding()),
             reports: received,
+            claims,
+            seed: id.as_u64_pair().1,
         })?;
+        let (claiming, claiming_now) = watch::channel(now.claims.clone());
+        let answers = control.clone();
+        let answer = Box::new(move |room, answer| answers.claimed(room, answer));
+        let claimer = claims::spawn(wanted, id.to_string(), claiming_now, answer);
         let policies = Arc::new(Policies::new(first, control.clone(), config.clone(), workers));
-        let tap = Tap::new(Uuid::new_v4().to_string().into());
+        let tap = Tap::new(id.to_string().into());
         let (handle, balancer) = (policies.handle().clone(), tap.balancer().clone());
         let recordings = Recordings::new(handle, control.clone(), config.clone(), balancer);
         let remembered = recordings.clone();
@@ -150,7 +160,8 @@ impl App {
             tap,
             stopping: stopping.clone(),
             taken_over: taken_over.clone(),
-            metrics: metrics_sources(&front, &links, &scrapes, &reloads, &recordings),
+            claims: store.clone(),
+            metrics: metrics_sources(&front, &links, &scrapes, &reloads, &recordings, &store),
         });
         let reloader = Reloader {
             request,
@@ -159,6 +170,7 @@ impl App {
             policies: policies.clone(),
             recordings: recordings.clone(),
             link_settings: settings,
+            claims: claiming,
             endpoints: endpoints.clone(),
             discovery: start_discovery(now.discovery.clone(), endpoints),
             refused: None,
@@ -184,7 +196,7 @@ impl App {
         let admin_stop = Stop::new();
         let serving = Some(serve(listener, main_scope, &stop));
         let admin_serving = admin_listener.map(|listener| serve(listener, Scope::Admin, &admin_stop));
-        let background = vec![supervisor, tokio::spawn(scraper.run())];
+        let background = vec![supervisor, claimer, tokio::spawn(scraper.run())];
         Ok(Self {
             addr,
             admin_addr,
@@ -414,6 +426,7 @@ fn metrics_sources(
     scrapes: &Arc<ScrapeCounters>,
     reloads: &Arc<ReloadCounts>,
     recordings: &Arc<Recordings>,
+    claims: &Arc<claims::Health>,
 ) -> Vec<admin::MetricsSource> {
     let (front, links, scrapes, reloads) = (front.clone(), links.clone(), scrapes.clone(), reloads.clone());
     let of_front: admin::MetricsSource = Box::new(move |out: &mut MetricsText| front.write_metrics(out));
@@ -422,5 +435,7 @@ fn metrics_sources(
     let of_reloads: admin::MetricsSource = Box::new(move |out: &mut MetricsText| reloads.write_metrics(out));
     let recordings = recordings.clone();
     let of_recordings: admin::MetricsSource = Box::new(move |out: &mut MetricsText| recordings.write_metrics(out));
-    vec![of_front, of_links, of_scrapes, of_reloads, of_recordings]
+    let claims = claims.clone();
+    let of_claims: admin::MetricsSource = Box::new(move |out: &mut MetricsText| claims.write_metrics(out));
+    vec![of_front, of_links, of_scrapes, of_reloads, of_recordings, of_claims]
 }

@@ -29,7 +29,7 @@ impl Cluster {
             }
             if let State::Placing(Placing { out, waiting, attempt, tried, .. }) = &room.state {
                 let live = waiting.iter().filter(|waiter| self.still_waits(**waiter)).count();
-                if out.is_empty() && live > 0 {
+                if out.is_empty() && live > 0 && !self.claims.is_awaited(key) {
                     return Some(format!("{live} wait for {key} and nobody is out"));
                 }
                 if *attempt as usize > tried.len() + 1 {
@@ -37,7 +37,8 @@ impl Cluster {
                 }
             }
         }
-        (deadlines.len() != self.timers.len()).then(|| "a timer belongs to no room".to_string())
+        let idle = (deadlines.len() != self.timers.len()).then(|| "a timer belongs to no room".to_string());
+        idle.or_else(|| self.forgotten_unload())
     }
 
     fn check_clients(&self) -> Option<String> {

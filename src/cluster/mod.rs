@@ -2,10 +2,13 @@
 //!
 //! [`Cluster::apply`] is the only way in. Everything that can go wrong among balancers, Monoliths and clients is a
 //! sequence of [`Event`]s, and therefore a test of this module. `rooms` holds the life of a room, `placing` how
-//! one finds its Monolith, `moves` and `unloading` how it gets to another, `reports` what Monoliths say about rooms,
-//! `members` clients, `requests` HTTP, `links` the Monoliths themselves.
+//! one finds its Monolith, `claims` what other balancers agree to, `moves` and `unloading` how it gets to another,
+//! `reports` what Monoliths say about rooms, `duplicates` who wins when two have one, `members` clients, `requests`
+//! HTTP, `links` the Monoliths themselves.
 
+mod claims;
 mod departed;
+mod duplicates;
 mod facts;
 mod invariants;
 mod links;
@@ -26,12 +29,16 @@ mod unloading;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+pub use self::claims::{ClaimCounters, Claiming};
+pub use self::duplicates::Overlaps;
 pub use self::monolith::Monolith;
 pub use self::moves::{MoveCounters, Rebalancing};
 pub use self::room::{Room, RoomStatus};
 pub use self::snapshot::{MonolithSummary, RoomSummary, StateMonolith, StateRoom};
 
+use self::claims::Claims;
 use self::departed::Departed;
+use self::duplicates::Unloads;
 use self::links::WarmUp;
 use self::members::Client;
 use self::moves::Moves;
@@ -63,6 +70,8 @@ pub struct Settings {
     pub move_rate: u32,
     /// The share of each Monolith relative to the others.
     pub weights: Weights,
+    /// Whether and how rooms are claimed before they are placed.
+    pub claims: Option<Claiming>,
 }
 
 /// How long a fresh link may take to send its first gossip before placement goes on without it. The real one takes 3 ms
@@ -86,6 +95,10 @@ pub struct Counters {
     pub duplicates: u64,
     /// `unload` sent to the Monolith that lost a duplicate.
     pub unloads: u64,
+    /// `unload` that was not sent, because the room had gone before this balancer's turn came.
+    pub unloads_spared: u64,
+    /// For how long rooms were on two Monoliths.
+    pub overlaps: Overlaps,
     /// Joins and requests refused because too many waited.
     pub refused_full: u64,
     /// Joins and requests refused because no Monolith took the room.
@@ -94,6 +107,8 @@ pub struct Counters {
     pub stale_events: u64,
     /// Moves of rooms.
     pub moves: MoveCounters,
+    /// Claims of rooms.
+    pub claims: ClaimCounters,
 }
 
 /// Which room is where, who waits, which clients exist.
@@ -108,6 +123,8 @@ pub struct Cluster {
     timers: BTreeSet<(Micros, RoomKey)>,
     departed: Departed,
     moves: Moves,
+    unloads: Unloads,
+    claims: Claims,
     warm_up: WarmUp,
     view: View,
     counters: Counters,
@@ -127,6 +144,8 @@ impl Cluster {
         Self {
             warm_up: WarmUp::new(now + settings.load_timeout),
             moves: Moves::new(settings.rebalance, now),
+            unloads: Unloads::default(),
+            claims: Claims::default(),
             settings,
             now,
             monoliths: BTreeMap::new(),
@@ -171,6 +190,7 @@ impl Cluster {
             Event::Request { request, room, cause, region } => self.request(request, room, cause, region, &mut turn),
             Event::RequestDone { request, outcome } => self.request_done(request, outcome, &mut turn),
             Event::Move { request, room, to } => self.move_by_hand(request, &room, &to, &mut turn),
+            Event::Claim { room, answer } => self.claim_answered(&room, answer, &mut turn),
             Event::Tick => {}
         }
         self.expire(&mut turn);
@@ -189,7 +209,8 @@ impl Cluster {
     /// When the next time-out is due, if any.
     pub fn next_deadline(&self) -> Option<Micros> {
         let room = self.timers.first().map(|(at, _)| *at);
-        [room, self.next_sync_deadline(), self.moves.next_due()].into_iter().flatten().min()
+        let others = [self.next_sync_deadline(), self.moves.next_due(), self.next_unload(), self.next_renewal()];
+        others.into_iter().chain([room]).flatten().min()
     }
 
     /// What policies see of the Monoliths.
@@ -229,6 +250,8 @@ impl Cluster {
         }
         self.rebalance_if_due(turn);
         self.begin_due_moves(turn);
+        self.send_due_unloads(turn);
+        self.renew_claims(turn);
     }
 }
 

@@ -47,15 +47,37 @@ pub(super) struct Copy {
     pub(super) metadata: Arc<Metadata>,
     /// The number of the gossip that named it last.
     pub(super) gossip: u64,
-    /// The number of the gossip before the moment when it lost against an older copy and was asked to unload. The same
-    /// load is never asked twice.
-    pub(super) asked: Option<u64>,
+    /// Whether it is to go: it lost against an older copy, or its room moves. The same load is never asked twice.
+    pub(super) asked: Option<Asked>,
+    /// Since when an older copy is known besides.
+    pub(super) contested: Option<Micros>,
+}
+
+/// How far the request to unload a copy is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// It is sent at this moment, unless another balancer's has done it by then.
+    Due(Micros),
+    /// It was sent when its Monolith had gossiped so often.
+    Sent(u64),
 }
 
 impl Copy {
     /// Whether it is on its way out: nobody is sent to it. The next gossip may have crossed the request; one that
     /// still names it after that means that the Monolith keeps it.
     pub(super) fn is_leaving(&self) -> bool {
-        self.asked.is_some_and(|asked| self.gossip <= asked + 1)
+        match self.asked {
+            Some(Asked::Due(_)) => true,
+            Some(Asked::Sent(gossips)) => self.gossip <= gossips + 1,
+            None => false,
+        }
+    }
+
+    /// Whether rooms may be found here: it stays, or nobody of us has asked it to go so far.
+    pub(super) fn is_to_be_had(&self) -> bool {
+        match self.asked {
+            Some(Asked::Due(_)) => true,
+            Some(Asked::Sent(_)) | None => !self.is_leaving(),
+        }
     }
 }

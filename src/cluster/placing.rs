@@ -66,11 +66,15 @@ impl Cluster {
     /// Nobody is out for a room: the next one goes, alone. Without a next one the choice stays until its deadline,
     /// since the Monolith may be loading the room all the same.
     pub(super) fn advance(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
-        let Some(State::Placing(placing)) = self.rooms.get_mut(key).map(|room| &mut room.state) else { return };
+        let Some(State::Placing(placing)) = self.rooms.get(key).map(|room| &room.state) else { return };
         if !placing.out.is_empty() {
             return;
         }
         let failed = placing.tried.contains(&placing.monolith);
+        if !failed && self.claims_first(key, turn) {
+            return;
+        }
+        let Some(State::Placing(placing)) = self.rooms.get_mut(key).map(|room| &mut room.state) else { return };
         let mut waiting = std::mem::take(&mut placing.waiting);
         while waiting.front().is_some_and(|waiter| !self.still_waits(*waiter)) {
             waiting.pop_front();
@@ -97,6 +101,9 @@ impl Cluster {
 
     /// A room's Monolith did not confirm it in time: its waiters are withdrawn and the next choice is tried.
     pub(super) fn placing_timed_out(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
+        if self.claim_timed_out(key, turn) {
+            return;
+        }
         let Some(State::Placing(placing)) = self.rooms.get_mut(key).map(|room| &mut room.state) else { return };
         let out = std::mem::take(&mut placing.out);
         if !out.is_empty() {

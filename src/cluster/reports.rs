@@ -1,12 +1,9 @@
-//! What Monoliths say about rooms: loaded, unloaded, gossip, and who wins when two have the same one.
-
-use std::cmp::Ordering;
+//! What Monoliths say about rooms: loaded, unloaded, gossip.
 
 use super::monolith::{Copy, Sync};
 use super::room::{Active, Binding, Placing, State, Waiter};
 use super::{Cluster, Turn};
-use crate::model::event::{Effect, UnloadCause};
-use crate::model::policy::{Cause, MonolithRow, Previous};
+use crate::model::policy::{Cause, MonolithRow};
 use crate::model::story::{MoveEnd, What};
 use crate::model::wire::{RoomReport, UnloadReason};
 use crate::model::{Attachment, ClientId, CloseCode, Epoch, LinkId, MonolithId, RoomKey};
@@ -93,33 +90,6 @@ impl Cluster {
         }
     }
 
-    /// Two Monoliths have one room. The older load wins; the loser's traffic ends before it is asked to unload.
-    fn duplicate(
-        &mut self,
-        key: &RoomKey,
-        owner: (&MonolithId, Binding),
-        other: (&MonolithId, Epoch),
-        turn: &mut Turn<'_>,
-    ) {
-        let owner_wins = owner.1.epoch().is_some_and(|epoch| older((epoch, owner.0), (other.1, other.0)));
-        if owner_wins {
-            if self.ask_to_unload(other.0, key, turn) {
-                let (kept, lost) = ((owner.0, owner.1.epoch()), (other.0, Some(other.1)));
-                self.tell_duplicate(key, kept, lost, 0, turn);
-            }
-            return;
-        }
-        let clients = self.rooms.get(key).map_or(0, |room| room.members.len());
-        self.tell_duplicate(key, (other.0, Some(other.1)), (owner.0, owner.1.epoch()), clients, turn);
-        self.close_members(key, CloseCode::RESTART, turn);
-        self.ask_to_unload(owner.0, key, turn);
-        let (monolith, binding) = (other.0.clone(), Binding::Reported(other.1));
-        self.change_room(key, turn, |room| {
-            room.previous = Some(Previous { monolith: owner.0.clone(), why: "duplicate".into() });
-            room.state = State::Active(Active { monolith, binding });
-        });
-    }
-
     pub(super) fn unloaded(
         &mut self,
         link: LinkId,
@@ -176,38 +146,12 @@ impl Cluster {
         }
     }
 
-    /// The oldest copy of a room that was not asked to go.
-    pub(super) fn best_copy(&self, key: &RoomKey) -> Option<(MonolithId, Epoch)> {
-        let mut best: Option<(Epoch, &MonolithId)> = None;
-        for (id, monolith) in &self.monoliths {
-            if let Some(copy) = monolith.copies.get(key)
-                && !copy.is_leaving()
-                && best.is_none_or(|best| older((copy.epoch, id), best))
-            {
-                best = Some((copy.epoch, id));
-            }
-        }
-        best.map(|(epoch, id)| (id.clone(), epoch))
-    }
-
     pub(super) fn copy_epoch(&self, monolith: &MonolithId, key: &RoomKey) -> Option<Epoch> {
         self.monoliths.get(monolith)?.copies.get(key).map(|copy| copy.epoch)
     }
 
     pub(super) fn is_active_on(&self, key: &RoomKey, monolith: &MonolithId) -> bool {
         self.rooms.get(key).and_then(super::Room::bound_to) == Some(monolith)
-    }
-
-    /// Asks the loser of a duplicate to unload it: only what it has reported, and never twice, since an `unload` of a
-    /// room that is not loaded kills a Monolith. Returns whether it is asked now.
-    fn ask_to_unload(&mut self, monolith: &MonolithId, key: &RoomKey, turn: &mut Turn<'_>) -> bool {
-        let Some(entry) = self.monoliths.get_mut(monolith) else { return false };
-        let Some(copy) = entry.copies.get_mut(key).filter(|copy| copy.asked.is_none()) else { return false };
-        copy.asked = Some(entry.gossips);
-        self.counters.duplicates += 1;
-        self.counters.unloads += 1;
-        turn.emit(Effect::Unload { link: entry.link, room: copy.name.clone(), why: UnloadCause::Duplicate });
-        true
     }
 
     /// Writes down what a Monolith has. Returns whether that copy is on its way out.
@@ -219,13 +163,14 @@ impl Cluster {
             Some(copy) => {
                 entry.users -= u64::from(copy.metadata.users);
                 self.list_version += u64::from(copy.metadata != metadata);
-                let asked = copy.asked.filter(|_| copy.epoch == epoch);
-                *copy = Copy { name, epoch, metadata, gossip, asked };
+                let (asked, contested) = if copy.epoch == epoch { (copy.asked, copy.contested) } else { (None, None) };
+                *copy = Copy { name, epoch, metadata, gossip, asked, contested };
                 copy.is_leaving()
             }
             None => {
                 self.list_version += 1;
-                entry.copies.insert(name.key().clone(), Copy { name, epoch, metadata, gossip, asked: None });
+                let copy = Copy { name: name.clone(), epoch, metadata, gossip, asked: None, contested: None };
+                entry.copies.insert(name.key().clone(), copy);
                 false
             }
         }
@@ -235,6 +180,7 @@ impl Cluster {
         let Some(entry) = self.monoliths.get_mut(monolith) else { return };
         let Some(copy) = entry.copies.remove(key) else { return };
         entry.users -= u64::from(copy.metadata.users);
+        self.copy_gone(&copy);
         if let Some(room) = self.rooms.get_mut(key)
             && room.monolith() == Some(monolith)
         {
@@ -276,15 +222,5 @@ impl Cluster {
             self.counters.stale_events += 1;
         }
         sender
-    }
-}
-
-/// Whether load `a` beats load `b`: the older one, or for equal epochs the smaller Monolith id, so that every balancer
-/// comes to the same end.
-fn older(a: (Epoch, &MonolithId), b: (Epoch, &MonolithId)) -> bool {
-    match a.0.compare(b.0) {
-        Ordering::Less => true,
-        Ordering::Greater => false,
-        Ordering::Equal => a.1 < b.1,
     }
 }

@@ -148,6 +148,7 @@ impl Cluster {
                 let active = Active { monolith: monolith.clone(), binding };
                 self.tell(&key, What::Created { monolith: monolith.clone() }, turn);
                 self.insert_room(name.clone(), State::Active(active), turn);
+                self.claim_created(&key, monolith, turn);
             }
             Some(State::Placing(_) | State::Parked { .. }) => self.activate(&key, monolith, binding, turn),
             Some(State::Active(_) | State::Unloading(_)) => {}

@@ -75,6 +75,7 @@ impl Cluster {
             (true, false) => self.unconfirmed -= 1,
             (true, true) | (false, false) => {}
         }
+        self.settle_claim(key, turn);
     }
 
     /// Binds a room to a Monolith and lets in everyone who waited for it. Whoever was out at another Monolith is

@@ -3,10 +3,10 @@
 
 use std::collections::VecDeque;
 
+use super::duplicates::Nearness;
 use super::members::Place;
 use super::room::{Active, Binding, Placing, State, Unloading, Waiter};
 use super::{Cluster, Turn};
-use crate::model::event::{Effect, UnloadCause};
 use crate::model::moves::Moving;
 use crate::model::policy::Previous;
 use crate::model::story::MoveEnd;
@@ -19,17 +19,14 @@ impl Cluster {
         let room = self.rooms.get(key)?;
         let State::Active(Active { monolith, binding: Binding::Reported(epoch) }) = &room.state else { return None };
         let (from, epoch, clients) = (monolith.clone(), *epoch, room.members.len());
-        let source = self.monoliths.get_mut(&from)?;
-        let copy = source.copies.get_mut(key).filter(|copy| copy.asked.is_none())?;
-        copy.asked = Some(source.gossips);
-        let unload = Effect::Unload { link: source.link, room: copy.name.clone(), why: UnloadCause::Move };
+        let copy = self.monoliths.get(&from)?.copies.get(key).filter(|copy| copy.asked.is_none())?;
         let room = copy.name.spelling().to_string();
         let deadline = self.now.saturating_add(self.settings.load_timeout);
         self.change_room(key, turn, |room| {
             let (monolith, to) = (from.clone(), to.clone());
             room.state = State::Unloading(Unloading { monolith, epoch, to, waiting: VecDeque::new(), deadline });
         });
-        turn.emit(unload);
+        self.ask_in_turn(&from, key, Nearness::Moves, turn);
         Some(Moving { room, from, to: to.clone(), clients })
     }
 
@@ -123,7 +120,7 @@ impl Cluster {
         }
     }
 
-    fn joined_to(&self, key: &RoomKey) -> Vec<crate::model::ClientId> {
+    pub(super) fn joined_to(&self, key: &RoomKey) -> Vec<crate::model::ClientId> {
         let members = self.rooms.get(key).map(|room| room.members.as_slice()).unwrap_or_default();
         let joined = |entry: &super::Client| matches!(entry.place, Place::Joined { .. });
         members.iter().copied().filter(|client| self.clients.get(client).is_some_and(joined)).collect()

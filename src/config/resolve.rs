@@ -9,7 +9,7 @@ use super::problem::ConfigErrors;
 use super::section::{Section, Walk};
 use super::tree::{self, Table};
 use super::types::{Config, Handover, HandoverMode, Heartbeat, Limits, QueueLimit, Takeover, Timeouts};
-use super::{discovery, environment, policy, read, record, regions, scrape, weights};
+use super::{claims, discovery, environment, policy, read, record, regions, scrape, weights};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -105,9 +105,7 @@ fn root(mut root: Section<'_>, input: &Input<'_>) -> Config {
     config.heartbeat = heartbeat(root.section("heartbeat"));
     config.handover = handover(root.section("handover"));
     config.record = record::read(root.section("record"), input.base_dir);
-    if root.get("claims").is_some() {
-        root.error("claims", "[claims] comes with a later version; remove it");
-    }
+    config.claims = claims::read(root.section("claims"));
     root.finish();
     config
 }

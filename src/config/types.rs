@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::claims::ClaimsConfig;
 use super::record::RecordConfig;
 use super::regions::Distances;
 use super::scrape::LoadConfig;
@@ -50,6 +51,8 @@ pub struct Config {
     pub heartbeat: Heartbeat,
     /// How clients leave a Monolith that goes.
     pub handover: Handover,
+    /// How rooms are claimed among balancers.
+    pub claims: ClaimsConfig,
     /// Recorded traffic.
     pub record: RecordConfig,
 }
@@ -305,6 +308,7 @@ impl Default for Config {
             timeouts: Timeouts::default(),
             heartbeat: Heartbeat::default(),
             handover: Handover::default(),
+            claims: ClaimsConfig::default(),
             record: RecordConfig::default(),
         }
     }

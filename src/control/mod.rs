@@ -29,6 +29,7 @@ pub use self::request::{Placement, Refused, Sent};
 pub use self::shell::{ControlSettings, spawn};
 use crate::cluster::{Cluster, Settings};
 use crate::link::inbox::Inbox;
+use crate::model::claims::ClaimAnswer;
 use crate::model::event::{RequestOutcome, Token};
 use crate::model::policy::Cause;
 use crate::model::{Attachment, ClientId, MonolithId, Region, RequestId, RoomKey, RoomName};
@@ -68,6 +69,8 @@ enum Command {
         to: MonolithId,
         reply: moves::Reply,
     },
+    /// The store of claims has answered: once for each room that is being placed.
+    Claim(RoomKey, ClaimAnswer),
     Query(Box<dyn FnOnce(&Cluster) + Send>),
     Decide(PolicyTask),
     Configure(Settings),
@@ -179,6 +182,12 @@ impl Control {
         });
         self.send(Command::Decide(run))?;
         answer.await.map_err(|_| Stopped)
+    }
+
+    /// The store of claims has answered.
+    pub fn claimed(&self, room: RoomKey, answer: ClaimAnswer) {
+        // Without a control thread nobody waits for it.
+        let _ = self.send(Command::Claim(room, answer));
     }
 
     /// Changes bounds and waits.

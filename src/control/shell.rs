@@ -15,12 +15,14 @@ use super::recording::Events;
 use super::routes::{Published, Routes, Target};
 use super::stories::Stories;
 use super::{Command, Control, Refused, moves};
+use crate::claims::Claims;
 use crate::cluster::{Cluster, Settings};
 use crate::link::inbox::Inbox;
 use crate::link::{self, Report};
+use crate::model::claims::ClaimAnswer;
 use crate::model::event::{Effect, Event, Micros};
 use crate::model::policy::{Answer, Call, Decision, Fault, Hook, View};
-use crate::model::{ClientId, Hashing, LinkId, MonolithId, RequestId};
+use crate::model::{ClientId, Hashing, LinkId, MonolithId, RequestId, RoomKey};
 use crate::policy::Policy;
 
 /// How often measurements are taken in and the view is published.
@@ -36,6 +38,10 @@ pub struct ControlSettings {
     pub policy: Box<dyn Policy>,
     /// What links say.
     pub reports: mpsc::Receiver<Report>,
+    /// The store of claims.
+    pub claims: Claims,
+    /// What tells this balancer from the others.
+    pub seed: u64,
 }
 
 /// Starts the thread.
@@ -66,8 +72,10 @@ fn assemble(settings: ControlSettings, clock: Clock) -> (Control, impl Future<Ou
         departures: departures.clone(),
         stories: stories.clone(),
     };
-    let shell = Shell::new(settings.cluster, settings.policy, clock, (routes, health, departures, stories));
-    (control, shell.run(inbox, settings.reports))
+    let ControlSettings { cluster, policy, reports, claims, seed } = settings;
+    let cluster = Cluster::new(cluster, clock.now()).among_others(seed);
+    let shell = Shell::new(cluster, policy, claims, clock, (routes, health, departures, stories));
+    (control, shell.run(inbox, reports))
 }
 
 struct Shell {
@@ -78,6 +86,9 @@ struct Shell {
     health: Arc<Health>,
     departures: Arc<Departures>,
     stories: Arc<Stories>,
+    claims: Claims,
+    /// Claims that cannot be made now: the cluster hears of it after what it is doing.
+    refused_claims: Vec<(RoomKey, ClaimAnswer)>,
     links: HashMap<LinkId, Linked, Hashing>,
     targets: BTreeMap<MonolithId, Arc<Target>>,
     inboxes: HashMap<ClientId, Arc<Inbox>, Hashing>,
@@ -99,19 +110,22 @@ struct Linked {
 
 impl Shell {
     fn new(
-        settings: Settings,
+        cluster: Cluster,
         policy: Box<dyn Policy>,
+        claims: Claims,
         clock: Clock,
         (routes, health, departures, stories): (Arc<Routes>, Arc<Health>, Arc<Departures>, Arc<Stories>),
     ) -> Self {
         Self {
-            cluster: Cluster::new(settings, clock.now()),
+            cluster,
             policy: Timed { policy, health: health.clone() },
             clock,
             routes,
             health,
             departures,
             stories,
+            claims,
+            refused_claims: Vec::new(),
             links: HashMap::default(),
             targets: BTreeMap::new(),
             inboxes: HashMap::default(),
@@ -225,6 +239,7 @@ impl Shell {
                 self.apply(Event::Move { request, room, to });
                 self.moves.remove(&request);
             }
+            Command::Claim(room, answer) => self.apply(Event::Claim { room, answer }),
             Command::Query(read) => read(&self.cluster),
             Command::Decide(run) => run(self.policy.policy.as_mut(), &self.cluster),
             Command::Configure(settings) => self.cluster.configure(settings),
@@ -242,6 +257,9 @@ impl Shell {
             self.carry_out(effect);
         }
         self.effects = effects;
+        while let Some((room, answer)) = self.refused_claims.pop() {
+            self.apply(Event::Claim { room, answer });
+        }
     }
 
     fn carry_out(&mut self, effect: Effect) {
@@ -296,6 +314,7 @@ impl Shell {
                 None => self.routes.unbind(&room),
             },
             Effect::Unbind { room } => self.routes.unbind(&room),
+            Effect::Claim(command) => self.refused_claims.extend(self.claims.send(command)),
             Effect::Story(note) => self.stories.note(*note),
         }
     }

@@ -15,6 +15,7 @@ use super::dice::Dice;
 use super::ledger::{Ledger, Session};
 use super::monolith::{Monolith, World};
 use super::pipe::{End, Line, pipe, small};
+use crate::claims;
 use crate::config::Config;
 use crate::control::reload::{cluster_settings, link_settings};
 use crate::control::shell::in_virtual_time;
@@ -96,6 +97,9 @@ impl Balancer {
             cluster: cluster_settings(around.config),
             policy: Box::new(Chooser(policy.clone())),
             reports: received,
+            // Nobody wants claims here, so nobody is at the other end.
+            claims: claims::queue().0,
+            seed: name.bytes().fold(1u64, |seed, byte| seed.wrapping_mul(31) + u64::from(byte)),
         };
         let (control, thread) = in_virtual_time(settings, EPOCH);
         let mut tasks = vec![watched(around.ledger, "the control thread", thread)];

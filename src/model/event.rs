@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::claims::{ClaimAnswer, ClaimCommand};
 use super::moves::{MoveRefusal, Moving, Rebalanced};
 use super::policy::{Cause, MonolithState};
 use super::story::Note;
@@ -139,6 +140,13 @@ pub enum Event {
         room: RoomKey,
         /// Where it is to go.
         to: MonolithId,
+    },
+    /// The store of claims has answered.
+    Claim {
+        /// The room.
+        room: RoomKey,
+        /// What it said.
+        answer: ClaimAnswer,
     },
     /// Time has passed.
     Tick,
@@ -278,6 +286,8 @@ pub enum Effect {
         /// The room.
         room: RoomKey,
     },
+    /// Something for the store of claims.
+    Claim(ClaimCommand),
     /// Something for the story of a room.
     Story(Box<Note>),
 }

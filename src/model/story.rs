@@ -49,6 +49,13 @@ pub enum What {
         /// Where.
         monolith: MonolithId,
     },
+    /// Another balancer was first to claim it, for a Monolith of its choice: it goes there as well.
+    Claimed {
+        /// Where it goes.
+        monolith: MonolithId,
+        /// Where it would have gone.
+        instead_of: MonolithId,
+    },
     /// It waits until the Monoliths have said what they have: one of them may have it.
     Waits,
     /// A Monolith has it, and everybody who waited goes there.
@@ -422,6 +429,7 @@ impl What {
             }
             Self::NotConfirmed { why, .. } => why.len(),
             Self::Sent { .. }
+            | Self::Claimed { .. }
             | Self::Waits
             | Self::Bound { .. }
             | Self::Found { .. }

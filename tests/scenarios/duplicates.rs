@@ -121,7 +121,8 @@ async fn f06_two_balancers_agree_on_the_winner() {
     for client in [&mut one, &mut two] {
         assert!(client.closed(SOON).await.unwrap().code < 4000);
     }
-    // Each balancer sends its own unload, and the second of them crosses the first: known, and counted.
+    // Each balancer has a turn of its own, and hears that the other one's has been: it has clients at the loser, as the
+    // other has, so the turns can still fall together.
     holds(&b, |state| state.unload_count() >= 1).await;
     let (one, two) = (balancer.join("x", "t1").await, second.join("x", "t2").await);
     holds(&a, |state| state.members("x").len() == 2).await;

@@ -75,6 +75,9 @@ fn told(what: &What) -> (String, Vec<String>) {
         What::Sent { attempt, monolith, .. } => {
             format!("placed (move, attempt {attempt}): {monolith}, where it was to move; the policy was not asked")
         }
+        What::Claimed { monolith, instead_of } => {
+            format!("another balancer was first to send it to {monolith}, so it goes there and not to {instead_of}")
+        }
         What::Waits => "waits until every Monolith has said what it has: one of them may have it".into(),
         What::Bound { monolith, epoch, how, instead_of } => {
             let how = match (how, epoch) {

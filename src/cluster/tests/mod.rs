@@ -4,6 +4,8 @@
 //! first attachment of client 2; `alone` means that its first frame is to be reported and its own frames are held,
 //! `unsure` that they may go but the first frame is reported.
 
+mod claims;
+mod duplicates;
 mod facts;
 mod failures;
 mod joins;
@@ -20,6 +22,7 @@ use std::sync::Arc;
 use super::members::Place;
 use super::{Cluster, Settings};
 use crate::config::Weights;
+use crate::model::claims::{ClaimAnswer, ClaimCommand, ClaimOutcome};
 use crate::model::event::{Effect, Event, Micros, RequestOutcome, Token, UnloadCause};
 use crate::model::policy::{Answer, Call, Cause, Fault, Hook, MonolithState, Move, View};
 use crate::model::story::{About, Note};
@@ -80,6 +83,7 @@ fn settings() -> Settings {
         rebalance: None,
         move_rate: 50,
         weights: Weights::default(),
+        claims: None,
     }
 }
 
@@ -155,6 +159,12 @@ fn show(effect: &Effect) -> String {
         Effect::Refuse { request, status } => format!("refuse r{request} {status}"),
         Effect::Bind { room, monolith } => format!("bind {room} {monolith}"),
         Effect::Unbind { room } => format!("unbind {room}"),
+        Effect::Claim(ClaimCommand::Ask { room, number, monolith }) => format!("claim {number} {room} {monolith}"),
+        Effect::Claim(ClaimCommand::Renew { rooms }) => {
+            let rooms: Vec<String> = rooms.iter().map(|(room, monolith)| format!("{room} {monolith}")).collect();
+            format!("renew {}", rooms.join(", "))
+        }
+        Effect::Claim(ClaimCommand::Release { room, monolith }) => format!("release {room} {monolith}"),
         Effect::Story(_) => unreachable!("stories are kept apart"),
     }
 }

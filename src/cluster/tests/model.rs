@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::property::ROOMS;
 use super::*;
-use crate::cluster::Rebalancing;
+use crate::cluster::{Claiming, Rebalancing};
 
 /// A membership as its link knows it.
 pub(super) struct Member {
@@ -47,6 +47,8 @@ pub(super) struct Model {
     pub(super) awaited: BTreeMap<RequestId, (Option<usize>, bool)>,
     wanted: BTreeMap<RequestId, (Option<usize>, bool)>,
     owners: HashMap<RoomKey, MonolithId>,
+    /// Claims that were not answered: their number, for whom and when they were asked.
+    pub(super) claims: BTreeMap<RoomKey, (u64, MonolithId, Micros)>,
     /// Memberships that were ended by either side, for answers and kicks that come too late.
     pub(super) ended: Vec<(u64, ClientId, Attachment)>,
 }
@@ -61,10 +63,17 @@ fn model_settings() -> Settings {
     Settings { pending_joins: 12, pending_rooms: 4, rebalance, move_rate: 2, ..settings() }
 }
 
+const CLAIMING: Claiming = Claiming { wait: SECOND / 5, lease: 15 * SECOND };
+
 impl Model {
-    pub(super) fn new(discovered: bool) -> Self {
+    /// With `others`, the balancer is one of several, and claims its rooms.
+    pub(super) fn new(discovered: bool, others: bool) -> Self {
         let mut w = fresh();
-        w.cluster.configure(model_settings());
+        if others {
+            w.cluster = Cluster::new(settings(), SECOND).among_others(7);
+        }
+        let claims = others.then_some(CLAIMING);
+        w.cluster.configure(Settings { claims, ..model_settings() });
         let mut model = Self {
             w,
             peers: BTreeMap::new(),
@@ -76,6 +85,7 @@ impl Model {
             awaited: BTreeMap::new(),
             wanted: BTreeMap::new(),
             owners: HashMap::new(),
+            claims: BTreeMap::new(),
             ended: Vec::new(),
         };
         if discovered {
@@ -131,6 +141,12 @@ impl Model {
                 } else {
                     assert!(report, "nothing would ever release it");
                     assert!(!self.owners.contains_key(room.key()), "a bound room keeps nobody waiting");
+                    if let Some((.., asked)) = self.claims.get(room.key()) {
+                        assert!(
+                            asked + CLAIMING.wait <= self.w.now,
+                            "{room} was sent out before its claim was answered"
+                        );
+                    }
                     let out = peer.members.values().filter(|member| member.room == *room.key() && !member.answered);
                     assert_eq!(out.count(), 0, "one join is out at a time");
                 }
@@ -188,6 +204,17 @@ impl Model {
                 assert_ne!(self.owners.insert(room, monolith.clone()), Some(monolith), "bound twice");
             }
             Effect::Unbind { room } => assert!(self.owners.remove(&room).is_some(), "{room} was not bound"),
+            Effect::Claim(ClaimCommand::Ask { room, number, monolith }) => {
+                assert!(self.peers.values().any(|peer| peer.id == monolith), "{monolith} is not linked");
+                assert!(!self.owners.contains_key(&room), "{room} is there already");
+                self.claims.insert(room, (number, monolith, self.w.now));
+            }
+            Effect::Claim(ClaimCommand::Renew { rooms }) => {
+                for (room, monolith) in rooms {
+                    assert!(self.peers.values().any(|peer| peer.id == monolith), "{room}: {monolith} is not linked");
+                }
+            }
+            Effect::Claim(ClaimCommand::Release { .. }) => {}
             Effect::Story(note) => assert!(note.at <= self.w.now, "{note:?} is of the future"),
         }
     }

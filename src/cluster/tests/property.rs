@@ -36,6 +36,7 @@ enum Step {
     Policy(u8),
     Move { room: usize, to: u64 },
     Rebalance(Vec<(usize, u64)>),
+    Claim(usize, u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -64,6 +65,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0u8..6).prop_map(Step::Policy),
         5 => (index(), 1u64..6).prop_map(|(room, to)| Step::Move { room, to }),
         2 => proptest::collection::vec((index(), 1u64..6), 0..6).prop_map(Step::Rebalance),
+        8 => (index(), 0u64..9).prop_map(|(claim, outcome)| Step::Claim(claim, outcome)),
     ]
 }
 
@@ -188,6 +190,18 @@ impl Model {
                 let room = RoomKey::of(ROOMS[room % ROOMS.len()]);
                 self.feed(Event::Move { request: RequestId(0), room, to: super::monolith(to) });
             }
+            Step::Claim(index, outcome) => {
+                if let Some((room, (number, monolith, _))) = pick(index, self.claims.clone()) {
+                    self.claims.remove(&room);
+                    let outcome = match outcome {
+                        0..=3 => ClaimOutcome::Granted,
+                        4 => ClaimOutcome::Unavailable,
+                        by => ClaimOutcome::Taken { by: super::monolith(by - 4), expires_in: 3 * SECOND },
+                    };
+                    let answer = ClaimAnswer { number, monolith, outcome };
+                    self.feed(Event::Claim { room, answer });
+                }
+            }
             Step::Rebalance(moves) => {
                 let room = |room: usize| ROOMS[room % ROOMS.len()].to_string();
                 let moves = moves.into_iter().map(|(of, to)| Move { room: room(of), to: super::monolith(to) });
@@ -213,10 +227,11 @@ proptest! {
     #[test]
     fn whatever_happens_the_promises_hold(
         discovered in proptest::bool::weighted(0.8),
+        others in proptest::bool::ANY,
         monoliths in 0u64..4,
         steps in proptest::collection::vec(step(), 1..250),
     ) {
-        let mut model = Model::new(discovered);
+        let mut model = Model::new(discovered, others);
         for monolith in 1..=monoliths {
             model.link_up(monolith);
         }

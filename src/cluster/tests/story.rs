@@ -15,6 +15,7 @@ fn tell(note: &Note) -> String {
     let what = match what {
         What::Sent { attempt, monolith, .. } => format!("sent {monolith} {attempt}"),
         What::Waits => "waits".into(),
+        What::Claimed { monolith, instead_of } => format!("claimed {monolith} instead of {instead_of}"),
         What::Bound { monolith, epoch, how, instead_of } => {
             let how = match how {
                 Sign::Reported => "reported",

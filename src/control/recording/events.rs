@@ -110,6 +110,7 @@ fn told(event: &Event, id_of: impl Fn(LinkId) -> Option<MonolithId>) -> Option<L
         | Event::Answered { .. }
         | Event::RequestDone { .. }
         | Event::Move { .. }
+        | Event::Claim { .. }
         | Event::Tick => return None,
     })
 }

@@ -74,7 +74,7 @@ impl<'w> Run<'w> {
     ) -> Result<Self, LoadError> {
         let balancers = (0..world.balancers.len()).map(|at| {
             Ok(Balancer {
-                cluster: Cluster::new(world.settings(at), world.epoch),
+                cluster: Cluster::new(world.settings(at), world.epoch).among_others(seed.wrapping_add(at as u64)),
                 policy: Decider::new(program)?,
                 region: world.balancers[at],
                 linked: 0,
@@ -262,6 +262,7 @@ impl<'w> Run<'w> {
             | Effect::Refuse { .. }
             | Effect::Bind { .. }
             | Effect::Unbind { .. }
+            | Effect::Claim(_)
             | Effect::Story(_) => {}
         }
     }

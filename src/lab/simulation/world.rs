@@ -192,6 +192,7 @@ impl World {
             rebalance: self.policy.rebalance_every.map(|every| Rebalancing { every: micros(every), dry: false }),
             move_rate: self.policy.move_rate,
             weights,
+            claims: None,
         }
     }
 
