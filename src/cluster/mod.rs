@@ -2,11 +2,13 @@
 //!
 //! [`Cluster::apply`] is the only way in. Everything that can go wrong among balancers, Monoliths and clients is a
 //! sequence of [`Event`]s, and therefore a test of this module. `rooms` holds the life of a room, `placing` how
-//! one finds its Monolith, `moves` and `unloading` how it gets to another, `reports` what Monoliths say about rooms,
-//! `members` clients, `requests` HTTP, `links` the Monoliths themselves.
+//! one finds its Monolith, `moves`, `drain` and `unloading` how it gets to another, `handover` what becomes of its members on
+//! the way, `reports` what Monoliths say about rooms, `members` clients, `requests` HTTP, `links` the Monoliths themselves.
 
 mod departed;
+mod drain;
 mod facts;
+mod handover;
 mod invariants;
 mod links;
 mod members;
@@ -28,12 +30,15 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
+pub use self::drain::DrainSummary;
+pub use self::handover::{HandOverCounters, Seamless};
 pub use self::monolith::Monolith;
 pub use self::moves::{MoveCounters, Rebalancing};
 pub use self::room::{Room, RoomStatus};
 pub use self::snapshot::{MonolithSummary, RoomSummary, StateMonolith, StateRoom};
 
 use self::departed::Departed;
+use self::handover::HandOvers;
 use self::links::WarmUp;
 use self::members::Client;
 use self::moves::Moves;
@@ -61,7 +66,10 @@ pub struct Settings {
     pub pending_rooms: usize,
     /// Whether and how the policy is asked what should move.
     pub rebalance: Option<Rebalancing>,
-    /// Clients per second and Monolith that moves may cost.
+    /// Whether and for how long clients keep their sockets while their room changes its Monolith; without it they are
+    /// closed and come back.
+    pub seamless: Option<Seamless>,
+    /// Clients per second and Monolith that moves may cost, and that are closed when no Monolith is left for them.
     pub move_rate: u32,
     /// The share of each Monolith relative to the others.
     pub weights: Weights,
@@ -96,6 +104,8 @@ pub struct Counters {
     pub stale_events: u64,
     /// Moves of rooms.
     pub moves: MoveCounters,
+    /// Clients whose rooms changed their Monolith.
+    pub handover: HandOverCounters,
 }
 
 /// Which room is where, who waits, which clients exist.
@@ -110,6 +120,7 @@ pub struct Cluster {
     timers: BTreeSet<(Micros, RoomKey)>,
     departed: Departed,
     moves: Moves,
+    handovers: HandOvers,
     warm_up: WarmUp,
     view: View,
     counters: Counters,
@@ -138,6 +149,7 @@ impl Cluster {
             requests: Map::default(),
             timers: BTreeSet::new(),
             departed: Departed::default(),
+            handovers: HandOvers::default(),
             view: View::default(),
             counters: Counters::default(),
             waiting: 0,
@@ -158,7 +170,7 @@ impl Cluster {
                 self.link_up(link, endpoint, monolith, region, &mut turn);
             }
             Event::LinkDown { link } => self.link_down(link, &mut turn),
-            Event::LinkState { link, state } => self.link_state(link, state),
+            Event::LinkState { link, state } => self.link_state(link, state, &mut turn),
             Event::Loaded { link, report } => self.loaded(link, report, &mut turn),
             Event::Unloaded { link, room, reason, detached } => {
                 self.unloaded(link, &room, reason, &detached, &mut turn);
@@ -173,6 +185,8 @@ impl Cluster {
             Event::Request { request, room, cause, region } => self.request(request, room, cause, region, &mut turn),
             Event::RequestDone { request, outcome } => self.request_done(request, outcome, &mut turn),
             Event::Move { request, room, to } => self.move_by_hand(request, &room, &to, &mut turn),
+            Event::Quiet { link, room, disturbed } => self.quiet(link, &room, disturbed, &mut turn),
+            Event::Drain { monolith, on } => self.drain(&monolith, on, &mut turn),
             Event::Tick => {}
         }
         self.expire(&mut turn);
@@ -191,7 +205,8 @@ impl Cluster {
     /// When the next time-out is due, if any.
     pub fn next_deadline(&self) -> Option<Micros> {
         let room = self.timers.first().map(|(at, _)| *at);
-        [room, self.next_sync_deadline(), self.moves.next_due()].into_iter().flatten().min()
+        let moves = [self.moves.next_due(), self.next_drain_step()];
+        [room, self.next_sync_deadline(), self.handovers.next_due()].into_iter().chain(moves).flatten().min()
     }
 
     /// What policies see of the Monoliths.
@@ -229,7 +244,9 @@ impl Cluster {
             debug_assert!(!self.timers.contains(&(at, key.clone())), "{key} is due twice");
             self.timers.remove(&(at, key));
         }
+        self.expire_hand_overs(turn);
         self.rebalance_if_due(turn);
+        self.continue_drains();
         self.begin_due_moves(turn);
     }
 }

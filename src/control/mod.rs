@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 pub use self::health::{DecisionStats, Health};
 pub use self::request::{Placement, Refused, Sent};
 pub use self::shell::{ControlSettings, spawn};
-use crate::cluster::{Cluster, Settings};
+use crate::cluster::{Cluster, MonolithSummary, Settings};
 use crate::link::inbox::Inbox;
 use crate::model::event::{RequestOutcome, Token};
 use crate::model::policy::Cause;
@@ -64,6 +64,11 @@ enum Command {
         room: RoomKey,
         to: MonolithId,
         reply: moves::Reply,
+    },
+    Drain {
+        monolith: MonolithId,
+        on: bool,
+        reply: oneshot::Sender<Option<MonolithSummary>>,
     },
     Query(Box<dyn FnOnce(&Cluster) + Send>),
     Decide(PolicyTask),

@@ -14,8 +14,8 @@ use super::Control;
 use super::policies::Policies;
 use super::recording::Recordings;
 use super::watch::FileWatch;
-use crate::cluster::{Rebalancing, Settings};
-use crate::config::{self, Config, Discovery, Rebalance};
+use crate::cluster::{Rebalancing, Seamless, Settings};
+use crate::config::{self, Config, Discovery, HandoverMode, Rebalance};
 use crate::discovery::{self, EndpointSet};
 use crate::link::LinkSettings;
 use crate::model::metrics::MetricsText;
@@ -74,6 +74,10 @@ pub fn cluster_settings(config: &Config) -> Settings {
         rebalance: config.policy.rebalance_every.map(|every| Rebalancing {
             every: u64::try_from(every.as_micros()).unwrap_or(u64::MAX),
             dry: config.policy.rebalance == Rebalance::Dry,
+        }),
+        seamless: (config.handover.mode == HandoverMode::Seamless).then(|| Seamless {
+            window: u64::try_from(config.handover.window.as_micros()).unwrap_or(u64::MAX),
+            quiet: u64::try_from(config.handover.quiet.as_micros()).unwrap_or(u64::MAX),
         }),
         move_rate: config.handover.rate,
         weights: config.weights.clone(),

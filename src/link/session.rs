@@ -16,7 +16,9 @@ use tracing::{debug, info, warn};
 
 use super::departed::Departed;
 use super::dial::LinkStream;
-use super::members::{Answer, Delivered, Member, Members, lower_case};
+use super::handover::HandOvers;
+use super::inbox::Line;
+use super::members::{Answer, Delivered, Joining, Member, Members, lower_case};
 use super::outbox::{Outbox, Outgoing};
 use super::stats::{LinkStats, count};
 use super::tap::{Direction, TapKind};
@@ -24,7 +26,7 @@ use super::{Command, LinkContext, LinkSettings, Report};
 use crate::model::event::{Event, UnloadCause};
 use crate::model::policy::MonolithState;
 use crate::model::wire::{self, Frame, FromMonolith, Gossip, Init, Recipient, RoomMessage, RoomReport};
-use crate::model::{CloseCode, LinkId, MemberId, RoomKey};
+use crate::model::{CloseCode, LinkId, MemberId, RoomKey, RoomName};
 
 /// How a session ended.
 #[derive(Debug)]
@@ -51,6 +53,7 @@ pub(super) struct Session {
     /// What the Monolith says it has loaded, as of the last frame that was read.
     loaded: HashMap<RoomKey, RoomReport, RandomState>,
     departed: Departed,
+    leaving: HandOvers,
     join_answer: Duration,
     drain: Duration,
     heartbeat: Heart,
@@ -87,6 +90,7 @@ impl Session {
             members: Members::default(),
             loaded: HashMap::default(),
             departed: Departed::default(),
+            leaving: HandOvers::default(),
             join_answer: settings.timeouts.join_answer,
             drain: settings.timeouts.drain,
             heartbeat: Heart::new(settings.heartbeat.interval, settings.heartbeat.missed),
@@ -127,7 +131,9 @@ impl Session {
         let (sink, source) = stream.split();
         let writer = tokio::spawn(write_loop(self.outbox.clone(), sink, self.context.counters.clone()));
         let end = self.read_loop(source, &mut inbox, listed).await;
-        self.outbox.push_control(Outgoing::Close);
+        // In this order: whoever takes back what was not written, or sees that the control thread knows, finds it all.
+        self.outbox.end();
+        self.members.end();
         let reports = self.context.reports.clone();
         let down = Report::Event(Event::LinkDown { link: self.link });
         // The members are told through the control thread; a link that is gone owes nobody a leave.
@@ -158,7 +164,8 @@ impl Session {
                     return End::Stopped;
                 }
             }
-            let deadline = draining.unwrap_or_else(Instant::now);
+            let due = self.leaving.next_due().map(Instant::from_std);
+            let deadline = [draining, due].into_iter().flatten().min();
             tokio::select! {
                 // Commands first: a member whose attach is queued must be there for the frames that follow its join.
                 biased;
@@ -193,7 +200,12 @@ impl Session {
                         return End::Drained;
                     }
                 }
-                () = tokio::time::sleep_until(deadline), if draining.is_some() => return End::Drained,
+                () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                    if draining.is_some_and(|until| until <= Instant::now()) {
+                        return End::Drained;
+                    }
+                    self.look_at_those_leaving();
+                }
                 message = source.next() => match message {
                     Some(Ok(message)) => {
                         if let Err(end) = self.message(message) {
@@ -272,6 +284,7 @@ impl Session {
             FromMonolith::Unloaded { room, reason } => {
                 let detached = self.members.unload(room.key());
                 let room: RoomKey = room.key().clone();
+                self.leaving.forget(&room);
                 self.loaded.remove(&room);
                 self.events.push_back(Event::Unloaded { link: self.link, room, reason, detached });
             }
@@ -362,7 +375,13 @@ impl Session {
             count(&self.context.counters.unknown_members);
             return;
         };
-        member.inbox.close(code);
+        match code {
+            // The Monolith is going, or the room is: what becomes of the client is decided where that is known.
+            CloseCode::AWAY => member.inbox.detached(member.attachment),
+            // It was in this room a moment ago, so the user has made no mistake.
+            CloseCode::ROOM_NOT_FOUND if member.is_rejoining() => member.inbox.close(CloseCode::RESTART),
+            code => member.inbox.close(code),
+        }
         self.events.push_back(Event::Kicked {
             link: self.link,
             client: member.client,
@@ -373,14 +392,16 @@ impl Session {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Attach { client, attachment, room, token, inbox, open, report } => {
+            Command::Attach { client, attachment, room, token, inbox, open, report, rejoin } => {
                 // Subscribing and queueing the join are one step, so no answer can come before the subscription, and
                 // the client's own frames can only follow its join.
-                let member = Member::joining(client, attachment, inbox.clone(), report, self.join_answer);
+                let joining = Joining { report, rejoin, patience: self.join_answer };
+                let member = Member::joining(client, attachment, inbox.clone(), joining);
                 let id = member.id;
-                self.members.insert(room.key().clone(), member);
+                let activity = self.members.insert(room.key().clone(), member);
                 self.outbox.push_control(Outgoing::Text(wire::join(room.spelling(), id, &token.0)));
-                inbox.attached(attachment, id, (self.outbox.clone(), self.commands.clone()), open);
+                let (outbox, commands) = (self.outbox.clone(), self.commands.clone());
+                inbox.attached(attachment, Line { member: id, outbox, commands, activity }, open);
             }
             Command::Open { client, attachment } => {
                 if let Some(member) = self.members.get_mut(client.member(attachment)) {
@@ -397,22 +418,45 @@ impl Session {
                     }
                 }
             }
-            // The control thread may not have heard yet that the room has gone, and an unload of a room that is not
-            // loaded kills a Monolith.
-            Command::Unload { room, why } if !self.may_unload(room.key(), why) => {
-                count(&self.context.counters.unloads_withheld);
+            Command::Watch { room, quiet, at_most } => self.leaving.watch(room, quiet, at_most),
+            Command::Unload { room, why: UnloadCause::HandOver } if self.may_unload(room.key(), UnloadCause::HandOver) => {
+                self.leaving.hold(room, &self.members, &self.commands);
             }
-            Command::Unload { room, why } => {
-                match why {
-                    UnloadCause::Duplicate => {
-                        warn!(monolith = %self.init.id, "asking the loser of a duplicate to unload it");
-                    }
-                    UnloadCause::Move => info!(monolith = %self.init.id, "asking for a room that is to move"),
+            Command::Unload { room, why } => self.unload(&room, why),
+            Command::Held { room, number } => {
+                if let Some(room) = self.leaving.all_hold(&room, number) {
+                    self.unload(&room, UnloadCause::HandOver);
                 }
-                self.outbox.push_control(Outgoing::Text(wire::unload(room.spelling())));
             }
             Command::Accept | Command::Refuse | Command::Stop => {}
         }
+    }
+
+    /// Rooms that are quiet, and rooms whose clients have had their time to hold.
+    fn look_at_those_leaving(&mut self) {
+        let (quiet, overdue) = self.leaving.due(&self.members);
+        for (room, disturbed) in quiet {
+            self.events.push_back(Event::Quiet { link: self.link, room, disturbed });
+        }
+        for room in overdue {
+            self.unload(&room, UnloadCause::HandOver);
+        }
+    }
+
+    /// Sends `unload`. The control thread may not have heard yet that the room has gone, and an unload of a room that is
+    /// not loaded kills a Monolith.
+    fn unload(&mut self, room: &RoomName, why: UnloadCause) {
+        if !self.may_unload(room.key(), why) {
+            count(&self.context.counters.unloads_withheld);
+            return;
+        }
+        match why {
+            UnloadCause::Duplicate => warn!(monolith = %self.init.id, "asking the loser of a duplicate to unload it"),
+            UnloadCause::Move | UnloadCause::HandOver => {
+                info!(monolith = %self.init.id, "asking for a room that is to move");
+            }
+        }
+        self.outbox.push_control(Outgoing::Text(wire::unload(room.spelling())));
     }
 
     /// Whether the Monolith has this room for certain. One that is to move also needs a member that has been let in: an
