@@ -128,7 +128,6 @@ impl Cluster {
     fn begin_hand_over(&mut self, client: ClientId, from: &MonolithId, cause: Cause) {
         let Some(seamless) = self.settings.seamless else { return };
         let Some(entry) = self.clients.get_mut(&client) else { return };
-        entry.opened = false;
         if let Some(handover) = &mut entry.handover {
             handover.cause = cause;
             return;
@@ -169,7 +168,7 @@ impl Cluster {
         self.count_client(from, -1);
         let until = self.now.saturating_add(SENT_AWAY);
         let Some(entry) = self.clients.get_mut(&client) else { return };
-        entry.place = Place::Waiting;
+        (entry.place, entry.opened) = (Place::Waiting, false);
         let Some(room) = self.rooms.get_mut(key) else { return };
         let nobody_out = match &mut room.state {
             // The room is still there, for all that is known.

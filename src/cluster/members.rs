@@ -288,7 +288,7 @@ impl Cluster {
     fn unjoin(&mut self, client: ClientId) -> Option<(LinkId, Attachment)> {
         let entry = self.clients.get_mut(&client)?;
         let Place::Joined { link, attachment } = entry.place else { return None };
-        entry.place = Place::Waiting;
+        (entry.place, entry.opened) = (Place::Waiting, false);
         let monolith = self.links.get(&link)?.clone();
         self.count_client(&monolith, -1);
         self.counters.leaves += 1;

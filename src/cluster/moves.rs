@@ -329,7 +329,7 @@ impl Cluster {
         if self.view.get(&active.monolith).is_some_and(|row| row.state == MonolithState::Suspect) {
             return Err(MoveRefusal::SourceSilent);
         }
-        if room.members.is_empty() {
+        if self.joined_to(key).is_empty() {
             return Err(MoveRefusal::NoMembers);
         }
         Ok(active)
@@ -348,13 +348,7 @@ impl Cluster {
     }
 
     /// Begins a checked move and books its cost: so many clients will come back, at `move_rate` a second.
-    fn begin_move(
-        &mut self,
-        key: &RoomKey,
-        to: Option<MonolithId>,
-        by: Mover,
-        turn: &mut Turn<'_>,
-    ) -> Option<Moving> {
+    fn begin_move(&mut self, key: &RoomKey, to: Option<MonolithId>, by: Mover, turn: &mut Turn<'_>) -> Option<Moving> {
         let moving = match self.settings.seamless.map(|seamless| seamless.quiet) {
             Some(quiet) if quiet > 0 => self.wait_for_quiet(key, to, by, quiet, turn)?,
             Some(_) | None => self.let_go(key, to, by, false, turn)?,

@@ -290,7 +290,9 @@ impl Cluster {
             }
             None => {
                 self.list_version += 1;
-                entry.copies.insert(name.key().clone(), Copy { name, epoch, metadata, since: self.now, gossip, asked: None });
+                entry
+                    .copies
+                    .insert(name.key().clone(), Copy { name, epoch, metadata, since: self.now, gossip, asked: None });
                 false
             }
         }

@@ -142,7 +142,17 @@ pub enum RoomStatus {
 impl Room {
     pub(super) fn new(name: RoomName, state: State) -> Self {
         let (members, regions) = (Vec::new(), BTreeMap::new());
-        Self { name, spelled: false, state, members, regions, region: None, previous: None, metadata: None, placed: None }
+        Self {
+            name,
+            spelled: false,
+            state,
+            members,
+            regions,
+            region: None,
+            previous: None,
+            metadata: None,
+            placed: None,
+        }
     }
 
     pub(super) fn monolith(&self) -> Option<&MonolithId> {

@@ -30,7 +30,8 @@ impl Cluster {
         let unload = Effect::Unload { link: source.link, room: copy.name.clone(), why };
         let room = copy.name.spelling().to_string();
         let deadline = self.now.saturating_add(self.settings.load_timeout);
-        let waiting = self.take_sent_away(key).into_iter().map(Waiter::Client).collect::<std::collections::VecDeque<_>>();
+        let waiting =
+            self.take_sent_away(key).into_iter().map(Waiter::Client).collect::<std::collections::VecDeque<_>>();
         self.waiting += waiting.len();
         self.change_room(key, turn, |room| {
             let (monolith, to) = (from.clone(), to.clone());
@@ -49,13 +50,7 @@ impl Cluster {
     /// The room has left the Monolith that was asked, or the Monolith has gone. Of its members, `released` keep their
     /// sockets, and the others are closed already, save for those whose joins crossed the unload. Whoever waited goes on,
     /// to the target if it still takes rooms.
-    pub(super) fn unloading_over(
-        &mut self,
-        key: &RoomKey,
-        how: MoveEnd,
-        released: Vec<ClientId>,
-        turn: &mut Turn<'_>,
-    ) {
+    pub(super) fn unloading_over(&mut self, key: &RoomKey, how: MoveEnd, released: Vec<ClientId>, turn: &mut Turn<'_>) {
         let Some(State::Unloading(Unloading { monolith, to, .. })) = self.rooms.get(key).map(|room| &room.state) else {
             return;
         };
@@ -102,7 +97,8 @@ impl Cluster {
             let released = self.release_all(key, &from, Cause::Move, true, turn);
             self.counters.handover.rooms += u64::from(!released.is_empty());
             self.waiting += released.len();
-            if let Some(State::Unloading(Unloading { waiting, .. })) = self.rooms.get_mut(key).map(|room| &mut room.state)
+            if let Some(State::Unloading(Unloading { waiting, .. })) =
+                self.rooms.get_mut(key).map(|room| &mut room.state)
             {
                 released.into_iter().rev().for_each(|client| waiting.push_front(Waiter::Client(client)));
             }

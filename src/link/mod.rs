@@ -13,6 +13,7 @@ mod session;
 pub mod stats;
 mod supervisor;
 pub mod tap;
+mod writer;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
-use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{SinkExt, StreamExt};
+use futures_util::StreamExt;
+use futures_util::stream::SplitStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::tungstenite::{Bytes, Message, Utf8Bytes};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tracing::{debug, info, warn};
 
 use super::departed::Departed;
@@ -22,6 +21,7 @@ use super::members::{Answer, Delivered, Joining, Member, Members, lower_case};
 use super::outbox::{Outbox, Outgoing};
 use super::stats::{LinkStats, count};
 use super::tap::{Direction, TapKind};
+use super::writer::write_loop;
 use super::{Command, LinkContext, LinkSettings, Report};
 use crate::model::event::{Event, UnloadCause};
 use crate::model::policy::MonolithState;
@@ -131,8 +131,11 @@ impl Session {
         let (sink, source) = stream.split();
         let writer = tokio::spawn(write_loop(self.outbox.clone(), sink, self.context.counters.clone()));
         let end = self.read_loop(source, &mut inbox, listed).await;
-        // In this order: whoever takes back what was not written, or sees that the control thread knows, finds it all.
-        self.outbox.end();
+        match end {
+            // Nobody reads any more. In this order: whoever takes back what was not written finds all of it.
+            End::Lost(_) => self.outbox.end(),
+            End::Refused | End::Stopped | End::Drained => self.outbox.push_control(Outgoing::Close),
+        }
         self.members.end();
         let reports = self.context.reports.clone();
         let down = Report::Event(Event::LinkDown { link: self.link });
@@ -419,7 +422,9 @@ impl Session {
                 }
             }
             Command::Watch { room, quiet, at_most } => self.leaving.watch(room, quiet, at_most),
-            Command::Unload { room, why: UnloadCause::HandOver } if self.may_unload(room.key(), UnloadCause::HandOver) => {
+            Command::Unload { room, why: UnloadCause::HandOver }
+                if self.may_unload(room.key(), UnloadCause::HandOver) =>
+            {
                 self.leaving.hold(room, &self.members, &self.commands);
             }
             Command::Unload { room, why } => self.unload(&room, why),
@@ -531,56 +536,6 @@ impl Heart {
     fn answered(&self, payload: &[u8]) -> Option<Duration> {
         (payload == self.number.to_be_bytes()).then(|| self.sent.elapsed())
     }
-}
-
-/// Writes what waits, as many frames as there are with one flush.
-async fn write_loop(
-    outbox: Arc<Outbox>,
-    mut sink: SplitSink<LinkStream, Message>,
-    counters: Arc<super::stats::LinkCounters>,
-) {
-    while let Some(mut next) = outbox.next().await {
-        let_others_queue().await;
-        loop {
-            let message = match next {
-                Outgoing::Text(text) => {
-                    count(&counters.frames_out);
-                    Message::text(text)
-                }
-                Outgoing::Ping(number) => Message::Ping(Bytes::copy_from_slice(&number.to_be_bytes())),
-                Outgoing::Close => {
-                    let frame = CloseFrame { code: CloseCode::AWAY.get().into(), reason: Utf8Bytes::default() };
-                    // The other side may be gone already: then there is nobody to say goodbye to.
-                    let _ = sink.send(Message::Close(Some(frame))).await;
-                    return;
-                }
-            };
-            if sink.feed(message).await.is_err() {
-                return;
-            }
-            match outbox.try_next() {
-                Some(more) => next = more,
-                None => break,
-            }
-        }
-        if sink.flush().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Lets every task that is ready go first: what they have for the Monolith then shares one flush. Unlike tokio's own
-/// yield this does not look at sockets in between, which would cost a system call for each lonely message.
-async fn let_others_queue() {
-    let mut yielded = false;
-    std::future::poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return std::task::Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        std::task::Poll::Pending
-    })
-    .await;
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod clients;
 mod creation;
 mod duplicates;
 mod ghosts;
+mod handover;
 mod harness;
 mod hostile;
 mod links;

@@ -163,9 +163,8 @@ fn a_window_ends_whoever_is_asked_at_that_moment() {
     w.policy.answer = Answer::Ranked(vec![monolith(3)]);
     w.gossip(3, &[]).gives("join m3 c1#3 Foo alone again");
     w.now += 4 * SECOND + SECOND / 2;
-    w.event(Event::Tick).gives(
-        "leave m3 c1#3; close c1 1012; join m3 c2#2 Foo alone again; leave m3 c2#2; close c2 1012",
-    );
+    w.event(Event::Tick)
+        .gives("leave m3 c1#3; close c1 1012; join m3 c2#2 Foo alone again; leave m3 c2#2; close c2 1012");
     assert_eq!((w.cluster.waiting(), counted(&w).window_closed), (0, 2));
 }
 
@@ -192,25 +191,24 @@ fn f13_members_of_a_duplicate_that_lost_go_on_at_the_other_one() {
     // Whoever was sent away goes along.
     let mut w = inhabited(2);
     w.kicked(1, 1, 1, 1001).gives("");
-    w.loaded(2, "Foo", 2).gives(
-        "hold c2#1; leave m1 c2#1; unload m1 Foo; bind foo m2; join m2 c2#2 Foo again; join m2 c1#2 Foo again",
-    );
+    w.loaded(2, "Foo", 2)
+        .gives("hold c2#1; leave m1 c2#1; unload m1 Foo; bind foo m2; join m2 c2#2 Foo again; join m2 c1#2 Foo again");
     settled_again(&w, 2);
 }
 
 #[test]
 fn a_room_that_vanished_from_gossip_is_placed_again() {
     let mut w = inhabited(2);
-    w.gossip(1, &[]).gives(
-        "hold c1#1; leave m1 c1#1; hold c2#1; leave m1 c2#1; unbind foo; join m1 c1#2 Foo alone again",
-    );
+    w.gossip(1, &[])
+        .gives("hold c1#1; leave m1 c1#1; hold c2#1; leave m1 c2#1; unbind foo; join m1 c1#2 Foo alone again");
 }
 
 #[test]
 fn nobody_goes_on_in_a_room_that_was_removed_or_unused() {
     for reason in [UnloadReason::Keepalive, UnloadReason::Admin] {
         let mut w = inhabited(2);
-        w.unloaded(1, "foo", reason, &[]).gives("leave m1 c1#1; close c1 4003; leave m1 c2#1; close c2 4003; unbind foo");
+        w.unloaded(1, "foo", reason, &[])
+            .gives("leave m1 c1#1; close c1 4003; leave m1 c2#1; close c2 4003; unbind foo");
         // Also while it moves.
         let mut w = inhabited(2);
         w.move_room("foo", 2).ignore();
@@ -231,9 +229,8 @@ fn a_member_whose_join_crossed_the_unload_is_held_when_it_is_taken_back() {
 #[test]
 fn a_join_that_crossed_a_shutdown_waits_for_no_answer() {
     let mut w = inhabited(2);
-    w.unloaded(1, "foo", UnloadReason::Shutdown, &[(2, 1)]).gives(
-        "leave m1 c1#1; hold c2#1; leave m1 c2#1; unbind foo; join m2 c1#2 Foo alone again",
-    );
+    w.unloaded(1, "foo", UnloadReason::Shutdown, &[(2, 1)])
+        .gives("leave m1 c1#1; hold c2#1; leave m1 c2#1; unbind foo; join m2 c1#2 Foo alone again");
 }
 
 #[test]
