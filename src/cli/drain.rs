@@ -36,8 +36,8 @@ pub(super) fn begin(args: &AdminArgs, id: &str, wait: bool) -> u8 {
         std::thread::sleep(LOOK);
         let mut found = None;
         let code = report(args, ask(args, Method::GET, "/_usher/v1/monoliths", None), |document| {
-            let monoliths = document["monoliths"].as_array().into_iter().flatten();
-            found = monoliths.cloned().find(|monolith| monolith["id"] == id);
+            let mut monoliths = document["monoliths"].as_array().into_iter().flatten();
+            found = monoliths.find(|monolith| monolith["id"] == id).cloned();
         });
         match found {
             _ if code != GOOD => return code,

@@ -208,7 +208,7 @@ fn config() -> ProptestConfig {
     let mut config =
         ProptestConfig { max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() };
     if std::env::var_os("PROPTEST_CASES").is_none() {
-        config.cases = 800;
+        config.cases = 600;
     }
     config
 }
