@@ -6,7 +6,6 @@ use std::io::Cursor;
 use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use usher::config::Distances;
 use usher::lab::replay::{Plan, Replay};
 use usher::model::policy::{Call, CallClient, CallRoom, Cause, Hook, MonolithRow, View};
 use usher::model::{ClientId, MonolithId};
@@ -49,26 +48,8 @@ fn call(number: u64) -> Call {
 
 fn trace() -> Arc<[u8]> {
     let source = Source::shipped("default", shipped("default").map_or("", |policy| policy.text));
-    let policy = PolicyText {
-        name: "default".into(),
-        version: source.version(),
-        file: source.file(),
-        source: source.text.clone(),
-        settings: serde_json::Map::new(),
-        fuel: 20_000,
-        memory: 8 << 20,
-    };
-    let version: Arc<str> = policy.version.as_str().into();
-    let header = Header {
-        usher_trace: usher::trace::FORMAT,
-        balancer: "bench".into(),
-        region: "ewr".into(),
-        started_us: 0,
-        version: "0".into(),
-        redacted: false,
-        distances: Distances::default(),
-        policy,
-    };
+    let version: Arc<str> = source.version().into();
+    let header = Header { region: "ewr".into(), ..Header::of(PolicyText::of(&source)) };
     let program = Program::compile(source, &Environment::default());
     let mut vm = program.and_then(|program| Vm::new(&program)).unwrap_or_else(|e| panic!("{e}"));
     vm.keep_reads(true);

@@ -16,8 +16,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tracing::debug;
 
-use super::clients::{ClientCounters, Clients, Registered};
-use super::listener::Slot;
+use super::clients::{ClientCounters, Clients};
 use crate::config::{Heartbeat, QueueLimit};
 use crate::control::Control;
 use crate::link::Command;
@@ -91,11 +90,11 @@ pub async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(
 
 /// Serves one client until it has gone. `places` are kept as long: its place in the register and in the count of
 /// sockets.
-pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+pub async fn serve<S: AsyncRead + AsyncWrite + Unpin, P>(
     socket: WebSocketStream<S>,
     request: RoomRequest,
     inbox: Arc<Inbox>,
-    places: (Registered, Slot),
+    places: P,
     settings: SocketSettings,
     context: Arc<SocketContext>,
 ) {

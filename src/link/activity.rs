@@ -1,7 +1,9 @@
 //! When somebody in a room said something last: noted by the tasks of its clients, read before the room moves.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// Shared by the clients of one room on one link. Noting is one store, without a lock.
 #[derive(Debug)]

@@ -3,14 +3,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use foldhash::fast::RandomState;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::Command;
 use super::members::Members;
-use crate::model::{RoomKey, RoomName};
+use crate::model::{Hashing, RoomKey, RoomName};
 
 /// How long clients may take to say that they hold. One that takes longer is busy writing to a slow socket, and looks
 /// at its inbox before it sends anything more: so nothing overtakes the `unload` even then.
@@ -35,7 +35,7 @@ impl Drop for Holding {
 #[derive(Debug, Default)]
 pub(super) struct HandOvers {
     watched: Vec<Watched>,
-    held: HashMap<RoomKey, Held, RandomState>,
+    held: HashMap<RoomKey, Held, Hashing>,
     numbers: u64,
     /// Nothing is due before this moment.
     next: Option<Instant>,

@@ -9,10 +9,9 @@ use std::future::poll_fn;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
-use foldhash::fast::RandomState;
 use tokio::sync::{Semaphore, TryAcquireError};
 
-use crate::model::{MemberId, MonolithId};
+use crate::model::{Hashing, MemberId, MonolithId};
 
 /// Bytes of lifecycle frames that may wait beyond what clients may queue: the joins of 20,000 clients with long tokens.
 const LIFECYCLE_LIMIT: usize = 32 << 20;
@@ -32,7 +31,7 @@ struct State {
     bytes: usize,
     stage: Stage,
     /// What was not written when the link ended, by member.
-    unsent: HashMap<MemberId, Vec<String>, RandomState>,
+    unsent: HashMap<MemberId, Vec<String>, Hashing>,
     writer: Option<Waker>,
 }
 

@@ -5,16 +5,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use foldhash::fast::RandomState;
 use futures_util::StreamExt;
 use futures_util::stream::SplitStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tracing::{debug, info, warn};
 
 use super::departed::Departed;
-use super::dial::LinkStream;
 use super::handover::HandOvers;
 use super::inbox::Line;
 use super::members::{Answer, Delivered, Joining, Member, Members, lower_case};
@@ -26,7 +26,7 @@ use super::{Command, LinkContext, LinkSettings, Report};
 use crate::model::event::{Event, UnloadCause};
 use crate::model::policy::MonolithState;
 use crate::model::wire::{self, Frame, FromMonolith, Gossip, Init, Recipient, RoomMessage, RoomReport};
-use crate::model::{CloseCode, LinkId, MemberId, RoomKey, RoomName};
+use crate::model::{CloseCode, Hashing, LinkId, MemberId, RoomKey, RoomName};
 
 /// How a session ended.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ pub(super) struct Session {
     commands: mpsc::UnboundedSender<Command>,
     members: Members,
     /// What the Monolith says it has loaded, as of the last frame that was read.
-    loaded: HashMap<RoomKey, RoomReport, RandomState>,
+    loaded: HashMap<RoomKey, RoomReport, Hashing>,
     departed: Departed,
     leaving: HandOvers,
     join_answer: Duration,
@@ -102,10 +102,10 @@ impl Session {
     }
 
     /// Runs until the link ends, and reports the end if it was registered.
-    pub(super) async fn run(
+    pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         mut self,
         mut inbox: mpsc::UnboundedReceiver<Command>,
-        stream: LinkStream,
+        stream: WebSocketStream<S>,
         http: SocketAddr,
         endpoint: Arc<str>,
         listed: &mut watch::Receiver<bool>,
@@ -151,9 +151,9 @@ impl Session {
         end
     }
 
-    async fn read_loop(
+    async fn read_loop<S: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
-        mut source: SplitStream<LinkStream>,
+        mut source: SplitStream<WebSocketStream<S>>,
         commands: &mut mpsc::UnboundedReceiver<Command>,
         listed: &mut watch::Receiver<bool>,
     ) -> End {
@@ -167,7 +167,7 @@ impl Session {
                     return End::Stopped;
                 }
             }
-            let due = self.leaving.next_due().map(Instant::from_std);
+            let due = self.leaving.next_due();
             let deadline = [draining, due].into_iter().flatten().min();
             tokio::select! {
                 // Commands first: a member whose attach is queued must be there for the frames that follow its join.

@@ -4,18 +4,19 @@ use std::sync::Arc;
 
 use futures_util::SinkExt;
 use futures_util::stream::SplitSink;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Bytes, Message, Utf8Bytes};
 
-use super::dial::LinkStream;
 use super::outbox::{Outbox, Outgoing};
 use super::stats::{LinkCounters, count};
 use crate::model::CloseCode;
 
 /// Writes what waits, as many frames as there are with one flush.
-pub(super) async fn write_loop(
+pub(super) async fn write_loop<S: AsyncRead + AsyncWrite + Unpin>(
     outbox: Arc<Outbox>,
-    mut sink: SplitSink<LinkStream, Message>,
+    mut sink: SplitSink<WebSocketStream<S>, Message>,
     counters: Arc<LinkCounters>,
 ) {
     while let Some(mut next) = outbox.next().await {

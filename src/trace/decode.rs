@@ -1,6 +1,6 @@
 //! Lines to records. Every call comes back whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -116,22 +116,29 @@ impl Decoder {
     }
 
     fn renew(&mut self, number: u64, monoliths: Vec<MonolithRow>, gone: &[MonolithId]) -> Result<(), String> {
-        // A view holds only what is new in it, so one that is missing takes the following ones with it.
+        // A view holds only what is new in it, so one that is missing takes the following ones with it, up to the next
+        // one that is whole.
         if number != 1 && self.number != Some(number - 1) {
             self.number = None;
             return Err(format!("view {number} builds on one that is missing"));
         }
         self.apply(&BTreeMap::new())?;
-        for id in gone {
+        let left: Vec<MonolithId> = if number == 1 {
+            let there: BTreeSet<&MonolithId> = monoliths.iter().map(|row| &row.id).collect();
+            self.base.keys().filter(|id| !there.contains(id)).cloned().collect()
+        } else {
+            gone.to_vec()
+        };
+        for id in &left {
             self.base.remove(id);
             self.view.remove(id);
         }
         for row in monoliths {
             // Only one that is new changes who is there: a VM that follows the view then patches rows, not lists.
-            if self.view.get(&row.id).is_some() {
-                self.view.update(&row.id, |old| old.clone_from(&row));
-            } else {
-                self.view.insert(row.clone());
+            match self.view.get(&row.id) {
+                Some(same) if *same == row => {}
+                Some(_) => self.view.update(&row.id, |old| old.clone_from(&row)),
+                None => self.view.insert(row.clone()),
             }
             self.base.insert(row.id.clone(), row);
         }

@@ -6,8 +6,9 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use super::decode::{Decoder, Item};
-use super::record::Header;
+use super::record::{Header, PolicyText};
 use crate::model::policy::View;
+use crate::policy::lua::Source;
 
 /// The longest line that is read, in bytes. A view of 1,000 Monoliths has 300 KB.
 const MAX_LINE: usize = 64 << 20;
@@ -81,7 +82,7 @@ impl Reader {
             file: file.into(),
             lines,
             decoder: Decoder::default(),
-            header: Header::nothing(),
+            header: Header::of(PolicyText::of(&Source::shipped("", ""))),
             on_damage,
             compressed,
             line: 0,
