@@ -5,8 +5,8 @@ use std::hint::black_box;
 use std::io::Cursor;
 use std::sync::Arc;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use usher::lab::replay::{Plan, Replay};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use usher::lab::replay::{Instead, Plan, Replay};
 use usher::model::policy::{Call, CallClient, CallRoom, Cause, Hook, MonolithRow, View};
 use usher::model::{ClientId, MonolithId};
 use usher::policy::decide::decide;
@@ -106,6 +106,18 @@ fn replay(c: &mut Criterion) {
             assert_eq!(replay.finish().agreed, DECISIONS);
         });
     });
+    for name in ["least-loaded", "region-affinity"] {
+        let source = Source::shipped(name, shipped(name).map_or("", |policy| policy.text));
+        let plan = Plan { policy: Some(Instead { source, environment: None }), ..Plan::default() };
+        group.bench_function(BenchmarkId::new("read_and_decide_otherwise", name), |b| {
+            b.iter(|| {
+                let mut reader = reader(&trace);
+                let mut replay = Replay::new(reader.header(), plan.clone()).unwrap_or_else(|e| panic!("{e}"));
+                replay.read(&mut reader, &mut |_| {}).unwrap_or_else(|e| panic!("{e}"));
+                assert_eq!(replay.finish().decisions, DECISIONS);
+            });
+        });
+    }
     group.finish();
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::Method;
 use serde_json::Value;
 
+use super::output::complain;
 use super::steer::{AdminArgs, ask, print_json, report};
 use super::{BAD, GOOD};
 
@@ -26,7 +27,7 @@ pub(super) fn begin(args: &AdminArgs, id: &str, wait: bool) -> u8 {
     loop {
         let progress = in_words(&monolith["drain"]);
         if progress != told {
-            eprintln!("{id}: {progress}");
+            complain!("{id}: {progress}");
             told = progress;
         }
         if monolith["drain"]["done"] == true || monolith["drain"].is_null() {
@@ -43,7 +44,7 @@ pub(super) fn begin(args: &AdminArgs, id: &str, wait: bool) -> u8 {
             _ if code != GOOD => return code,
             Some(now) => monolith = now,
             None => {
-                eprintln!("{id}: no longer linked, so nothing is left on it");
+                complain!("{id}: no longer linked, so nothing is left on it");
                 return GOOD;
             }
         }

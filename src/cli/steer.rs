@@ -9,7 +9,8 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 
 use super::offline::Format;
-use super::{BAD, GOOD, UNABLE, drain, why};
+use super::output::{say, show};
+use super::{BAD, GOOD, UNABLE, drain, output, why};
 
 /// Which usher to ask.
 #[derive(Args, Debug)]
@@ -117,18 +118,12 @@ pub(super) fn room(args: &RoomArgs) -> u8 {
                 let code = report(&args.admin, ask(&args.admin, Method::GET, &path, None), |page| {
                     for room in page["rooms"].as_array().into_iter().flatten() {
                         let text = |key: &str| room[key].as_str().unwrap_or("-").to_string();
-                        println!(
-                            "{}  {}  {}  {} clients",
-                            text("name"),
-                            text("state"),
-                            text("monolith"),
-                            room["clients"]
-                        );
+                        say!("{}  {}  {}  {} clients", text("name"), text("state"), text("monolith"), room["clients"]);
                     }
                     next = page["next"].as_str().map(str::to_string);
                 });
                 match next {
-                    Some(next) if code == GOOD => cursor = next,
+                    Some(next) if code == GOOD && output::is_open() => cursor = next,
                     _ => return code,
                 }
             }
@@ -149,20 +144,14 @@ pub(super) fn room(args: &RoomArgs) -> u8 {
             let body = serde_json::json!({"to": to});
             report(&args.admin, ask(&args.admin, Method::POST, &path, Some(body)), |moving| {
                 let text = |key: &str| moving[key].as_str().unwrap_or("-");
-                println!(
-                    "{} goes from {} to {}, {} clients",
-                    text("room"),
-                    text("from"),
-                    text("to"),
-                    moving["clients"]
-                );
+                say!("{} goes from {} to {}, {} clients", text("room"), text("from"), text("to"), moving["clients"]);
             })
         }
     }
 }
 
 pub(super) fn print_json(document: &Value) {
-    println!("{document:#}");
+    show!("{document:#}\n");
 }
 
 pub(super) fn report(args: &AdminArgs, answer: Result<(u16, Value), String>, show: impl FnOnce(&Value)) -> u8 {

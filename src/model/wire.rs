@@ -184,8 +184,9 @@ pub struct RoomReport {
     pub metadata: Arc<Metadata>,
 }
 
-/// A room's metadata, verbatim, with the few fields that the balancer itself reads.
-#[derive(Debug, PartialEq)]
+/// A room's metadata, verbatim, with the few fields that the balancer itself reads. It is `Eq`, so that two pointers to one
+/// are known to be equal without a look at it.
+#[derive(Debug, PartialEq, Eq)]
 pub struct Metadata {
     raw: Box<str>,
     users_at: Option<Range<usize>>,

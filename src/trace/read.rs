@@ -13,7 +13,7 @@ use crate::policy::lua::Source;
 /// The longest line that is read, in bytes. A view of 1,000 Monoliths has 300 KB.
 const MAX_LINE: usize = 64 << 20;
 /// How a file of the compressed kind begins (RFC 8878, section 3.1.1).
-const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+pub const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// What to do about a line that cannot be understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub enum OnDamage {
 }
 
 /// Why a trace cannot be read, or not any further.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{file}{at}: {what}", at = line.map(|line| format!(":{line}")).unwrap_or_default())]
 pub struct TraceError {
     /// The file.
@@ -74,7 +74,7 @@ impl Reader {
         let lines: Box<dyn BufRead + Send> = if compressed {
             let decompressed = zstd::stream::read::Decoder::with_buffer(source)
                 .map_err(|e| error(None, format!("cannot be read: {e}")))?;
-            Box::new(BufReader::with_capacity(1 << 16, decompressed))
+            Box::new(BufReader::with_capacity(1 << 18, decompressed))
         } else {
             Box::new(source)
         };
@@ -125,6 +125,11 @@ impl Reader {
     /// Lets events go by unread, for those who look at decisions only: a line that looks like one is not looked at.
     pub fn skip_events(&mut self, skip: bool) {
         self.skips_events = skip;
+    }
+
+    /// What is done about lines that cannot be understood.
+    pub fn on_damage(&self) -> OnDamage {
+        self.on_damage
     }
 
     /// The line that was read last, from 1.
@@ -187,7 +192,7 @@ impl Reader {
                 Err(e) => {
                     self.ended = true;
                     let what = if self.compressed {
-                        format!("the compressed data is damaged from here on ({e}); what stands before it is whole")
+                        format!("the compressed data is damaged from here on, or before if its checksum is wrong ({e})")
                     } else {
                         format!("cannot be read any further: {e}")
                     };
@@ -206,15 +211,15 @@ impl Reader {
                 self.cut |= !self.buffer.is_empty();
                 return Ok(false);
             }
-            if let Some(end) = chunk.iter().position(|byte| *byte == b'\n') {
-                self.buffer.extend_from_slice(&chunk[..end]);
-                self.lines.consume(end + 1);
+            // Memory does not fail to be read.
+            let mut rest = chunk;
+            let length = rest.read_until(b'\n', &mut self.buffer).unwrap_or(0);
+            self.lines.consume(length);
+            if self.buffer.last() == Some(&b'\n') {
+                self.buffer.pop();
                 self.line += 1;
                 return Ok(true);
             }
-            let length = chunk.len();
-            self.buffer.extend_from_slice(chunk);
-            self.lines.consume(length);
             if self.buffer.len() > MAX_LINE {
                 self.ended = true;
                 let what = format!("a line of more than {MAX_LINE} bytes; this is no trace");

@@ -280,6 +280,28 @@ impl Counts {
         })
     }
 
+    /// All counts of a row.
+    pub(super) fn of(row: &MonolithRow) -> Self {
+        Self {
+            rooms: Some(row.rooms),
+            clients: Some(row.clients),
+            users: Some(row.users),
+            pending: Some(row.pending),
+            inflight: Some(row.inflight),
+        }
+    }
+
+    /// These, and those of the base where there is none.
+    pub(super) fn over(self, base: Self) -> Self {
+        Self {
+            rooms: self.rooms.or(base.rooms),
+            clients: self.clients.or(base.clients),
+            users: self.users.or(base.users),
+            pending: self.pending.or(base.pending),
+            inflight: self.inflight.or(base.inflight),
+        }
+    }
+
     /// Changes a row.
     pub(super) fn apply(self, row: &mut MonolithRow) {
         let set = |field: &mut u32, value: Option<u32>| *field = value.unwrap_or(*field);

@@ -225,6 +225,7 @@ async fn a_trace_tells_the_story_of_a_room() {
     let (code, out, err) = why(&["plain.jsonl", "Movie"]).await;
     assert_eq!(code, 0, "{err}");
     let expected = "Movie in plain.jsonl
+(not in a trace: waits, joins sent without asking the policy, attempts that were not confirmed, ends of moves, canaries)
 
 2023-11-14 (UTC)
 22:13:20.005                placed (join, attempt 1): b

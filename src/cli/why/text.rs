@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 
+use crate::lab::page_text::plain;
 use crate::model::policy::{Answer, Cause, FaultKind, MonolithRow, MonolithState};
 use crate::model::story::{Candidate, Chapter, Decided, MoveEnd, Mover, PolicyOf, Sign, What};
 use crate::model::wire::UnloadReason;
@@ -44,7 +45,8 @@ pub(super) fn story(chapters: &[Chapter], forgotten: u64) -> String {
 }
 
 fn line(out: &mut String, left: &str, text: &str) {
-    let padded = format!("{left:COLUMN$}{text}");
+    // Names and texts of a policy come from far away.
+    let padded = format!("{left:COLUMN$}{}", plain(text));
     out.push_str(padded.trim_end());
     out.push('\n');
 }

@@ -392,6 +392,11 @@ fn each_decision_is_made_by_the_version_that_made_it() {
     let given = Instead { source: Source::shipped("new", &new.source), environment };
     let replayed = replay(&tape.bytes, Plan { policy: Some(given), ..Plan::default() });
     assert_eq!((replayed.agreed, replayed.kinds[0].to.as_str()), (1, "c"));
+    assert!(!replayed.other_settings, "{:?}", replayed.notes());
+    // What settings it was recorded with, it does not follow, and says so.
+    let given = Instead { source: Source::shipped("new", &new.source), environment: None };
+    let replayed = replay(&tape.bytes, Plan { policy: Some(given), ..Plan::default() });
+    assert!(replayed.other_settings, "{:?}", replayed.notes());
 }
 
 #[test]

@@ -101,6 +101,7 @@ impl Fleet {
 }
 
 /// Every Monolith goes once under clients that talk: none is closed, and nothing comes twice or out of order.
+#[allow(clippy::print_stdout, reason = "the figures of a run are worth a look")]
 async fn restarts(how: Going, patience: Duration) -> Vec<Heard> {
     let began = Instant::now();
     let mut fleet = Fleet::start(patience).await;
