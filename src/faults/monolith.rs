@@ -16,8 +16,9 @@ use super::dice::Dice;
 use super::ledger::{Ledger, LinkNumber, Session};
 use super::pipe::{End, Line, small};
 
-/// An unload that crosses the Monolith's own on the way ends a real one and cannot be avoided: it is excused for so long.
-const CROSSING: Duration = Duration::from_millis(400);
+/// An unload that crosses the Monolith's own on the way ends a real one and cannot be avoided: it is excused for so long,
+/// since a stall keeps either of them for up to four seconds.
+const CROSSING: Duration = Duration::from_millis(4400);
 
 /// What all Monoliths of a run share: the store of rooms.
 #[derive(Clone)]
