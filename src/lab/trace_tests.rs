@@ -394,7 +394,8 @@ fn a_part_of_several_files_tells_each_policy_in_its_time_and_counts_through() {
     std::fs::write(&input, [first.bytes, second.bytes].concat()).unwrap();
     let out = folder.path().join("part.jsonl");
     let span = (When::After(5_000_000), When::After(22_500_000));
-    let done = cut_file(&mut Reader::open(&input, OnDamage::Stop).unwrap(), &input, span, (&out, false)).unwrap();
+    let done =
+        cut_file(&mut Reader::open(&input, OnDamage::Stop).unwrap(), &input, span, (&out, false), &mut |_| ()).unwrap();
     assert_eq!((done.decisions, done.numbers), (7, Some((6, 12))));
     let mut reader = Reader::open(&out, OnDamage::Stop).unwrap();
     let (mut moments, mut numbers, mut third) = (Vec::new(), Vec::new(), None);
