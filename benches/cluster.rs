@@ -29,6 +29,7 @@ impl World {
             weights: usher::config::Weights::default(),
             pending_rooms: 5_000,
             rebalance: None,
+            seamless: None,
             move_rate: 50,
             claims: None,
         };

@@ -10,10 +10,10 @@ use crate::model::metrics::MetricsText;
 impl Admin {
     pub(super) async fn metrics_text(&self) -> Result<Response<Bytes>, AdminError> {
         let read = self.control.query(|cluster| {
-            let waiting = (cluster.waiting(), cluster.queued_moves());
+            let waiting = (cluster.waiting(), cluster.queued_moves(), cluster.handing_over());
             (cluster.counters(), cluster.size(), waiting, cluster.monoliths())
         });
-        let (counters, (rooms, members), (waiting, moves), monoliths) =
+        let (counters, (rooms, members), (waiting, moves, handing_over), monoliths) =
             read.await.map_err(|_| AdminError::stopping())?;
         let mut out = MetricsText::default();
         out.gauge("usher_rooms", "Rooms that are bound, being placed or waited for.", rooms);
@@ -57,6 +57,7 @@ impl Admin {
         let help = "The longest of these times.";
         out.gauge("usher_duplicate_overlap_seconds_max", help, seconds(counters.overlaps.longest));
         super::moves::write(&mut out, &counters.moves, moves);
+        super::moves::write_hand_overs(&mut out, &counters.handover, handing_over);
         type Column = (&'static str, &'static str, fn(&crate::cluster::MonolithSummary) -> f64);
         let columns: [Column; 5] = [
             ("usher_monolith_rooms", "Rooms that a Monolith reports loaded.", |m| f64::from(m.rooms)),

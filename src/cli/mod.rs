@@ -10,6 +10,7 @@ pub mod app;
 mod bench;
 mod check;
 mod demo;
+mod drain;
 mod eval;
 mod init;
 mod logging;

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use super::offline::Format;
 use super::output::{say, show};
-use super::{BAD, GOOD, UNABLE, output, why};
+use super::{BAD, GOOD, UNABLE, drain, output, why};
 
 /// Which usher to ask.
 #[derive(Args, Debug)]
@@ -36,6 +36,19 @@ pub(super) struct MonolithArgs {
 enum MonolithCommand {
     /// List the Monoliths
     List,
+    /// Let a Monolith lose its rooms: they move to the others, and it takes no new ones
+    Drain {
+        /// Its id
+        id: String,
+        /// Wait until nothing more is going to happen; with rooms left the exit code is 1
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Let a Monolith take rooms again; moves that have not begun are dropped
+    Resume {
+        /// Its id
+        id: String,
+    },
 }
 
 /// `usher room`.
@@ -64,7 +77,7 @@ enum RoomCommand {
         #[arg(long, value_enum, default_value_t = Format::Pretty)]
         format: Format,
     },
-    /// Move a room: its clients are closed with a code on which they come back, to the other Monolith
+    /// Move a room to another Monolith, once nobody in it has said anything for a moment
     Move {
         /// Its name
         name: String,
@@ -86,8 +99,13 @@ pub(super) fn status(args: &AdminArgs) -> u8 {
 }
 
 pub(super) fn monolith(args: &MonolithArgs) -> u8 {
-    let MonolithCommand::List = args.command;
-    report(&args.admin, ask(&args.admin, Method::GET, "/_usher/v1/monoliths", None), print_json)
+    match &args.command {
+        MonolithCommand::List => {
+            report(&args.admin, ask(&args.admin, Method::GET, "/_usher/v1/monoliths", None), print_json)
+        }
+        MonolithCommand::Drain { id, wait } => drain::begin(&args.admin, id, *wait),
+        MonolithCommand::Resume { id } => drain::resume(&args.admin, id),
+    }
 }
 
 pub(super) fn room(args: &RoomArgs) -> u8 {

@@ -12,10 +12,10 @@ use std::hash::BuildHasher;
 use foldhash::fast::FixedState;
 
 use super::monolith::{Asked, Copy};
-use super::room::{Active, Binding, State};
+use super::room::{Active, Binding, State, Waiter};
 use super::{Cluster, Turn};
 use crate::model::event::{Effect, Micros, UnloadCause};
-use crate::model::policy::Previous;
+use crate::model::policy::{Cause, Previous};
 use crate::model::{CloseCode, Epoch, MonolithId, RoomKey};
 
 /// What this balancer has to do with a copy that is to go: the more, the earlier is its turn. The spans do not touch:
@@ -41,13 +41,6 @@ impl Nearness {
             Self::SentIt => (100_000, 1_000_000),
             Self::HasMembers => (1_500_000, 2_000_000),
             Self::Neither => (5_000_000, 4_000_000),
-        }
-    }
-
-    fn why(self) -> UnloadCause {
-        match self {
-            Self::SentIt | Self::HasMembers | Self::Neither => UnloadCause::Duplicate,
-            Self::Moves => UnloadCause::Move,
         }
     }
 }
@@ -100,13 +93,24 @@ impl Cluster {
         let clients = self.rooms.get(key).map_or(0, |room| room.members.len());
         let nearness = self.nearness(key, owner.0, clients > 0);
         self.tell_duplicate(key, (other.0, Some(other.1)), (owner.0, owner.1.epoch()), clients, turn);
-        self.close_members(key, CloseCode::RESTART, turn);
+        let released = if self.settings.seamless.is_some() {
+            let mut released = self.release_all(key, owner.0, Cause::Lost, true, turn);
+            released.extend(self.take_sent_away(key));
+            released
+        } else {
+            self.close_members(key, CloseCode::RESTART, turn);
+            Vec::new()
+        };
+        self.counters.handover.rooms += u64::from(!released.is_empty());
         self.contest(owner.0, key, nearness, turn);
         let (monolith, binding) = (other.0.clone(), Binding::Reported(other.1));
         self.change_room(key, turn, |room| {
             room.previous = Some(Previous { monolith: owner.0.clone(), why: "duplicate".into() });
             room.state = State::Active(Active { monolith, binding });
         });
+        for client in released {
+            self.let_in(key, Waiter::Client(client), turn);
+        }
     }
 
     fn nearness(&self, key: &RoomKey, loser: &MonolithId, members: bool) -> Nearness {
@@ -138,7 +142,11 @@ impl Cluster {
         turn: &mut Turn<'_>,
     ) {
         let Some(seed) = self.unloads.seed else {
-            self.send_unload(monolith, key, nearness.why(), turn);
+            let why = match nearness {
+                Nearness::SentIt | Nearness::HasMembers | Nearness::Neither => UnloadCause::Duplicate,
+                Nearness::Moves => self.move_cause(),
+            };
+            self.send_unload(monolith, key, why, turn);
             return;
         };
         let at = self.now.saturating_add(delay(seed, monolith, nearness));
@@ -146,6 +154,11 @@ impl Cluster {
             copy.asked = Some(Asked::Due(at));
             self.unloads.due.insert((at, monolith.clone(), key.clone()));
         }
+    }
+
+    /// What a room that moves is asked to unload for: whether its members keep their sockets.
+    fn move_cause(&self) -> UnloadCause {
+        if self.settings.seamless.is_some() { UnloadCause::HandOver } else { UnloadCause::Move }
     }
 
     fn send_unload(&mut self, monolith: &MonolithId, key: &RoomKey, why: UnloadCause, turn: &mut Turn<'_>) {
@@ -181,7 +194,8 @@ impl Cluster {
                         self.keep_copy(&monolith, &key);
                         self.unloading_timed_out(&key, turn);
                     } else {
-                        self.send_unload(&monolith, &key, UnloadCause::Move, turn);
+                        let why = self.move_cause();
+                        self.send_unload(&monolith, &key, why, turn);
                     }
                 }
                 Some(State::Active(active)) if active.monolith == monolith => self.keep_copy(&monolith, &key),

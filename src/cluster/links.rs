@@ -98,6 +98,11 @@ impl Cluster {
             gossips: 0,
             users: 0,
             shunned: 0,
+            suspect: false,
+            unlisted: false,
+            drained: false,
+            stops: false,
+            drain: None,
         };
         self.monoliths.insert(id, monolith);
         turn.emit(Effect::AcceptLink { link });
@@ -124,22 +129,26 @@ impl Cluster {
             self.rooms.iter().filter(|(_, room)| room.monolith() == Some(&id)).map(|(key, _)| key.clone()).collect();
         // The order of effects must not depend on how a table hashes.
         orphans.sort_unstable();
+        self.moves.lost(&id);
         let mut copies = gone.map(|gone| gone.copies).unwrap_or_default();
         for key in orphans {
             if let (Some(room), Some(copy)) = (self.rooms.get_mut(&key), copies.remove(&key)) {
                 room.metadata = Some(copy.metadata);
             }
-            self.orphan(&key, turn);
+            self.orphan(&key, &id, turn);
         }
         self.unpark_all_if_synced(turn);
     }
 
-    pub(super) fn link_state(&mut self, link: LinkId, state: MonolithState) {
+    pub(super) fn link_state(&mut self, link: LinkId, state: MonolithState, turn: &mut Turn<'_>) {
         let Some(id) = self.sender(link) else { return };
-        self.view.update(&id, |row| {
-            row.state = state;
-            row.draining = state == MonolithState::Draining;
-        });
+        let Some(monolith) = self.monoliths.get_mut(&id) else { return };
+        (monolith.suspect, monolith.unlisted) = match state {
+            MonolithState::Up => (false, false),
+            MonolithState::Suspect => (true, monolith.unlisted),
+            MonolithState::Draining => (false, true),
+        };
+        self.state_changed(&id, turn);
     }
 
     /// Whether every Monolith that discovery listed first has said what it has, or has had its time to.

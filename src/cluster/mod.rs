@@ -2,14 +2,16 @@
 //!
 //! [`Cluster::apply`] is the only way in. Everything that can go wrong among balancers, Monoliths and clients is a
 //! sequence of [`Event`]s, and therefore a test of this module. `rooms` holds the life of a room, `placing` how
-//! one finds its Monolith, `claims` what other balancers agree to, `moves` and `unloading` how it gets to another,
-//! `reports` what Monoliths say about rooms, `duplicates` who wins when two have one, `members` clients, `requests`
-//! HTTP, `links` the Monoliths themselves.
+//! one finds its Monolith, `claims` what other balancers agree to, `moves`, `drain` and `unloading` how it gets to another,
+//! `handover` what becomes of its members on the way, `reports` what Monoliths say about rooms, `duplicates` who wins when
+//! two have one, `members` clients, `requests` HTTP, `links` the Monoliths themselves.
 
 mod claims;
 mod departed;
+mod drain;
 mod duplicates;
 mod facts;
+mod handover;
 mod invariants;
 mod links;
 mod members;
@@ -30,7 +32,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 pub use self::claims::{ClaimCounters, Claiming};
+pub use self::drain::DrainSummary;
 pub use self::duplicates::Overlaps;
+pub use self::handover::{HandOverCounters, Seamless};
 pub use self::monolith::Monolith;
 pub use self::moves::{MoveCounters, Rebalancing};
 pub use self::room::{Room, RoomStatus};
@@ -39,6 +43,7 @@ pub use self::snapshot::{MonolithSummary, RoomSummary, StateMonolith, StateRoom}
 use self::claims::Claims;
 use self::departed::Departed;
 use self::duplicates::Unloads;
+use self::handover::HandOvers;
 use self::links::WarmUp;
 use self::members::Client;
 use self::moves::Moves;
@@ -66,7 +71,10 @@ pub struct Settings {
     pub pending_rooms: usize,
     /// Whether and how the policy is asked what should move.
     pub rebalance: Option<Rebalancing>,
-    /// Clients per second and Monolith that moves may cost.
+    /// Whether and for how long clients keep their sockets while their room changes its Monolith; without it they are
+    /// closed and come back.
+    pub seamless: Option<Seamless>,
+    /// Clients per second and Monolith that moves may cost, and that are closed when no Monolith is left for them.
     pub move_rate: u32,
     /// The share of each Monolith relative to the others.
     pub weights: Weights,
@@ -109,6 +117,8 @@ pub struct Counters {
     pub moves: MoveCounters,
     /// Claims of rooms.
     pub claims: ClaimCounters,
+    /// Clients whose rooms changed their Monolith.
+    pub handover: HandOverCounters,
 }
 
 /// Which room is where, who waits, which clients exist.
@@ -125,6 +135,7 @@ pub struct Cluster {
     moves: Moves,
     unloads: Unloads,
     claims: Claims,
+    handovers: HandOvers,
     warm_up: WarmUp,
     view: View,
     counters: Counters,
@@ -155,6 +166,7 @@ impl Cluster {
             requests: Map::default(),
             timers: BTreeSet::new(),
             departed: Departed::default(),
+            handovers: HandOvers::default(),
             view: View::default(),
             counters: Counters::default(),
             waiting: 0,
@@ -175,7 +187,7 @@ impl Cluster {
                 self.link_up(link, endpoint, monolith, region, &mut turn);
             }
             Event::LinkDown { link } => self.link_down(link, &mut turn),
-            Event::LinkState { link, state } => self.link_state(link, state),
+            Event::LinkState { link, state } => self.link_state(link, state, &mut turn),
             Event::Loaded { link, report } => self.loaded(link, report, &mut turn),
             Event::Unloaded { link, room, reason, detached } => {
                 self.unloaded(link, &room, reason, &detached, &mut turn);
@@ -191,6 +203,8 @@ impl Cluster {
             Event::RequestDone { request, outcome } => self.request_done(request, outcome, &mut turn),
             Event::Move { request, room, to } => self.move_by_hand(request, &room, &to, &mut turn),
             Event::Claim { room, answer } => self.claim_answered(&room, answer, &mut turn),
+            Event::Quiet { link, room, disturbed } => self.quiet(link, &room, disturbed, &mut turn),
+            Event::Drain { monolith, on } => self.drain(&monolith, on, &mut turn),
             Event::Tick => {}
         }
         self.expire(&mut turn);
@@ -209,8 +223,10 @@ impl Cluster {
     /// When the next time-out is due, if any.
     pub fn next_deadline(&self) -> Option<Micros> {
         let room = self.timers.first().map(|(at, _)| *at);
-        let others = [self.next_sync_deadline(), self.moves.next_due(), self.next_unload(), self.next_renewal()];
-        others.into_iter().chain([room]).flatten().min()
+        let rooms =
+            [room, self.next_sync_deadline(), self.handovers.next_due(), self.next_unload(), self.next_renewal()];
+        let moves = [self.moves.next_due(), self.next_drain_step()];
+        rooms.into_iter().chain(moves).flatten().min()
     }
 
     /// What policies see of the Monoliths.
@@ -248,7 +264,9 @@ impl Cluster {
             debug_assert!(!self.timers.contains(&(at, key.clone())), "{key} is due twice");
             self.timers.remove(&(at, key));
         }
+        self.expire_hand_overs(turn);
         self.rebalance_if_due(turn);
+        self.continue_drains();
         self.begin_due_moves(turn);
         self.send_due_unloads(turn);
         self.renew_claims(turn);

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use super::drain::Drain;
 use super::{Endpoint, Map};
 use crate::model::event::Micros;
+use crate::model::policy::MonolithState;
 use crate::model::wire::Metadata;
 use crate::model::{Epoch, LinkId, Region, RoomKey, RoomName};
 
@@ -22,9 +24,33 @@ pub struct Monolith {
     pub(super) users: u64,
     /// Until when births without a name go elsewhere, because one could not be sent here over HTTP.
     pub(super) shunned: Micros,
+    /// Whether it misses heartbeats.
+    pub(super) suspect: bool,
+    /// Whether discovery no longer lists it.
+    pub(super) unlisted: bool,
+    /// Whether an operator wants it empty.
+    pub(super) drained: bool,
+    /// Whether it has said that it stops.
+    pub(super) stops: bool,
+    /// Its rooms on their way elsewhere.
+    pub(super) drain: Option<Drain>,
 }
 
 impl Monolith {
+    /// Whether it keeps what it has and takes nothing new.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.unlisted || self.drained || self.stops
+    }
+
+    /// What policies and people see of that.
+    pub(super) fn state(&self) -> MonolithState {
+        match (self.suspect, self.is_leaving()) {
+            (true, _) => MonolithState::Suspect,
+            (false, true) => MonolithState::Draining,
+            (false, false) => MonolithState::Up,
+        }
+    }
+
     /// The users in its rooms by its own account, over all balancers.
     pub(super) fn reported_users(&self) -> u32 {
         u32::try_from(self.users).unwrap_or(u32::MAX)
@@ -45,6 +71,8 @@ pub(super) struct Copy {
     pub(super) name: RoomName,
     pub(super) epoch: Epoch,
     pub(super) metadata: Arc<Metadata>,
+    /// When this load was reported first.
+    pub(super) since: Micros,
     /// The number of the gossip that named it last.
     pub(super) gossip: u64,
     /// Whether it is to go: it lost against an older copy, or its room moves. The same load is never asked twice.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::handover::OFFER_AGAIN;
 use super::room::{Placed, Placing, State, Unloading, Waiter};
 use super::{Cluster, Turn};
 use crate::model::policy::{Answer, Call, CallClient, CallRoom, Cause, Decision, Hook, Previous};
@@ -14,17 +15,19 @@ use crate::policy::decide;
 pub(super) struct Refusal {
     pub(super) code: CloseCode,
     pub(super) status: u16,
+    /// Whether it may be different in a moment.
+    pub(super) is_passing: bool,
 }
 
 impl Refusal {
     /// No Monolith is left to try.
-    pub(super) const UNAVAILABLE: Self = Self { code: CloseCode::TRY_AGAIN, status: 503 };
+    pub(super) const UNAVAILABLE: Self = Self { code: CloseCode::TRY_AGAIN, status: 503, is_passing: true };
 
     /// What a policy said, for a socket that is already upgraded and for a plain request.
     fn of_policy(code: u16) -> Self {
         let status = if (400..600).contains(&code) { code } else { 503 };
         let close = if code == 1013 || code >= 4000 { CloseCode::sendable(code) } else { None };
-        Self { code: close.unwrap_or(CloseCode::TRY_AGAIN), status }
+        Self { code: close.unwrap_or(CloseCode::TRY_AGAIN), status, is_passing: false }
     }
 }
 
@@ -183,6 +186,11 @@ impl Cluster {
             self.remove_room(key, turn);
             return;
         };
+        if self.may_go_on_waiting(first) && !self.view.rows().iter().any(crate::model::policy::MonolithRow::serves) {
+            // There is nobody to choose from: no policy is asked again and again about that.
+            self.give_up(key, Refusal::UNAVAILABLE, turn);
+            return;
+        }
         match self.choose(key, first, None, 1, Vec::new(), turn) {
             Ok(monolith) => {
                 let deadline = self.now + self.settings.load_timeout;
@@ -211,17 +219,29 @@ impl Cluster {
             Some(State::Placing(placing)) => std::mem::take(&mut placing.waiting),
             Some(State::Active(_) | State::Unloading(_)) | None => return,
         };
-        let mut refused = 0;
+        let (mut refused, mut kept) = (0, VecDeque::new());
         for waiter in waiting {
-            if self.still_waits(waiter) {
-                refused += 1;
-                self.waiting -= 1;
-                self.counters.refused_unplaced += 1;
-                self.refuse(waiter, refusal, turn);
+            if !self.still_waits(waiter) {
+                continue;
             }
+            if refusal.is_passing && self.may_go_on_waiting(waiter) {
+                kept.push_back(waiter);
+                continue;
+            }
+            refused += 1;
+            self.waiting -= 1;
+            self.counters.refused_unplaced += 1;
+            self.refuse(waiter, refusal, turn);
         }
-        self.tell(key, What::Refused { waiting: refused, code: refusal.code.get() }, turn);
-        self.unbind(key, "refused", turn);
+        if refused > 0 || kept.is_empty() {
+            self.tell(key, What::Refused { waiting: refused, code: refusal.code.get() }, turn);
+        }
+        if kept.is_empty() {
+            self.unbind(key, "refused", turn);
+            return;
+        }
+        let deadline = self.now.saturating_add(OFFER_AGAIN);
+        self.change_room(key, turn, |room| room.state = State::Parked { waiting: kept, deadline });
     }
 
     /// Where a room without a name goes: the Monolith will make one up.

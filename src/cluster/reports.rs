@@ -34,14 +34,21 @@ impl Cluster {
         gone.sort_unstable();
         for key in gone {
             self.remove_copy(&monolith, &key);
-            if self.is_active_on(&key, &monolith) {
-                self.tell_unloaded(&key, &monolith, None, turn);
-                self.close_members(&key, CloseCode::RESTART, turn);
-                self.unbind(&key, "unloaded", turn);
-            } else if self.is_leaving(&key, &monolith) {
-                self.tell_unloaded(&key, &monolith, None, turn);
+            let leaving = self.is_leaving(&key, &monolith);
+            if !leaving && !self.is_active_on(&key, &monolith) {
+                continue;
+            }
+            self.tell_unloaded(&key, &monolith, None, turn);
+            let released = if self.settings.seamless.is_some() {
+                self.release_all(&key, &monolith, Cause::Lost, true, turn)
+            } else {
                 self.close_joined(&key, CloseCode::RESTART, turn);
-                self.unloading_over(&key, MoveEnd::LetGo, turn);
+                Vec::new()
+            };
+            if leaving {
+                self.unloading_over(&key, MoveEnd::LetGo, released, turn);
+            } else {
+                self.without_owner(&key, &monolith, "unloaded", released, turn);
             }
         }
         self.count_rooms(&monolith);
@@ -58,21 +65,25 @@ impl Cluster {
             if !leaving {
                 let active = Active { monolith: monolith.clone(), binding };
                 self.tell(key, What::Found { monolith: monolith.clone(), epoch }, turn);
+                let key = name.key().clone();
                 self.insert_room(name, State::Active(active), turn);
+                if let Some(room) = self.rooms.get_mut(&key) {
+                    room.spelled = true;
+                }
             }
             return;
         };
         match &room.state {
             State::Active(active) if active.monolith == *monolith => {
                 let known = active.binding == binding;
-                room.name = name.clone();
+                (room.name, room.spelled) = (name.clone(), true);
                 if !known {
                     self.rebind(key, binding, turn);
                 }
             }
             State::Unloading(unloading) if unloading.monolith == *monolith => {
                 let known = unloading.epoch == epoch;
-                room.name = name.clone();
+                (room.name, room.spelled) = (name.clone(), true);
                 if !known {
                     self.loaded_again(key, epoch, turn);
                 }
@@ -80,7 +91,7 @@ impl Cluster {
             _ if leaving => {}
             State::Unloading(_) => self.loaded_elsewhere(key, monolith, epoch, turn),
             State::Parked { .. } | State::Placing(_) => {
-                room.name = name.clone();
+                (room.name, room.spelled) = (name.clone(), true);
                 self.activate(key, monolith, binding, turn);
             }
             State::Active(active) => {
@@ -99,6 +110,12 @@ impl Cluster {
         turn: &mut Turn<'_>,
     ) {
         let Some(monolith) = self.sender(link) else { return };
+        if reason == UnloadReason::Shutdown
+            && let Some(entry) = self.monoliths.get_mut(&monolith)
+            && !std::mem::replace(&mut entry.stops, true)
+        {
+            self.state_changed(&monolith, turn);
+        }
         self.remove_copy(&monolith, key);
         self.count_rooms(&monolith);
         let leaving = self.is_leaving(key, &monolith);
@@ -106,43 +123,79 @@ impl Cluster {
             return;
         }
         self.tell_unloaded(key, &monolith, Some(reason), turn);
+        // Nobody wants a room that was unused or removed; one that was asked for or whose Monolith stops goes on elsewhere.
+        let cause = match reason {
+            UnloadReason::Keepalive | UnloadReason::Admin => None,
+            UnloadReason::Commanded => Some(Cause::Move),
+            UnloadReason::Shutdown | UnloadReason::Other => Some(Cause::Lost),
+        };
+        let cause = cause.filter(|_| self.settings.seamless.is_some());
+        let mut released = Vec::new();
         for (client, attachment) in detached {
             let place = super::members::Place::Joined { link, attachment: *attachment };
-            if self.clients.get(client).is_some_and(|entry| entry.room == *key && entry.place == place) {
-                self.end_client(*client, Some(reason.close_code()), turn);
+            if self.clients.get(client).is_none_or(|entry| entry.room != *key || entry.place != place) {
+                continue;
+            }
+            match cause {
+                Some(cause) => {
+                    self.release(*client, &monolith, cause, false, turn);
+                    released.push(*client);
+                }
+                None => {
+                    self.end_client(*client, Some(reason.close_code()), turn);
+                }
             }
         }
+        if cause.is_some() && reason == UnloadReason::Shutdown {
+            // A join that crossed it is answered by nobody any more.
+            released.extend(self.release_all(key, &monolith, Cause::Lost, true, turn));
+        }
         if leaving {
-            self.unloading_over(key, MoveEnd::LetGo, turn);
-        } else if self.rooms.get(key).is_none_or(|room| room.members.is_empty()) {
-            self.unbind(key, "unloaded", turn);
+            self.unloading_over(key, MoveEnd::LetGo, released, turn);
         } else {
-            // Their joins crossed the unload: they may load the room again, or be kicked. Nobody else goes meanwhile.
-            self.back_to_placing(key, true, turn);
+            self.without_owner(key, &monolith, "unloaded", released, turn);
+        }
+    }
+
+    /// The Monolith of a bound room no longer has it.
+    fn without_owner(
+        &mut self,
+        key: &RoomKey,
+        monolith: &MonolithId,
+        why: &str,
+        released: Vec<ClientId>,
+        turn: &mut Turn<'_>,
+    ) {
+        if self.rooms.get(key).is_some_and(|room| room.members.is_empty()) {
+            self.unbind(key, why, turn);
+        } else {
+            self.next_owner(key, monolith, why, released, turn);
         }
     }
 
     /// The Monolith of a room is gone, with everything that was joined there.
-    pub(super) fn orphan(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
+    pub(super) fn orphan(&mut self, key: &RoomKey, monolith: &MonolithId, turn: &mut Turn<'_>) {
         self.tell_lost(key, turn);
-        match self.rooms.get_mut(key).map(|room| &mut room.state) {
-            Some(State::Active(_)) => {
-                self.close_members(key, CloseCode::AWAY, turn);
-                self.unbind(key, "link_down", turn);
+        if let Some(State::Placing(Placing { out, .. })) = self.rooms.get_mut(key).map(|room| &mut room.state) {
+            let out: Vec<Waiter> = std::mem::take(out);
+            self.recall(key, &out, turn);
+            match self.best_copy(key) {
+                Some((monolith, epoch)) => self.activate(key, &monolith, Binding::Reported(epoch), turn),
+                None => self.next_attempt(key, "link_down", Some(Cause::Lost), turn),
             }
-            Some(State::Placing(Placing { out, .. })) => {
-                let out: Vec<Waiter> = std::mem::take(out);
-                self.recall(key, &out, turn);
-                match self.best_copy(key) {
-                    Some((monolith, epoch)) => self.activate(key, &monolith, Binding::Reported(epoch), turn),
-                    None => self.next_attempt(key, "link_down", Some(Cause::Lost), turn),
-                }
-            }
-            Some(State::Unloading(_)) => {
-                self.close_joined(key, CloseCode::AWAY, turn);
-                self.unloading_over(key, MoveEnd::SourceLost, turn);
-            }
-            Some(State::Parked { .. }) | None => {}
+            return;
+        }
+        let released = if self.settings.seamless.is_some() {
+            // The link has told its members before it said that it is gone.
+            self.release_all(key, monolith, Cause::Lost, false, turn)
+        } else {
+            self.close_joined(key, CloseCode::AWAY, turn);
+            Vec::new()
+        };
+        if self.is_leaving(key, monolith) {
+            self.unloading_over(key, MoveEnd::SourceLost, released, turn);
+        } else {
+            self.without_owner(key, monolith, "link_down", released, turn);
         }
     }
 
@@ -163,13 +216,16 @@ impl Cluster {
             Some(copy) => {
                 entry.users -= u64::from(copy.metadata.users);
                 self.list_version += u64::from(copy.metadata != metadata);
-                let (asked, contested) = if copy.epoch == epoch { (copy.asked, copy.contested) } else { (None, None) };
-                *copy = Copy { name, epoch, metadata, gossip, asked, contested };
+                let same = copy.epoch == epoch;
+                let (asked, contested) = if same { (copy.asked, copy.contested) } else { (None, None) };
+                let since = if same { copy.since } else { self.now };
+                *copy = Copy { name, epoch, metadata, since, gossip, asked, contested };
                 copy.is_leaving()
             }
             None => {
                 self.list_version += 1;
-                let copy = Copy { name: name.clone(), epoch, metadata, gossip, asked: None, contested: None };
+                let copy =
+                    Copy { name: name.clone(), epoch, metadata, since: self.now, gossip, asked: None, contested: None };
                 entry.copies.insert(name.key().clone(), copy);
                 false
             }

@@ -167,7 +167,10 @@ impl Cluster {
 
     pub(super) fn cause_of(&self, waiter: Waiter) -> Cause {
         match waiter {
-            Waiter::Client(_) => Cause::Join,
+            Waiter::Client(client) => {
+                let handover = self.clients.get(&client).and_then(|entry| entry.handover);
+                handover.map_or(Cause::Join, |handover| handover.cause)
+            }
             Waiter::Request(request) => self.requests.get(&request).map_or(Cause::Http, |request| request.cause),
         }
     }

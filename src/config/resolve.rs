@@ -177,8 +177,8 @@ fn handover(mut section: Section<'_>) -> Handover {
     let mut handover = Handover::default();
     section.read(&mut handover.mode, "mode", |node| match read::text(node)?.as_str() {
         "close" => Ok(HandoverMode::Close),
-        "seamless" => Err("\"seamless\" comes with a later version; remove it".into()),
-        other => Err(format!("{:?} is no mode; write \"close\"", read::cut(other))),
+        "seamless" => Ok(HandoverMode::Seamless),
+        other => Err(format!("{:?} is no mode; write \"seamless\" or \"close\"", read::cut(other))),
     });
     let range = Duration::ZERO..=Duration::from_secs(3600);
     section.read(&mut handover.window, "window", read::duration(range.clone()));

@@ -250,9 +250,9 @@ pub struct Heartbeat {
 pub struct Handover {
     /// What happens to the socket of a client whose room moves.
     pub mode: HandoverMode,
-    /// Over which the clients of one room are moved.
+    /// How long a client keeps its socket without a Monolith for its room.
     pub window: Duration,
-    /// Clients per second and Monolith.
+    /// Clients per second and Monolith that moves may cost, and that are closed once their window is over.
     pub rate: u32,
     /// How long a room is left in peace before it is moved, so that its Monolith can save it.
     pub quiet: Duration,
@@ -263,6 +263,8 @@ pub struct Handover {
 pub enum HandoverMode {
     /// It is closed with a code on which the client comes back.
     Close,
+    /// It stays open: the client is joined to the next Monolith, and what it says meanwhile follows.
+    Seamless,
 }
 
 impl Secret {
@@ -322,7 +324,7 @@ impl Default for Heartbeat {
 
 impl Default for Handover {
     fn default() -> Self {
-        Self { mode: HandoverMode::Close, window: Duration::from_secs(10), rate: 50, quiet: Duration::from_secs(6) }
+        Self { mode: HandoverMode::Seamless, window: Duration::from_secs(10), rate: 50, quiet: Duration::from_secs(6) }
     }
 }
 

@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, oneshot};
 pub use self::health::{DecisionStats, Health};
 pub use self::request::{Placement, Refused, Sent};
 pub use self::shell::{ControlSettings, spawn};
-use crate::cluster::{Cluster, Settings};
+use crate::cluster::{Cluster, MonolithSummary, Settings};
 use crate::link::inbox::Inbox;
 use crate::model::claims::ClaimAnswer;
 use crate::model::event::{RequestOutcome, Token};
@@ -71,6 +71,11 @@ enum Command {
     },
     /// The store of claims has answered: once for each room that is being placed.
     Claim(RoomKey, ClaimAnswer),
+    Drain {
+        monolith: MonolithId,
+        on: bool,
+        reply: oneshot::Sender<Option<MonolithSummary>>,
+    },
     Query(Box<dyn FnOnce(&Cluster) + Send>),
     Decide(PolicyTask),
     Configure(Settings),

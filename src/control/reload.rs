@@ -15,8 +15,8 @@ use super::Control;
 use super::policies::Policies;
 use super::recording::Recordings;
 use super::watch::FileWatch;
-use crate::cluster::{Claiming, Rebalancing, Settings};
-use crate::config::{self, ClaimsConfig, Config, Discovery, Rebalance};
+use crate::cluster::{Claiming, Rebalancing, Seamless, Settings};
+use crate::config::{self, ClaimsConfig, Config, Discovery, HandoverMode, Rebalance};
 use crate::discovery::{self, EndpointSet};
 use crate::link::LinkSettings;
 use crate::model::event::Micros;
@@ -79,6 +79,8 @@ pub fn cluster_settings(config: &Config) -> Settings {
             .policy
             .rebalance_every
             .map(|every| Rebalancing { every: micros(every), dry: config.policy.rebalance == Rebalance::Dry }),
+        seamless: (config.handover.mode == HandoverMode::Seamless)
+            .then(|| Seamless { window: micros(config.handover.window), quiet: micros(config.handover.quiet) }),
         move_rate: config.handover.rate,
         weights: config.weights.clone(),
         claims: config.claims.url.is_some().then(|| Claiming {

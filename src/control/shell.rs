@@ -240,6 +240,12 @@ impl Shell {
                 self.moves.remove(&request);
             }
             Command::Claim(room, answer) => self.apply(Event::Claim { room, answer }),
+            Command::Drain { monolith, on, reply } => {
+                self.apply(Event::Drain { monolith: monolith.clone(), on });
+                let summary = self.cluster.monoliths().into_iter().find(|summary| summary.id == monolith);
+                // Whoever asked may have gone.
+                let _ = reply.send(summary);
+            }
             Command::Query(read) => read(&self.cluster),
             Command::Decide(run) => run(self.policy.policy.as_mut(), &self.cluster),
             Command::Configure(settings) => self.cluster.configure(settings),
@@ -274,9 +280,19 @@ impl Shell {
                 self.tell(link, link::Command::Refuse);
                 self.links.remove(&link);
             }
-            Effect::Attach { link, client, attachment, room, token, open, report } => {
+            Effect::Attach { link, client, attachment, room, token, open, report, rejoin } => {
                 let Some(inbox) = self.inboxes.get(&client).cloned() else { return };
-                self.tell(link, link::Command::Attach { client, attachment, room, token, inbox, open, report });
+                self.tell(link, link::Command::Attach { client, attachment, room, token, inbox, open, report, rejoin });
+            }
+            // Here and not by the link that loses the client: the next one could be quicker.
+            Effect::Hold { client, attachment } => {
+                if let Some(inbox) = self.inboxes.get(&client) {
+                    inbox.detached(attachment);
+                }
+            }
+            Effect::Watch { link, room, quiet, at_most } => {
+                let (quiet, at_most) = (Duration::from_micros(quiet), Duration::from_micros(at_most));
+                self.tell(link, link::Command::Watch { room, quiet, at_most });
             }
             Effect::Open { link, client, attachment } => self.tell(link, link::Command::Open { client, attachment }),
             Effect::Detach { link, client, attachment } => {

@@ -196,9 +196,9 @@ impl Kept {
     fn completed(&self, what: What) -> What {
         let policy = || self.rebalanced.as_ref().map(|(policy, _)| policy.clone());
         match what {
-            What::Moving { from, to, clients, by: by @ Mover::Policy, .. } => {
+            What::Moving { from, to, clients, by: by @ Mover::Policy, lossy, .. } => {
                 let explained = self.rebalanced.as_ref().map(|(_, texts)| texts.clone()).unwrap_or_default();
-                What::Moving { from, to, clients, by, policy: policy(), explained }
+                What::Moving { from, to, clients, by, lossy, policy: policy(), explained }
             }
             What::WouldMove { to, .. } => What::WouldMove { to, policy: policy() },
             other => other,

@@ -20,6 +20,8 @@ struct Seen {
     violations: Vec<String>,
     story: Vec<String>,
     inputs: BTreeMap<Session, LastInput>,
+    /// Those whose room went without their balancer's doing: what they said at that moment may be lost.
+    surprised: BTreeSet<Session>,
     ended_links: BTreeSet<LinkNumber>,
     counts: BTreeMap<&'static str, u64>,
 }
@@ -58,11 +60,12 @@ impl Ledger {
         let mut seen = self.lock();
         let last = seen.inputs.insert(session, LastInput { number, link });
         *seen.counts.entry("inputs").or_default() += 1;
+        let surprised = seen.surprised.remove(&session);
         let Some(last) = last else { return };
         let wrong = if number <= last.number {
             Some(format!("input {number} of session {session} came after {}", last.number))
         } else if number > last.number + 1 {
-            let excused = seen.ended_links.contains(&last.link);
+            let excused = surprised || seen.ended_links.contains(&last.link);
             *seen.counts.entry("inputs lost with a link").or_default() += number - last.number - 1;
             (!excused).then(|| {
                 format!(
@@ -79,6 +82,11 @@ impl Ledger {
         if let Some(wrong) = wrong {
             self.violation(wrong);
         }
+    }
+
+    /// The room of a session has gone, and its balancer has not asked for that; what was under way is lost.
+    pub(super) fn surprise(&self, session: Session) {
+        self.lock().surprised.insert(session);
     }
 
     /// A link has ended; what was under way on it is lost.

@@ -242,6 +242,12 @@ impl FrontDoor {
             ("usher_client_vanished_total", "Clients that stopped answering.", &clients.vanished),
             ("usher_client_unauthenticated_total", "Clients without a token.", &clients.unauthenticated),
             ("usher_client_held_too_much_total", "Clients that sent too much too early.", &clients.held_too_much),
+            ("usher_handover_held_frames_total", "Messages kept while a room had no Monolith.", &clients.handover_held),
+            (
+                "usher_handover_reclaimed_frames_total",
+                "Messages taken back from the queue of a Monolith that was lost.",
+                &clients.handover_reclaimed,
+            ),
         ] {
             out.counter(name, help, value.load(Relaxed));
         }

@@ -83,7 +83,8 @@ pub enum Event {
         /// Which of its attachments.
         attachment: Attachment,
     },
-    /// The Monolith has ended a membership, and the client has been told.
+    /// The Monolith has ended a membership. The client has been closed; but for [`CloseCode::AWAY`], after which what it
+    /// says is kept and the cluster decides.
     Kicked {
         /// On which link.
         link: LinkId,
@@ -148,6 +149,23 @@ pub enum Event {
         /// What it said.
         answer: ClaimAnswer,
     },
+    /// Nobody in a room has said anything for a while, as [`Effect::Watch`] wanted it, or that has been waited for long
+    /// enough.
+    Quiet {
+        /// On which link.
+        link: LinkId,
+        /// The room.
+        room: RoomKey,
+        /// Whether somebody still talks.
+        disturbed: bool,
+    },
+    /// An operator wants a Monolith to lose its rooms, or no longer.
+    Drain {
+        /// The Monolith.
+        monolith: MonolithId,
+        /// Whether it is to lose them.
+        on: bool,
+    },
     /// Time has passed.
     Tick,
 }
@@ -183,6 +201,9 @@ pub enum UnloadCause {
     /// The room is to move. Its members are still in it: an empty room could be about to be unloaded by the Monolith
     /// itself, and two unloads that cross end a real one.
     Move,
+    /// The same, and its members keep their sockets: what they say is held back from now on, and the `unload` goes out once
+    /// everything that they have said before stands in front of it.
+    HandOver,
 }
 
 /// Something to be done.
@@ -214,6 +235,8 @@ pub enum Effect {
         open: bool,
         /// Whether the first frame for it is to be reported.
         report: bool,
+        /// Whether it was in the room on another Monolith: that there is no such room is then no mistake of its user.
+        rejoin: bool,
     },
     /// The room is up: the client's own frames may follow.
     Open {
@@ -232,6 +255,25 @@ pub enum Effect {
         client: ClientId,
         /// Which of its attachments.
         attachment: Attachment,
+    },
+    /// A client loses its Monolith and stays: what it says from now on, and what has not been written, is kept for the
+    /// next one. Where the link itself has ended the membership, it has done so already.
+    Hold {
+        /// Who.
+        client: ClientId,
+        /// Which of its attachments is over.
+        attachment: Attachment,
+    },
+    /// Say with [`Event::Quiet`] when nobody in a room has said anything for a while.
+    Watch {
+        /// Where.
+        link: LinkId,
+        /// The room.
+        room: RoomKey,
+        /// For how long, in microseconds.
+        quiet: Micros,
+        /// How long that is waited for, in microseconds.
+        at_most: Micros,
     },
     /// Send `unload`.
     Unload {

@@ -164,12 +164,16 @@ pub enum What {
     Moving {
         /// Who has it.
         from: MonolithId,
-        /// Who is to have it.
-        to: MonolithId,
-        /// Clients that will be closed, and come back.
+        /// Who is to have it; none if that is decided once it has left.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<MonolithId>,
+        /// Clients that go with it.
         clients: usize,
         /// Who wanted it.
         by: Mover,
+        /// Whether somebody in it still talked: its Monolith may not have saved what was said last.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        lossy: bool,
         /// The version, where a policy did.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         policy: Option<PolicyOf>,
@@ -179,8 +183,9 @@ pub enum What {
     },
     /// It was to move and may not.
     MoveRefused {
-        /// Where to.
-        to: MonolithId,
+        /// Where to, if that was said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<MonolithId>,
         /// Who wanted it.
         by: Mover,
         /// Why not.
@@ -190,8 +195,9 @@ pub enum What {
     MoveEnded {
         /// Who was asked to let it go.
         from: MonolithId,
-        /// Who was to have it.
-        to: MonolithId,
+        /// Who was to have it, if that was said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<MonolithId>,
         /// How it ended.
         how: MoveEnd,
     },
@@ -246,6 +252,8 @@ pub enum Mover {
     Hand,
     /// `rebalance`.
     Policy,
+    /// A drain of its Monolith.
+    Drain,
 }
 
 /// How a move ended.

@@ -45,6 +45,7 @@ async fn balancer() -> Balancer {
     let folder = TempDir::new().unwrap();
     fs::write(folder.path().join("policy.lua"), BEFORE).unwrap();
     let mut config = quick();
+    config.handover.mode = usher::config::HandoverMode::Close;
     config.policy.source = PolicySource::File(folder.path().join("policy.lua"));
     Balancer::start_in(folder, monoliths(&world, &["ewr", "cdg"]).await, config).await
 }

@@ -15,6 +15,7 @@ mod clients;
 mod creation;
 mod duplicates;
 mod ghosts;
+mod handover;
 mod harness;
 mod hostile;
 mod links;

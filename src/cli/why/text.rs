@@ -141,26 +141,38 @@ fn told(what: &What) -> (String, Vec<String>) {
             let policy = policy.as_ref().map(version).unwrap_or_default();
             format!("rebalance {policy} would move it to {to} (dry: nothing moves)")
         }
-        What::Moving { from, to, clients: closed, by, policy, explained } => {
+        What::Moving { from, to, clients: moved, by, lossy, policy, explained } => {
             let who = match (by, policy) {
                 (Mover::Hand, _) => "by hand".into(),
+                (Mover::Drain, _) => "by a drain".into(),
                 (Mover::Policy, Some(policy)) => format!("by rebalance of {}", version(policy)),
                 (Mover::Policy, None) => "by rebalance".into(),
             };
-            let headline = format!("moves from {from} to {to}, {who}; closes {}, to come back", clients(closed));
+            let to = to.as_ref().map(|to| format!(" to {to}")).unwrap_or_default();
+            let lossy = if *lossy { "; somebody still talked" } else { "" };
+            let headline = format!("moves from {from}{to}, {who}, with {}{lossy}", clients(moved));
             return (headline, explained.iter().map(|text| format!("said: {text}")).collect());
         }
         What::MoveRefused { to, by, why } => {
-            let who = if *by == Mover::Hand { "by hand" } else { "by rebalance" };
-            format!("does not move to {to} ({who}): {why}")
+            let who = match by {
+                Mover::Hand => "by hand",
+                Mover::Policy => "by rebalance",
+                Mover::Drain => "by a drain",
+            };
+            let to = to.as_ref().map(|to| format!(" to {to}")).unwrap_or_default();
+            format!("does not move{to} ({who}): {why}")
         }
-        What::MoveEnded { from, to, how } => match how {
-            MoveEnd::LetGo => format!("{from} has let it go: whoever asks for it soon is sent to {to}"),
-            MoveEnd::SourceLost => format!("{from} was lost while it moved: whoever asks for it soon is sent to {to}"),
-            MoveEnd::TimedOut => format!("{from} did not let it go in time and keeps it; it does not move to {to}"),
-            MoveEnd::LoadedAgain => format!("{from} has loaded it anew and keeps it; it does not move to {to}"),
-            MoveEnd::Elsewhere => format!("left {from} for {to}, as another Monolith's report says"),
-        },
+        What::MoveEnded { from, to, how } => {
+            let sent = to.as_ref().map(|to| format!(": whoever asks for it soon is sent to {to}")).unwrap_or_default();
+            let not = to.as_ref().map(|to| format!("; it does not move to {to}")).unwrap_or_default();
+            match how {
+                MoveEnd::LetGo => format!("{from} has let it go{sent}"),
+                MoveEnd::SourceLost => format!("{from} was lost while it moved{sent}"),
+                MoveEnd::TimedOut => format!("{from} did not let it go in time and keeps it{not}"),
+                MoveEnd::LoadedAgain => format!("{from} has loaded it anew and keeps it{not}"),
+                MoveEnd::Elsewhere => format!("left {from}, as another Monolith's report says"),
+            }
+        }
         What::Admission { policy, answer, fault } => {
             let said = match answer {
                 Answer::Reject { code, reason } if reason.is_empty() => format!("refused a client with {code}"),

@@ -5,9 +5,11 @@
 //! `unsure` that they may go but the first frame is reported.
 
 mod claims;
+mod drain;
 mod duplicates;
 mod facts;
 mod failures;
+mod handover;
 mod joins;
 mod links;
 mod model;
@@ -81,6 +83,7 @@ fn settings() -> Settings {
         pending_joins: 100,
         pending_rooms: 50,
         rebalance: None,
+        seamless: None,
         move_rate: 50,
         weights: Weights::default(),
         claims: None,
@@ -118,7 +121,8 @@ fn client(n: u64) -> ClientId {
 }
 
 fn report((room, epoch): (&str, u32)) -> RoomReport {
-    let room = format!(r#"{{"name":"{room}","visibility":"public","users":2}}"#);
+    let temporary = room.starts_with("temp");
+    let room = format!(r#"{{"name":"{room}","visibility":"public","users":2,"isTemporary":{temporary}}}"#);
     let frame = format!(r#"{{"type":"loaded","payload":{{"room":{room},"load_epoch":{epoch}}}}}"#);
     match Frame::parse(&frame).unwrap().message {
         FromMonolith::Loaded(report) => report,
@@ -134,21 +138,26 @@ fn show(effect: &Effect) -> String {
     match effect {
         Effect::AcceptLink { link } => format!("accept {link}"),
         Effect::RefuseLink { link } => format!("refuse link {link}"),
-        Effect::Attach { link, client, attachment, room, open, report, .. } => {
+        Effect::Attach { link, client, attachment, room, open, report, rejoin, .. } => {
+            let again = if *rejoin { " again" } else { "" };
             let how = match (open, report) {
                 (false, true) => " alone",
                 (true, true) => " unsure",
                 (true, false) => "",
                 (false, false) => " HELD FOR EVER",
             };
-            format!("join m{link} c{}#{attachment} {room}{how}", number(client))
+            format!("join m{link} c{}#{attachment} {room}{how}{again}", number(client))
         }
         Effect::Open { link, client, attachment } => format!("open m{link} c{}#{attachment}", number(client)),
         Effect::Detach { link, client, attachment } => format!("leave m{link} c{}#{attachment}", number(client)),
         Effect::Unload { link, room, why: UnloadCause::Duplicate } => format!("unload m{link} {room}"),
         Effect::Unload { link, room, why: UnloadCause::Move } => format!("let go m{link} {room}"),
+        Effect::Unload { link, room, why: UnloadCause::HandOver } => format!("hand over m{link} {room}"),
+        Effect::Hold { client, attachment } => format!("hold c{}#{attachment}", number(client)),
+        Effect::Watch { link, room, .. } => format!("watch m{link} {room}"),
         Effect::Moving { request, outcome: Ok(moving) } => {
-            format!("r{request} moves {} {} {} {}", moving.room, moving.from, moving.to, moving.clients)
+            let to = moving.to.as_ref().map_or("anywhere", MonolithId::as_str);
+            format!("r{request} moves {} {} {to} {}", moving.room, moving.from, moving.clients)
         }
         Effect::Moving { request, outcome: Err(refusal) } => format!("r{request} stays {}", refusal.label()),
         Effect::Rebalanced(done) => format!("rebalanced {}-{} of {}", done.asked, done.refused, done.rooms),
@@ -221,7 +230,7 @@ impl World {
         let members = self.cluster.rooms.get(&room).map(|room| room.members.clone()).unwrap_or_default();
         let joined = |client: ClientId| match self.cluster.clients[&client].place {
             Place::Joined { link: at, attachment } if at == LinkId(link) => Some((client, attachment)),
-            Place::Joined { .. } | Place::Waiting => None,
+            Place::Joined { .. } | Place::Waiting | Place::SentAway { .. } => None,
         };
         let detached = members.into_iter().filter_map(joined).filter(|member| !unanswered.contains(member)).collect();
         self.event(Event::Unloaded { link: LinkId(link), room, reason, detached })
@@ -266,6 +275,14 @@ impl World {
     fn move_room(&mut self, room: &str, to: u64) -> Got {
         let (request, room) = (RequestId(99), RoomKey::of(room));
         self.event(Event::Move { request, room, to: monolith(to) })
+    }
+
+    fn quiet(&mut self, link: u64, room: &str, disturbed: bool) -> Got {
+        self.event(Event::Quiet { link: LinkId(link), room: RoomKey::of(room), disturbed })
+    }
+
+    fn drain(&mut self, n: u64, on: bool) -> Got {
+        self.event(Event::Drain { monolith: monolith(n), on })
     }
 
     fn request(&mut self, n: u64, room: Option<&str>, cause: Cause) -> Got {

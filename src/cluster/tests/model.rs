@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::property::ROOMS;
 use super::*;
-use crate::cluster::{Claiming, Rebalancing};
+use crate::cluster::{Claiming, Rebalancing, Seamless};
 
 /// A membership as its link knows it.
 pub(super) struct Member {
@@ -51,6 +51,11 @@ pub(super) struct Model {
     pub(super) claims: BTreeMap<RoomKey, (u64, MonolithId, Micros)>,
     /// Memberships that were ended by either side, for answers and kicks that come too late.
     pub(super) ended: Vec<(u64, ClientId, Attachment)>,
+    /// Clients whose messages go to a Monolith.
+    speaking: BTreeSet<ClientId>,
+    /// Rooms that links were asked to say something of when they are quiet.
+    pub(super) watched: Vec<(u64, RoomKey)>,
+    seamless: bool,
 }
 
 pub(super) fn pick<T: Clone>(index: usize, items: impl IntoIterator<Item = T>) -> Option<T> {
@@ -58,22 +63,23 @@ pub(super) fn pick<T: Clone>(index: usize, items: impl IntoIterator<Item = T>) -
     (!items.is_empty()).then(|| items[index % items.len()].clone())
 }
 
-fn model_settings() -> Settings {
+fn model_settings(seamless: bool) -> Settings {
     let rebalance = Some(Rebalancing { every: 3 * SECOND, dry: false });
-    Settings { pending_joins: 12, pending_rooms: 4, rebalance, move_rate: 2, ..settings() }
+    let seamless = seamless.then_some(Seamless { window: 10 * SECOND, quiet: 6 * SECOND });
+    Settings { pending_joins: 12, pending_rooms: 4, rebalance, seamless, move_rate: 2, ..settings() }
 }
 
 const CLAIMING: Claiming = Claiming { wait: SECOND / 5, lease: 15 * SECOND };
 
 impl Model {
     /// With `others`, the balancer is one of several, and claims its rooms.
-    pub(super) fn new(discovered: bool, others: bool) -> Self {
+    pub(super) fn new(discovered: bool, others: bool, seamless: bool) -> Self {
         let mut w = fresh();
         if others {
             w.cluster = Cluster::new(settings(), SECOND).among_others(7);
         }
         let claims = others.then_some(CLAIMING);
-        w.cluster.configure(Settings { claims, ..model_settings() });
+        w.cluster.configure(Settings { claims, ..model_settings(seamless) });
         let mut model = Self {
             w,
             peers: BTreeMap::new(),
@@ -87,6 +93,9 @@ impl Model {
             owners: HashMap::new(),
             claims: BTreeMap::new(),
             ended: Vec::new(),
+            speaking: BTreeSet::new(),
+            watched: Vec::new(),
+            seamless,
         };
         if discovered {
             model.feed(Event::Discovered { endpoints: vec![endpoint(1), endpoint(2), endpoint(4)] });
@@ -113,6 +122,7 @@ impl Model {
     /// over, or none.
     pub(super) fn leave_directly(&mut self, client: ClientId) {
         self.clients.remove(&client);
+        self.speaking.remove(&client);
         let mut told =
             self.ended.iter().rev().find(|(_, other, _)| *other == client).map(|(.., attachment)| *attachment);
         for (link, peer) in &mut self.peers {
@@ -131,8 +141,11 @@ impl Model {
         match effect {
             Effect::AcceptLink { link } => assert!(self.peers.contains_key(&link.0)),
             Effect::RefuseLink { link } => assert!(!self.peers.contains_key(&link.0)),
-            Effect::Attach { link, client, attachment, room, open, report, .. } => {
+            Effect::Attach { link, client, attachment, room, open, report, rejoin, .. } => {
                 assert!(self.clients.contains(&client), "{client} is gone");
+                let speaks = self.seamless && self.speaking.contains(&client);
+                assert!(!speaks, "{client} still speaks to another Monolith");
+                assert!(self.seamless || !rejoin, "clients come back by themselves");
                 let elsewhere = self.peers.values().any(|peer| peer.members.keys().any(|(other, _)| *other == client));
                 assert!(!elsewhere, "{client} is a member already");
                 let peer = self.peers.get_mut(&link.0).expect("a live link");
@@ -152,10 +165,24 @@ impl Model {
                 }
                 let member = Member { room: room.key().clone(), answered: false, report, open };
                 assert!(peer.members.insert((client, attachment), member).is_none(), "an attachment is used once");
+                if open {
+                    self.speaking.insert(client);
+                }
+            }
+            Effect::Hold { client, attachment } => {
+                let joined = self.peers.values().any(|peer| peer.members.contains_key(&(client, attachment)));
+                assert!(joined, "{client} has nothing to lose");
+                assert!(self.seamless && self.clients.contains(&client));
+                self.speaking.remove(&client);
+            }
+            Effect::Watch { link, room, .. } => {
+                assert!(self.peers.contains_key(&link.0) && self.owners.contains_key(&room));
+                self.watched.push((link.0, room));
             }
             Effect::Open { link, client, attachment } => {
                 let peer = self.peers.get_mut(&link.0).expect("a live link");
                 peer.members.get_mut(&(client, attachment)).expect("a member").open = true;
+                self.speaking.insert(client);
             }
             Effect::Detach { link, client, attachment } => {
                 let peer = self.peers.get_mut(&link.0).expect("a live link");
@@ -168,25 +195,40 @@ impl Model {
                 assert_eq!(room.spelling(), load.spelling);
                 assert!(!std::mem::replace(&mut load.asked, true), "unload is sent once per load");
                 let left = peer.members.values().filter(|member| member.room == *room.key() && member.open).count();
-                match why {
-                    UnloadCause::Duplicate => assert_eq!(left, 0, "traffic ends before the unload"),
-                    UnloadCause::Move => {
-                        assert_ne!(left, 0, "an empty room may be about to go by itself");
-                        assert!(!self.owners.contains_key(room.key()), "whoever comes now waits");
-                    }
+                if why == UnloadCause::Duplicate {
+                    assert_eq!(left, 0, "traffic ends before the unload");
+                } else {
+                    assert_eq!(why == UnloadCause::HandOver, self.seamless);
+                    assert_ne!(left, 0, "an empty room may be about to go by itself");
+                    assert!(!self.owners.contains_key(room.key()), "whoever comes now waits");
+                }
+                if why == UnloadCause::HandOver {
+                    let here = |((client, _), member): (&(ClientId, Attachment), &mut Member)| {
+                        (member.room == *room.key()).then(|| {
+                            member.open = false;
+                            *client
+                        })
+                    };
+                    let held: Vec<ClientId> = peer.members.iter_mut().filter_map(here).collect();
+                    held.iter().for_each(|client| assert!(self.speaking.remove(client), "{client} did not speak"));
                 }
             }
             Effect::Moving { outcome, .. } => {
                 if let Ok(moving) = outcome {
-                    assert!(self.peers.values().any(|peer| peer.id == moving.to), "{} is not linked", moving.to);
-                    assert_ne!(moving.from, moving.to);
+                    let to = moving.to.expect("an operator names a target");
+                    assert!(self.peers.values().any(|peer| peer.id == to), "{to} is not linked");
+                    assert_ne!(moving.from, to);
                 }
             }
             Effect::Rebalanced(done) => {
                 assert!(done.refused <= done.asked);
                 assert!(done.rooms <= self.owners.len(), "only rooms that are bound are shown");
             }
-            Effect::Close { client, .. } => assert!(self.clients.remove(&client), "{client} was closed twice"),
+            Effect::Close { client, code } => {
+                assert!(self.clients.remove(&client), "{client} was closed twice");
+                assert!(!self.seamless || code != CloseCode::AWAY, "{client} could have stayed");
+                self.speaking.remove(&client);
+            }
             Effect::Send { request, monolith, awaited } => {
                 assert!(self.asking.remove(&request), "{request} was answered twice");
                 assert!(self.peers.values().any(|peer| peer.id == monolith), "{monolith} is not linked");
@@ -269,6 +311,11 @@ impl Model {
     pub(super) fn link_down(&mut self, link: u64) {
         if let Some(peer) = self.peers.remove(&link) {
             self.ended.extend(peer.members.keys().map(|(client, attachment)| (link, *client, *attachment)));
+            self.watched.retain(|(other, _)| *other != link);
+            // It tells its members before it goes.
+            peer.members.keys().for_each(|(client, _)| {
+                self.speaking.remove(client);
+            });
         }
         self.feed(Event::LinkDown { link: LinkId(link) });
     }
@@ -289,7 +336,10 @@ impl Model {
     pub(super) fn kick(&mut self, link: u64, client: ClientId, attachment: Attachment, code: u16) {
         self.peers.get_mut(&link).unwrap().members.remove(&(client, attachment)).unwrap();
         self.ended.push((link, client, attachment));
-        self.clients.remove(&client);
+        self.speaking.remove(&client);
+        if code != CloseCode::AWAY.get() {
+            self.clients.remove(&client);
+        }
         let code = CloseCode::sendable(code).unwrap();
         self.feed(Event::Kicked { link: LinkId(link), client, attachment, code });
     }
@@ -302,6 +352,7 @@ impl Model {
         for ((client, attachment), member) in &mut peer.members {
             if member.room == room && member.answered {
                 detached.push((*client, *attachment));
+                self.speaking.remove(client);
             } else if member.room == room {
                 member.report = true;
             }
@@ -320,12 +371,24 @@ impl Model {
         self.feed(Event::Gossip { link: LinkId(link), rooms: reports });
     }
 
+    /// A link says that a room that it watches is quiet, or that it has watched it for long enough.
+    pub(super) fn quiet(&mut self, index: usize, disturbed: bool) {
+        if self.watched.is_empty() {
+            return;
+        }
+        let (link, room) = self.watched.swap_remove(index % self.watched.len());
+        self.feed(Event::Quiet { link: LinkId(link), room, disturbed });
+    }
+
     /// Lets time pass with nobody doing anything, then checks that nothing waits any more.
     pub(super) fn settle(&mut self) {
-        self.w.cluster.configure(Settings { rebalance: None, ..model_settings() });
+        self.w.cluster.configure(Settings { rebalance: None, ..model_settings(self.seamless) });
         for _ in 0..60 {
             self.w.now += SECOND;
             self.feed(Event::Tick);
+            while !self.watched.is_empty() {
+                self.quiet(0, false);
+            }
         }
         // Requests that were sent are answered some time, whatever the Monolith said of the room.
         for request in self.awaited.keys().copied().collect::<Vec<_>>() {
@@ -345,6 +408,7 @@ impl Model {
             }
         }
         // Then everyone goes, and what is left is what Monoliths reported.
+        assert_eq!(self.w.cluster.handing_over(), 0);
         for client in self.clients.clone() {
             self.clients.remove(&client);
             self.feed(Event::Leave { client, told: None });

@@ -11,7 +11,7 @@ use super::*;
 pub(super) const ROOMS: [&str; 8] = ["a", "A", "b", "B", "c", "room", "Room", "ROOM"];
 const REASONS: [UnloadReason; 4] =
     [UnloadReason::Keepalive, UnloadReason::Admin, UnloadReason::Commanded, UnloadReason::Shutdown];
-const CODES: [u16; 4] = [4002, 4002, 4004, 4005];
+const CODES: [u16; 6] = [4002, 4002, 4004, 4005, 1001, 1001];
 
 /// One thing that the world does. Numbers are indices, taken modulo what there is at that moment.
 #[derive(Debug, Clone)]
@@ -37,6 +37,8 @@ enum Step {
     Move { room: usize, to: u64 },
     Rebalance(Vec<(usize, u64)>),
     Claim(usize, u64),
+    Quiet(usize, bool),
+    Drain { monolith: u64, on: bool },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -66,6 +68,8 @@ fn step() -> impl Strategy<Value = Step> {
         5 => (index(), 1u64..6).prop_map(|(room, to)| Step::Move { room, to }),
         2 => proptest::collection::vec((index(), 1u64..6), 0..6).prop_map(Step::Rebalance),
         8 => (index(), 0u64..9).prop_map(|(claim, outcome)| Step::Claim(claim, outcome)),
+        5 => (index(), proptest::bool::weighted(0.3)).prop_map(|(room, disturbed)| Step::Quiet(room, disturbed)),
+        1 => (1u64..6, proptest::bool::weighted(0.6)).prop_map(|(monolith, on)| Step::Drain { monolith, on }),
     ]
 }
 
@@ -207,6 +211,8 @@ impl Model {
                 let moves = moves.into_iter().map(|(of, to)| Move { room: room(of), to: super::monolith(to) });
                 self.w.policy.moves = moves.collect();
             }
+            Step::Quiet(index, disturbed) => self.quiet(index, disturbed),
+            Step::Drain { monolith, on } => self.feed(Event::Drain { monolith: super::monolith(monolith), on }),
         }
     }
 }
@@ -228,10 +234,11 @@ proptest! {
     fn whatever_happens_the_promises_hold(
         discovered in proptest::bool::weighted(0.8),
         others in proptest::bool::ANY,
+        seamless in proptest::bool::weighted(0.7),
         monoliths in 0u64..4,
         steps in proptest::collection::vec(step(), 1..250),
     ) {
-        let mut model = Model::new(discovered, others);
+        let mut model = Model::new(discovered, others, seamless);
         for monolith in 1..=monoliths {
             model.link_up(monolith);
         }

@@ -117,11 +117,6 @@ fn mixed_and_incomplete_discovery_is_an_error() {
 }
 
 #[test]
-fn what_comes_later_is_refused_by_name() {
-    usher("handover.mode = 'seamless'").fails_with("handover.mode: \"seamless\" comes with a later version; remove it");
-}
-
-#[test]
 fn claims_need_a_redis_and_never_show_its_password() {
     let claims = |text: &str| usher(text).config().claims;
     assert_eq!(claims(""), ClaimsConfig::default());

@@ -253,9 +253,12 @@ impl<'w> Run<'w> {
                 }
             }
             Effect::Close { client, code } => self.closed(at, client, code),
-            // A room's bindings are for requests, moves answer operators, and what is open needs nobody here.
+            // A room's bindings are for requests, moves answer operators, and what is open needs nobody here. Clients of
+            // rooms that move are closed and come back, so nothing is held and nobody waits for a quiet moment.
             Effect::RefuseLink { .. }
             | Effect::Open { .. }
+            | Effect::Hold { .. }
+            | Effect::Watch { .. }
             | Effect::Moving { .. }
             | Effect::Rebalanced(_)
             | Effect::Send { .. }

@@ -190,6 +190,7 @@ impl World {
             pending_joins: self.limits.pending_joins,
             pending_rooms: self.limits.pending_rooms,
             rebalance: self.policy.rebalance_every.map(|every| Rebalancing { every: micros(every), dry: false }),
+            seamless: None,
             move_rate: self.policy.move_rate,
             weights,
             claims: None,
