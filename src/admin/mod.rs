@@ -32,6 +32,9 @@ pub use self::ready::Readiness;
 /// Somebody who has numbers for `/api/status/metrics`.
 pub type MetricsSource = Box<dyn Fn(&mut MetricsText) + Send + Sync>;
 
+/// Somebody who knows whether a limit is reached, and which.
+pub type LimitSource = Box<dyn Fn() -> Option<String> + Send + Sync>;
+
 /// What the admin API reads and steers.
 pub struct Admin {
     /// The configuration in force.
@@ -48,6 +51,8 @@ pub struct Admin {
     pub stopping: Arc<AtomicBool>,
     /// Whether another usher has taken over.
     pub taken_over: Arc<AtomicBool>,
+    /// Whoever has limits that new clients meet.
+    pub limits: Vec<LimitSource>,
     /// Whoever else has numbers.
     pub metrics: Vec<MetricsSource>,
 }

@@ -10,7 +10,10 @@ use crate::model::{ClientId, MonolithId};
 impl Cluster {
     /// The first broken rule in words, or `None` if all hold.
     pub fn broken_invariant(&self) -> Option<String> {
-        self.check_rooms().or_else(|| self.check_clients()).or_else(|| self.check_counts())
+        self.check_rooms()
+            .or_else(|| self.check_clients())
+            .or_else(|| self.check_counts())
+            .or_else(|| self.check_line())
     }
 
     fn check_rooms(&self) -> Option<String> {

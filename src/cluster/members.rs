@@ -216,6 +216,7 @@ impl Cluster {
         let (room, token) = (entry.name.clone(), entry.token.clone());
         let monolith = monolith.clone();
         self.count_client(&monolith, 1);
+        self.note_join(client, &monolith);
         self.counters.joins += 1;
         self.list_version += 1;
         turn.emit(Effect::Attach { link, client, attachment, room, token, open, report });

@@ -3,15 +3,18 @@
 //! [`Cluster::apply`] is the only way in. Everything that can go wrong among balancers, Monoliths and clients is a
 //! sequence of [`Event`]s, and therefore a test of this module. `rooms` holds the life of a room, `placing` how
 //! one finds its Monolith, `moves` and `unloading` how it gets to another, `reports` what Monoliths say about rooms,
-//! `members` clients, `requests` HTTP, `links` the Monoliths themselves.
+//! `members` clients, `requests` HTTP, `links` the Monoliths themselves, `ejection` those that keep failing, `pace` who may
+//! come in after an outage.
 
 mod departed;
+mod ejection;
 mod facts;
 mod invariants;
 mod links;
 mod members;
 mod monolith;
 mod moves;
+mod pace;
 mod placing;
 mod reports;
 mod requests;
@@ -28,18 +31,21 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
+pub use self::ejection::EjectionSettings;
 pub use self::monolith::Monolith;
 pub use self::moves::{MoveCounters, Rebalancing};
 pub use self::room::{Room, RoomStatus};
 pub use self::snapshot::{MonolithSummary, RoomSummary, StateMonolith, StateRoom};
 
 use self::departed::Departed;
+use self::ejection::Ejections;
 use self::links::WarmUp;
 use self::members::Client;
 use self::moves::Moves;
+use self::pace::Pace;
 use self::requests::Request;
 use crate::config::Weights;
-use crate::model::event::{Effect, Event, Micros};
+use crate::model::event::{Effect, EjectionCause, Event, Micros};
 use crate::model::policy::View;
 use crate::model::{ClientId, LinkId, MonolithId, Region, RequestId, RoomKey};
 use crate::policy::Policy;
@@ -59,6 +65,12 @@ pub struct Settings {
     pub pending_joins: usize,
     /// Rooms that may be unconfirmed.
     pub pending_rooms: usize,
+    /// How long whoever waits for a Monolith does so.
+    pub hold: Micros,
+    /// Joins per second and Monolith after an outage.
+    pub joins_per_second: u32,
+    /// When a Monolith that fails is left alone for a while.
+    pub ejection: EjectionSettings,
     /// Whether and how the policy is asked what should move.
     pub rebalance: Option<Rebalancing>,
     /// Clients per second and Monolith that moves may cost.
@@ -94,6 +106,12 @@ pub struct Counters {
     pub refused_unplaced: u64,
     /// Events of links that are not registered.
     pub stale_events: u64,
+    /// Clients that waited before their upgrade.
+    pub held: u64,
+    /// Monoliths that were ejected, by cause.
+    pub ejections: [u64; EjectionCause::ALL.len()],
+    /// Monoliths that were not, since too many are or nobody else serves.
+    pub ejections_spared: u64,
     /// Moves of rooms.
     pub moves: MoveCounters,
 }
@@ -110,6 +128,8 @@ pub struct Cluster {
     timers: BTreeSet<(Micros, RoomKey)>,
     departed: Departed,
     moves: Moves,
+    pace: Pace,
+    ejections: Ejections,
     warm_up: WarmUp,
     view: View,
     counters: Counters,
@@ -131,6 +151,8 @@ impl Cluster {
             moves: Moves::new(settings.rebalance, now),
             settings,
             now,
+            pace: Pace::default(),
+            ejections: Ejections::default(),
             monoliths: BTreeMap::new(),
             links: Map::default(),
             rooms: Map::default(),
@@ -169,11 +191,13 @@ impl Cluster {
             Event::Join { client, room, token, region, reconnect } => {
                 self.join(client, room, token, region, reconnect, &mut turn);
             }
+            Event::Knock { client, room } => self.knock(client, room, &mut turn),
+            Event::Withdraw { client } => self.withdraw_knock(client),
             Event::Leave { client, told } => self.leave(client, told, &mut turn),
             Event::Request { request, room, cause, region } => self.request(request, room, cause, region, &mut turn),
             Event::RequestDone { request, outcome } => self.request_done(request, outcome, &mut turn),
             Event::Move { request, room, to } => self.move_by_hand(request, &room, &to, &mut turn),
-            Event::Tick => {}
+            Event::Tick => self.review_monoliths(&mut turn),
         }
         self.expire(&mut turn);
         // The check walks everything: with thousands of rooms or clients a debug build would do nothing else.
@@ -191,7 +215,7 @@ impl Cluster {
     /// When the next time-out is due, if any.
     pub fn next_deadline(&self) -> Option<Micros> {
         let room = self.timers.first().map(|(at, _)| *at);
-        [room, self.next_sync_deadline(), self.moves.next_due()].into_iter().flatten().min()
+        [room, self.next_sync_deadline(), self.moves.next_due(), self.pace.next_due()].into_iter().flatten().min()
     }
 
     /// What policies see of the Monoliths.
@@ -220,6 +244,7 @@ impl Cluster {
 
     /// Runs out whatever is due.
     fn expire(&mut self, turn: &mut Turn<'_>) {
+        self.keep_pace(turn);
         self.expire_sync(turn);
         while let Some((at, key)) = self.timers.first().cloned()
             && at <= self.now

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Endpoint, Map};
 use crate::model::event::Micros;
+use crate::model::policy::MonolithState;
 use crate::model::wire::Metadata;
 use crate::model::{Epoch, LinkId, Region, RoomKey, RoomName};
 
@@ -12,7 +13,10 @@ pub struct Monolith {
     pub(super) link: LinkId,
     pub(super) region: Region,
     pub(super) endpoint: Endpoint,
-    pub(super) linked_at: Micros,
+    /// Since when it has taken rooms, linked or back from an ejection.
+    pub(super) serving_since: Micros,
+    /// What its link says of it.
+    pub(super) link_state: MonolithState,
     pub(super) sync: Sync,
     /// What it has reported loaded and not yet unloaded.
     pub(super) copies: Map<RoomKey, Copy>,

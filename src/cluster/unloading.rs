@@ -70,7 +70,7 @@ impl Cluster {
         } else if let Some((monolith, epoch)) = self.best_copy(key) {
             self.activate(key, &monolith, Binding::Reported(epoch), turn);
         } else if self.waits_for(key) {
-            let deadline = self.sync_deadline().unwrap_or(self.now);
+            let deadline = self.parked_until();
             self.change_room(key, turn, |room| {
                 let State::Unloading(Unloading { waiting, .. }) = &mut room.state else { return };
                 room.state = State::Parked { waiting: std::mem::take(waiting), deadline };

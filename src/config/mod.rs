@@ -6,6 +6,7 @@
 
 mod discovery;
 mod environment;
+mod health;
 mod load;
 mod policy;
 mod problem;
@@ -23,6 +24,7 @@ mod types;
 pub mod units;
 mod weights;
 
+pub use health::HealthConfig;
 pub use load::{Loaded, Request, load};
 pub use policy::{SHIPPED_POLICIES, policy_vms};
 pub use problem::{ConfigErrors, Place, Problem};

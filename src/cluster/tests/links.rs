@@ -67,7 +67,7 @@ fn a_lost_link_closes_members_with_1001_and_sends_no_leave() {
 
 #[test]
 fn only_serving_monoliths_take_new_rooms_and_keep_their_own() {
-    for state in [MonolithState::Suspect, MonolithState::Draining] {
+    for state in [MonolithState::Suspect, MonolithState::Draining, MonolithState::Ejected] {
         let mut w = world(2);
         w.settled("foo", 3);
         w.state(1, state);

@@ -263,6 +263,8 @@ impl<'w> Run<'w> {
             | Effect::Open { .. }
             | Effect::Moving { .. }
             | Effect::Rebalanced(_)
+            | Effect::Enter { .. }
+            | Effect::Ejection(_)
             | Effect::Send { .. }
             | Effect::Refuse { .. }
             | Effect::Bind { .. }
