@@ -30,7 +30,7 @@ impl World {
             pending_rooms: 5_000,
             hold: 10_000_000,
             joins_per_second: 200,
-            ejection: EjectionSettings { errors: 0.5, after: 5_000_000, flaps: 5, base: 30_000_000, most: 0.5 },
+            ejection: EjectionSettings { errors: 0.5, after: 5_000_000, flaps: 10, base: 30_000_000, most: 0.5 },
             rebalance: None,
             move_rate: 50,
         };

@@ -79,12 +79,13 @@ impl Ejections {
 
 impl Cluster {
     /// A link misses heartbeats, answers again, or is to drain.
-    pub(super) fn link_state(&mut self, link: LinkId, state: MonolithState) {
+    pub(super) fn link_state(&mut self, link: LinkId, state: MonolithState, turn: &mut Turn<'_>) {
         let Some(id) = self.sender(link) else { return };
         if let Some(monolith) = self.monoliths.get_mut(&id) {
             monolith.link_state = state;
         }
         self.show_state(&id);
+        self.return_somebody_if_nobody_serves(turn);
     }
 
     /// Writes into the view what a Monolith is up to: what its link says comes first.

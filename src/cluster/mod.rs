@@ -180,7 +180,7 @@ impl Cluster {
                 self.link_up(link, endpoint, monolith, region, &mut turn);
             }
             Event::LinkDown { link } => self.link_down(link, &mut turn),
-            Event::LinkState { link, state } => self.link_state(link, state),
+            Event::LinkState { link, state } => self.link_state(link, state, &mut turn),
             Event::Loaded { link, report } => self.loaded(link, report, &mut turn),
             Event::Unloaded { link, room, reason, detached } => {
                 self.unloaded(link, &room, reason, &detached, &mut turn);

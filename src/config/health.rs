@@ -26,7 +26,7 @@ impl Default for HealthConfig {
         Self {
             eject_errors: 0.5,
             eject_after: Duration::from_secs(5),
-            eject_flaps: 5,
+            eject_flaps: 10,
             eject_for: Duration::from_secs(30),
             max_ejected_share: 0.5,
         }

@@ -1,7 +1,6 @@
 //! Clients that want into a room while no Monolith takes it, or soon after: they wait here, before their upgrade, for as long
 //! as a join is held. Whoever is not let in by then is refused with a time to come back at, and never upgraded only to be closed.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -20,7 +19,7 @@ const ANSWER: Duration = Duration::from_millis(200);
 pub(super) struct Hold {
     control: Control,
     stop: Stop,
-    counters: Arc<HoldCounters>,
+    counters: HoldCounters,
 }
 
 /// What became of those who had to wait.
@@ -38,7 +37,7 @@ struct HoldCounters {
 
 impl Hold {
     pub(super) fn new(control: Control, stop: Stop) -> Self {
-        Self { control, stop, counters: Arc::default() }
+        Self { control, stop, counters: HoldCounters::default() }
     }
 
     /// Waits until a client may be upgraded; at once, unless there is an outage or was one lately. Dropping the future, as when

@@ -154,20 +154,20 @@ impl Proxy {
         let published = self.control.routes().published();
         let choices = self.decide(&request, config, &published)?;
         let mut request = prepare(request, peer, config);
-        let mut last = Refusal::unavailable();
+        let mut last = None;
         for target in
             choices.iter().filter_map(|id| published.targets.get(id)).take(config.limits.place_attempts as usize)
         {
             match self.send(target, request).await {
                 Ok(response) => return Ok(response),
                 Err(SendError { request: Some(unsent), kind }) => {
-                    last = kind.into();
+                    last = Some(kind.into());
                     request = *unsent;
                 }
                 Err(error) => return Err(error.kind.into()),
             }
         }
-        Err(last)
+        Err(last.unwrap_or_else(Refusal::unavailable))
     }
 
     /// The Monolith of a room, for a request that is tunnelled.
@@ -184,7 +184,7 @@ impl Proxy {
         let published = self.control.routes().published();
         let choices = self.decide(request, config, &published)?;
         let target = choices.iter().find_map(|id| published.targets.get(id));
-        target.cloned().ok_or(Refusal::unavailable())
+        target.cloned().ok_or_else(Refusal::unavailable)
     }
 
     async fn place(&self, room: Option<RoomName>, cause: Cause, region: Option<Region>) -> Result<Placement, Refusal> {

@@ -23,7 +23,7 @@ fn knocks(balancer: &Balancer, room: &str, token: &str) -> tokio::task::JoinHand
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn f10_all_monoliths_restart_together_and_a_thousand_clients_are_back_without_being_told_to_give_up() {
+async fn f10_all_monoliths_restart_together_and_a_thousand_clients_come_back_at_a_pace() {
     const CLIENTS: usize = 1000;
     const PACE: usize = 100;
     let rooms: Vec<String> = (0..50).map(|number| format!("room-{number}")).collect();
@@ -35,8 +35,9 @@ async fn f10_all_monoliths_restart_together_and_a_thousand_clients_are_back_with
     let all: Vec<&Monolith> = monoliths.iter().collect();
     let balancer = Balancer::start_with(&all, |config| {
         config.limits.joins_per_second = PACE as u32;
-        // So many need longer than a hold on a slow machine: they are refused, and come back.
-        config.timeouts.hold = Duration::from_secs(5);
+        // On a slow machine an outage may take its time, and so may a load.
+        config.timeouts.hold = SOON * 3;
+        config.timeouts.load = SOON;
     })
     .await;
     let returning = |number: usize| {
@@ -48,9 +49,7 @@ async fn f10_all_monoliths_restart_together_and_a_thousand_clients_are_back_with
         client.wait_for(|progress| progress.syncs == 1, SOON * 3).await.unwrap();
     }
     let before: Vec<usize> = all.iter().map(|monolith| monolith.joins().len()).collect();
-    for monolith in &all {
-        monolith.kill().await;
-    }
+    futures_util::future::join_all(all.iter().map(|monolith| monolith.kill())).await;
     balancer.linked(0).await;
     eventually("somebody waits", async || match balancer.metric("usher_held").await as usize {
         0 => Err(0),
@@ -62,9 +61,8 @@ async fn f10_all_monoliths_restart_together_and_a_thousand_clients_are_back_with
     }
     for client in &clients {
         let progress = client.wait_for(|progress| progress.syncs == 2 && progress.connected, SOON * 3).await.unwrap();
-        assert!(!progress.given_up && progress.codes.iter().all(|code| *code < 4000), "{progress:?}");
-        // Closed once, when its Monolith went: whoever was upgraded after that was served.
-        assert_eq!(progress.codes, [1001], "{progress:?}");
+        // Closed when its Monolith went, and for no other reason: whoever was upgraded after that was served.
+        assert!(!progress.given_up && progress.codes.iter().all(|code| *code == 1001), "{progress:?}");
     }
     let mut joined = 0;
     for (monolith, before) in all.iter().zip(before) {

@@ -92,6 +92,10 @@ fn never_more_than_the_share_and_never_all() {
     w.down(4).gives("");
     w.down(5).gives("m1 is back");
     assert_eq!((w.shown(1), w.shown(2)), (MonolithState::Up, MonolithState::Ejected));
+    // An ejected one that was silent when the last one went serves as soon as it answers.
+    w.state(2, MonolithState::Suspect);
+    w.down(1).ignore();
+    w.state_gives(2, MonolithState::Up, "m2 is back");
     // The only one is not ejected, however it fails.
     let mut w = world(1);
     w.errors(1, 1.0);
