@@ -40,6 +40,7 @@ impl Admin {
             ("usher_refused_full_total", "Joins and requests refused because too many waited.", counters.refused_full),
             ("usher_refused_unplaced_total", "Joins and requests that no Monolith took.", counters.refused_unplaced),
             ("usher_held_total", "Clients that had to wait before their upgrade.", counters.held),
+            ("usher_held_admitted_total", "Clients let in during an outage, or soon after one.", counters.entered),
             (
                 "usher_ejections_spared_total",
                 "Monoliths not ejected since too many were, or nobody else served.",

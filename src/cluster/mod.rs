@@ -108,6 +108,8 @@ pub struct Counters {
     pub stale_events: u64,
     /// Clients that waited before their upgrade.
     pub held: u64,
+    /// Clients that knocked and were let in.
+    pub entered: u64,
     /// Monoliths that were ejected, by cause.
     pub ejections: [u64; EjectionCause::ALL.len()],
     /// Monoliths that were not, since too many are or nobody else serves.

@@ -163,7 +163,7 @@ impl Cluster {
     pub(super) fn knock(&mut self, client: ClientId, room: RoomKey, turn: &mut Turn<'_>) {
         // Who waits already goes first; in an outage they wait for something else.
         if (self.pace.line.is_empty() || self.pace.is_outage()) && self.may_come_in(client, &room) {
-            turn.emit(Effect::Enter { client, admitted: true });
+            self.enter(client, turn);
             return;
         }
         if self.pace.held() + self.waiting >= self.settings.pending_joins {
@@ -176,6 +176,11 @@ impl Cluster {
         let place = self.pace.knocks;
         self.pace.line.insert(place, (client, room));
         self.pace.places.insert(client, place);
+    }
+
+    fn enter(&mut self, client: ClientId, turn: &mut Turn<'_>) {
+        self.counters.entered += 1;
+        turn.emit(Effect::Enter { client, admitted: true });
     }
 
     /// A client that knocked has gone, or has waited for too long.
@@ -267,7 +272,7 @@ impl Cluster {
             after = place + 1;
             if self.may_come_in(client, &room) {
                 self.pace.leave_line(client);
-                turn.emit(Effect::Enter { client, admitted: true });
+                self.enter(client, turn);
             } else if !self.somebody_has_room() {
                 return;
             }

@@ -27,8 +27,6 @@ pub(super) struct Hold {
 struct HoldCounters {
     /// Clients that wait now.
     held: AtomicU64,
-    /// Clients that waited and were let in.
-    admitted: AtomicU64,
     /// Clients that waited for `timeouts.hold`, and were refused.
     timed_out: AtomicU64,
     /// Clients that were refused because as many waited as may.
@@ -55,12 +53,12 @@ impl Hold {
             outcome = tokio::time::timeout_at(deadline, self.control.knock(client, room.clone())) => outcome,
         };
         let counter = match outcome {
-            Ok(Ok(())) => &counters.admitted,
+            Ok(Ok(())) => return Ok(()),
             Ok(Err(_)) => &counters.full,
             Err(_) => &counters.timed_out,
         };
         counter.fetch_add(1, Relaxed);
-        if matches!(outcome, Ok(Ok(()))) { Ok(()) } else { Err(Refusal::unavailable()) }
+        Err(Refusal::unavailable())
     }
 
     /// Writes what is counted.
@@ -68,7 +66,6 @@ impl Hold {
         let counters = &self.counters;
         out.gauge("usher_held", "Clients that wait for a Monolith before their upgrade.", counters.held.load(Relaxed));
         for (name, help, value) in [
-            ("usher_held_admitted_total", "Clients let in during an outage, or soon after one.", &counters.admitted),
             ("usher_held_timeouts_total", "Clients held for timeouts.hold, and refused.", &counters.timed_out),
             ("usher_held_full_total", "Clients refused because limits.pending_joins waited.", &counters.full),
         ] {
