@@ -71,6 +71,7 @@ fn nobody_knocks_in_normal_traffic() {
 #[test]
 fn f10_who_waits_comes_in_oldest_first_at_the_pace_of_each_monolith() {
     let mut w = World::after_an_outage();
+    w.cluster.configure(Settings { pending_rooms: 1000, ..settings() });
     let mut came = w.returns(1);
     came.extend(w.come_in(1000));
     // Ten a second, and what a quarter of a second allows at once.
