@@ -5,9 +5,8 @@ use std::hint::black_box;
 use std::io::Cursor;
 use std::sync::Arc;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use usher::config::Distances;
-use usher::lab::replay::{Plan, Replay};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use usher::lab::replay::{Instead, Plan, Replay};
 use usher::model::policy::{Call, CallClient, CallRoom, Cause, Hook, MonolithRow, View};
 use usher::model::{ClientId, MonolithId};
 use usher::policy::decide::decide;
@@ -49,26 +48,8 @@ fn call(number: u64) -> Call {
 
 fn trace() -> Arc<[u8]> {
     let source = Source::shipped("default", shipped("default").map_or("", |policy| policy.text));
-    let policy = PolicyText {
-        name: "default".into(),
-        version: source.version(),
-        file: source.file(),
-        source: source.text.clone(),
-        settings: serde_json::Map::new(),
-        fuel: 20_000,
-        memory: 8 << 20,
-    };
-    let version: Arc<str> = policy.version.as_str().into();
-    let header = Header {
-        usher_trace: usher::trace::FORMAT,
-        balancer: "bench".into(),
-        region: "ewr".into(),
-        started_us: 0,
-        version: "0".into(),
-        redacted: false,
-        distances: Distances::default(),
-        policy,
-    };
+    let version: Arc<str> = source.version().into();
+    let header = Header { region: "ewr".into(), ..Header::of(PolicyText::of(&source)) };
     let program = Program::compile(source, &Environment::default());
     let mut vm = program.and_then(|program| Vm::new(&program)).unwrap_or_else(|e| panic!("{e}"));
     vm.keep_reads(true);
@@ -125,6 +106,18 @@ fn replay(c: &mut Criterion) {
             assert_eq!(replay.finish().agreed, DECISIONS);
         });
     });
+    for name in ["least-loaded", "region-affinity"] {
+        let source = Source::shipped(name, shipped(name).map_or("", |policy| policy.text));
+        let plan = Plan { policy: Some(Instead { source, environment: None }), ..Plan::default() };
+        group.bench_function(BenchmarkId::new("read_and_decide_otherwise", name), |b| {
+            b.iter(|| {
+                let mut reader = reader(&trace);
+                let mut replay = Replay::new(reader.header(), plan.clone()).unwrap_or_else(|e| panic!("{e}"));
+                replay.read(&mut reader, &mut |_| {}).unwrap_or_else(|e| panic!("{e}"));
+                assert_eq!(replay.finish().decisions, DECISIONS);
+            });
+        });
+    }
     group.finish();
 }
 

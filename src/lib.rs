@@ -7,6 +7,8 @@ pub mod cluster;
 pub mod config;
 pub mod control;
 pub mod discovery;
+#[cfg(test)]
+mod faults;
 pub mod front;
 pub mod lab;
 pub mod link;

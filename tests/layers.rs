@@ -33,6 +33,9 @@ const LAYERS: [(&str, &[&str]); 8] = [
 /// the balancer is tested against itself, and of the balancer only the command line may use them.
 const BESIDE: &str = "testkit";
 
+/// Whole balancers under simulated faults: tests alone, which may use everything and which nothing may use.
+const ABOVE: &str = "faults";
+
 /// What may lie at the top level, besides names that begin with a dot.
 const TOP_LEVEL: [&str; 13] = [
     "ARCHITECTURE.md",
@@ -66,6 +69,8 @@ fn forbidden(from: &str, to: &str) -> Option<String> {
         ("main", _) => return Some("main.rs only calls cli".into()),
         // The root of the crate declares modules and uses none.
         ("lib", _) => return Some("lib.rs only declares modules".into()),
+        (ABOVE, other) if other != BESIDE => return None,
+        (_, ABOVE) => return Some(format!("nothing may use {ABOVE}, which is tests alone")),
         (BESIDE, "model") => return None,
         (BESIDE, _) => return Some(format!("{BESIDE} may use model only")),
         ("cli", BESIDE) => return None,

@@ -202,8 +202,6 @@ impl Cluster {
         let parked = |key: &RoomKey| matches!(self.rooms.get(key), Some(Room { state: State::Parked { .. }, .. }));
         let keys: Vec<RoomKey> =
             self.timers.iter().filter(|(_, key)| parked(key)).map(|(_, key)| key.clone()).collect();
-        for key in keys {
-            self.unpark(&key, turn);
-        }
+        self.unpark_at_pace(keys, turn);
     }
 }

@@ -29,8 +29,6 @@ mod unloading;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use foldhash::fast::RandomState;
-
 pub use self::ejection::EjectionSettings;
 pub use self::monolith::Monolith;
 pub use self::moves::{MoveCounters, Rebalancing};
@@ -47,10 +45,10 @@ use self::requests::Request;
 use crate::config::Weights;
 use crate::model::event::{Effect, EjectionCause, Event, Micros};
 use crate::model::policy::View;
-use crate::model::{ClientId, LinkId, MonolithId, Region, RequestId, RoomKey};
+use crate::model::{ClientId, Hashing, LinkId, MonolithId, Region, RequestId, RoomKey};
 use crate::policy::Policy;
 
-type Map<K, V> = HashMap<K, V, RandomState>;
+type Map<K, V> = HashMap<K, V, Hashing>;
 
 /// Bounds and waits, from the configuration. Times are in microseconds.
 #[derive(Clone, Debug)]

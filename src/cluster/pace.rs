@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::room::Waiter;
 use super::{Cluster, Map, Turn};
 use crate::model::event::{Effect, Micros};
 use crate::model::{ClientId, MonolithId, RoomKey};
@@ -33,6 +34,8 @@ pub(super) struct Pace {
     /// Emptied when the pace ends, which bounds it.
     under_way: Map<ClientId, Option<MonolithId>>,
     next_look: Micros,
+    /// Whether rooms are parked whose members wait for the pace alone.
+    parked: bool,
     /// Whether a Monolith has gone since all was well that had clients: they come back.
     lost_clients: bool,
 }
@@ -89,8 +92,8 @@ impl Pace {
 
     /// When somebody may be let in, if that is a matter of time.
     pub(super) fn next_due(&self) -> Option<Micros> {
-        let paced = matches!(self.phase, Phase::Recovering { .. }) && !self.line.is_empty();
-        paced.then_some(self.next_look)
+        let somebody_waits = self.parked || !self.line.is_empty();
+        (matches!(self.phase, Phase::Recovering { .. }) && somebody_waits).then_some(self.next_look)
     }
 
     /// A Monolith has gone that had clients of ours.
@@ -115,11 +118,10 @@ impl Pace {
 
     /// Whether a join may come in that goes to this Monolith, or to any; if so it is charged.
     fn take(&mut self, client: ClientId, to: Option<MonolithId>, interval: Micros, now: Micros) -> bool {
-        let has_room = |id: &MonolithId| self.buckets.get(id).is_none_or(|bucket| bucket.has_room(now));
         let free = match &to {
-            Some(id) => has_room(id),
+            Some(id) => self.buckets.get(id).is_none_or(|bucket| bucket.has_room(now)),
             // Nobody knows yet whom the policy will choose: so each of them has to have room.
-            None => !self.serving.is_empty() && self.serving.iter().all(has_room),
+            None => !self.serving.is_empty() && self.all_have_room(now),
         };
         if free {
             let charged = if to.is_some() { to.as_slice() } else { &self.serving };
@@ -129,6 +131,11 @@ impl Pace {
             self.under_way.insert(client, to);
         }
         free
+    }
+
+    /// Whether every Monolith that takes rooms has room.
+    fn all_have_room(&self, now: Micros) -> bool {
+        self.serving.iter().all(|id| self.buckets.get(id).is_none_or(|bucket| bucket.has_room(now)))
     }
 
     /// A join goes out to a Monolith: it alone is charged.
@@ -214,11 +221,16 @@ impl Cluster {
     pub(super) fn keep_pace(&mut self, turn: &mut Turn<'_>) {
         self.notice_who_serves(turn);
         match self.pace.phase {
-            Phase::Recovering { since } if self.pace.line.is_empty() && self.now >= since.saturating_add(LASTS) => {
+            Phase::Recovering { since }
+                if self.pace.line.is_empty() && !self.pace.parked && self.now >= since.saturating_add(LASTS) =>
+            {
                 self.all_is_well();
             }
             Phase::Outage | Phase::Recovering { .. } => {
-                if !self.pace.line.is_empty() && self.now >= self.pace.next_look {
+                if self.now >= self.pace.next_look && (self.pace.parked || !self.pace.line.is_empty()) {
+                    self.pace.next_look = self.now.saturating_add(LOOK);
+                    // They were upgraded before the others came.
+                    self.unpark_all_if_synced(turn);
                     self.let_in_whose_turn_it_is(turn);
                 }
             }
@@ -249,6 +261,7 @@ impl Cluster {
             }
             (Phase::Recovering { .. } | Phase::Open, true) => {
                 self.pace.phase = Phase::Outage;
+                self.pace.parked = false;
                 self.pace.under_way.clear();
                 self.pace.buckets.clear();
             }
@@ -259,13 +272,46 @@ impl Cluster {
     fn all_is_well(&mut self) {
         self.pace.phase = Phase::Open;
         self.pace.lost_clients = false;
+        self.pace.parked = false;
         self.pace.under_way = Map::default();
         self.pace.buckets.clear();
     }
 
+    /// Places parked rooms: all of them at once, or after an outage as many as the pace allows, with everybody who waits in them.
+    pub(super) fn unpark_at_pace(&mut self, rooms: Vec<RoomKey>, turn: &mut Turn<'_>) {
+        self.pace.parked = false;
+        for room in rooms {
+            let paced = matches!(self.pace.phase, Phase::Recovering { .. });
+            if paced && !self.pace.all_have_room(self.now) {
+                self.pace.parked = true;
+                return;
+            }
+            self.unpark(&room, turn);
+            if paced {
+                self.charge_members(&room);
+            }
+        }
+    }
+
+    /// The members of a room that has just been placed: whoever still waits is going to the same Monolith.
+    fn charge_members(&mut self, room: &RoomKey) {
+        let interval = self.pace.interval(self.settings.joins_per_second, self.now);
+        let Some(room) = self.rooms.get(room) else { return };
+        let Some(monolith) = room.monolith() else { return };
+        let waits = |client: &&ClientId| self.still_waits(Waiter::Client(**client));
+        let waiting: Vec<ClientId> = room.members.iter().filter(waits).copied().collect();
+        let bucket = self.pace.buckets.entry(monolith.clone()).or_default();
+        for client in waiting {
+            // Whoever knocked has been charged, though nobody knew to whom.
+            if !self.pace.under_way.contains_key(&client) {
+                bucket.charge(interval, self.now);
+                self.pace.under_way.insert(client, Some(monolith.clone()));
+            }
+        }
+    }
+
     /// Goes through the line from its oldest end. Whoever has to wait for its own Monolith holds up nobody else's.
     fn let_in_whose_turn_it_is(&mut self, turn: &mut Turn<'_>) {
-        self.pace.next_look = self.now.saturating_add(LOOK);
         let mut after = 0;
         while let Some((place, (client, room))) = self.pace.line.range(after..).next() {
             let (place, client, room) = (*place, *client, room.clone());

@@ -13,7 +13,10 @@ pub mod reload;
 mod request;
 pub mod routes;
 pub mod scrape;
+#[cfg(not(test))]
 mod shell;
+#[cfg(test)]
+pub(crate) mod shell;
 pub mod stories;
 mod watch;
 

@@ -69,6 +69,15 @@ pub struct Policies {
     replays: Arc<Replays>,
 }
 
+/// What a version has to pass that is known already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Again {
+    /// Nothing more: whoever returns to it has no time to lose.
+    AtOnce,
+    /// The gate `replay`, if the configuration asks for it: it is to decide more than before, or with other settings.
+    Gated,
+}
+
 #[derive(Default)]
 struct Counts {
     swaps: AtomicU64,
@@ -228,7 +237,7 @@ impl Policies {
             return Err(SwapError::Refused("there is no earlier version to return to".into()));
         };
         let config = self.config.load_full();
-        let set = self.build_again(&program, &config).await?;
+        let set = self.build_known(&program, &config, Again::AtOnce).await?;
         self.activate(set, &config, by, Deciding::with_active);
         self.steered.store(true, Relaxed);
         Ok(())
@@ -251,16 +260,24 @@ impl Policies {
         if let Err(reason) = self.suffices(config, self.trials()) {
             return Some(Err(self.refuse(&source.name, &LoadError { file: source.file(), line: None, reason })));
         }
-        let built = self.build_again(&program, config).await;
+        let built = self.build_known(&program, config, Again::Gated).await;
         Some(built.map(|set| self.activate(set, config, by, Deciding::with_active)))
     }
 
-    /// Builds a version that passed its gates before, within this configuration.
-    async fn build_again(&self, program: &Program, config: &Config) -> Result<PolicySet, SwapError> {
+    /// Builds a version that passed its gates before, within this configuration. Its tests are not run again: those on
+    /// the disk may be of another text by now.
+    async fn build_known(&self, program: &Program, config: &Config, again: Again) -> Result<PolicySet, SwapError> {
         let (environment, smoke) = (environment(&config.policy, config, &self.state), self.smoke(config));
         let (source, workers) = (program.source().clone(), self.workers);
         let name = source.name.clone();
-        self.aside(&name, move || prepare(source, &environment, &smoke, Gates::default())?.build(slots(workers))).await
+        let replayed = again == Again::Gated && config.policy.gate == Gate::Replay;
+        let (replays, require) = (self.replays.clone(), config.policy.require.clone());
+        self.aside(&name, move || {
+            let replay = |program: &Program| replays.gate(program, &require);
+            let replay: Option<ReplayGate<'_>> = if replayed { Some(&replay) } else { None };
+            prepare(source, &environment, &smoke, Gates { tests: None, replay })?.build(slots(workers))
+        })
+        .await
     }
 
     /// Reads a version, and checks it with every gate, on a thread that may take its time; then makes something of it.

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use foldhash::fast::RandomState;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::departures::Departures;
@@ -20,7 +20,7 @@ use crate::link::inbox::Inbox;
 use crate::link::{self, Report};
 use crate::model::event::{Effect, Event, Micros};
 use crate::model::policy::{Answer, Call, Decision, Fault, Hook, View};
-use crate::model::{ClientId, LinkId, MonolithId, RequestId};
+use crate::model::{ClientId, Hashing, LinkId, MonolithId, RequestId};
 use crate::policy::Policy;
 
 /// How often measurements are taken in and the view is published.
@@ -40,6 +40,19 @@ pub struct ControlSettings {
 
 /// Starts the thread.
 pub fn spawn(settings: ControlSettings) -> std::io::Result<Control> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let (control, thread) = assemble(settings, Clock::start());
+    std::thread::Builder::new().name("usher-control".into()).spawn(move || runtime.block_on(thread))?;
+    Ok(control)
+}
+
+/// The same without a thread of its own, and with a clock that begins at a given moment: for runs in virtual time.
+#[cfg(test)]
+pub(crate) fn in_virtual_time(settings: ControlSettings, epoch: Micros) -> (Control, impl Future<Output = ()> + Send) {
+    assemble(settings, Clock { started: Instant::now(), epoch })
+}
+
+fn assemble(settings: ControlSettings, clock: Clock) -> (Control, impl Future<Output = ()> + Send) {
     let (commands, inbox) = mpsc::unbounded_channel();
     let routes = Arc::new(Routes::default());
     let health = Arc::new(Health::default());
@@ -53,12 +66,8 @@ pub fn spawn(settings: ControlSettings) -> std::io::Result<Control> {
         departures: departures.clone(),
         stories: stories.clone(),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    std::thread::Builder::new().name("usher-control".into()).spawn(move || {
-        let shell = Shell::new(settings.cluster, settings.policy, (routes, health, departures, stories));
-        runtime.block_on(shell.run(inbox, settings.reports));
-    })?;
-    Ok(control)
+    let shell = Shell::new(settings.cluster, settings.policy, clock, (routes, health, departures, stories));
+    (control, shell.run(inbox, settings.reports))
 }
 
 struct Shell {
@@ -69,14 +78,14 @@ struct Shell {
     health: Arc<Health>,
     departures: Arc<Departures>,
     stories: Arc<Stories>,
-    links: HashMap<LinkId, Linked, RandomState>,
+    links: HashMap<LinkId, Linked, Hashing>,
     targets: BTreeMap<MonolithId, Arc<Target>>,
-    inboxes: HashMap<ClientId, Arc<Inbox>, RandomState>,
-    replies: HashMap<RequestId, Reply, RandomState>,
+    inboxes: HashMap<ClientId, Arc<Inbox>, Hashing>,
+    replies: HashMap<RequestId, Reply, Hashing>,
     /// Clients that wait to hear whether they may be upgraded.
-    knocks: HashMap<ClientId, oneshot::Sender<bool>, RandomState>,
+    knocks: HashMap<ClientId, oneshot::Sender<bool>, Hashing>,
     /// Operators who wait to hear whether a room moves: answered within the command that asks.
-    moves: HashMap<RequestId, moves::Reply, RandomState>,
+    moves: HashMap<RequestId, moves::Reply, Hashing>,
     effects: Vec<Effect>,
     events: Events,
     published: u64,
@@ -94,9 +103,9 @@ impl Shell {
     fn new(
         settings: Settings,
         policy: Box<dyn Policy>,
+        clock: Clock,
         (routes, health, departures, stories): (Arc<Routes>, Arc<Health>, Arc<Departures>, Arc<Stories>),
     ) -> Self {
-        let clock = Clock::start();
         Self {
             cluster: Cluster::new(settings, clock.now()),
             policy: Timed { policy, health: health.clone() },
@@ -155,7 +164,7 @@ impl Shell {
                         }
                     }
                 }
-                () = tokio::time::sleep_until(sleep_until.into()), if deadline.is_some() => self.apply(Event::Tick),
+                () = tokio::time::sleep_until(sleep_until), if deadline.is_some() => self.apply(Event::Tick),
             }
             self.routes.set_list_version(self.cluster.list_version());
             self.routes.set_open(self.cluster.is_open());

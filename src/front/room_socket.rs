@@ -17,9 +17,8 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tracing::debug;
 
-use super::clients::{ClientCounters, Clients, Registered};
+use super::clients::{ClientCounters, Clients};
 use super::handshakes::Handshake;
-use super::listener::Slot;
 use crate::config::{Heartbeat, QueueLimit};
 use crate::control::Control;
 use crate::link::Command;
@@ -95,11 +94,11 @@ pub async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(
 
 /// Serves one client until it has gone. `places` are kept as long: its place in the register and in the count of
 /// sockets.
-pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+pub async fn serve<S: AsyncRead + AsyncWrite + Unpin, P>(
     socket: WebSocketStream<S>,
     request: RoomRequest,
     inbox: Arc<Inbox>,
-    places: (Registered, Slot),
+    places: P,
     settings: SocketSettings,
     context: Arc<SocketContext>,
 ) {

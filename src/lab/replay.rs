@@ -29,7 +29,7 @@ use crate::policy::lua::{Environment, LoadError, Program, Source};
 use crate::policy::verdict::Verdict;
 use crate::trace::Item;
 use crate::trace::read::{Reader, TraceError};
-use crate::trace::record::{Gap, Header, Outcome};
+use crate::trace::record::{Gap, Header, Outcome, PolicyText};
 
 pub use self::changes::Example;
 pub use self::gate::{GateReport, replay_gate};
@@ -138,6 +138,8 @@ pub struct Replay {
     sides: [Tally; 2],
     placements: Placements,
     changes: Changes,
+    /// Whether a policy that was named was recorded with other settings or limits than those that it decides with here.
+    other_settings: bool,
     gaps: Gap,
     damaged: u64,
     first_damage: Option<String>,
@@ -182,6 +184,7 @@ impl Replay {
             sides: Default::default(),
             placements: Placements::default(),
             changes: Changes::default(),
+            other_settings: false,
             gaps: Gap::default(),
             damaged: 0,
             first_damage: None,
@@ -222,7 +225,7 @@ impl Replay {
                     }
                 }
                 Item::Header(header) => self.take_up(&header),
-                Item::Policy(text) => self.own.declare(&text),
+                Item::Policy(text) => self.declare(&text),
                 Item::Gap(gap) => {
                     self.gaps.events += gap.events;
                     self.gaps.decisions += gap.decisions;
@@ -240,7 +243,20 @@ impl Replay {
 
     fn take_up(&mut self, header: &Header) {
         self.own.take_up(header);
+        self.declare(&header.policy);
         self.header = header.clone();
+    }
+
+    /// A version decides from here on. One that was named keeps the settings that it has, which is worth a note.
+    fn declare(&mut self, text: &PolicyText) {
+        self.own.declare(text);
+        let subject = self.subject.as_deref().zip(self.plan.policy.as_ref());
+        let baseline = match &self.baseline {
+            Baseline::Other(warm) => Some(&**warm).zip(self.plan.against.as_ref()),
+            Baseline::Recorded => None,
+        };
+        let named = subject.into_iter().chain(baseline).filter(|(_, instead)| instead.environment.is_none());
+        self.other_settings |= { named }.any(|(warm, _)| warm.version() == text.version && !warm.is_set_as(text));
     }
 
     /// Microseconds since the first trace began. Files of one recording share their beginning.
@@ -329,8 +345,7 @@ impl Replay {
         if agrees {
             return Ok(());
         }
-        let labels = (from.shown(), to.shown());
-        let Some(example) = self.changes.count(call.hook, labels) else { return Ok(()) };
+        let Some(example) = self.changes.count(call.hook, &from, &to) else { return Ok(()) };
         let explain = match &mut self.subject {
             Some(warm) => warm.take_explanations(),
             None => self.own.get(&outcome.policy).map(Warm::take_explanations).unwrap_or_default(),

@@ -44,17 +44,14 @@ impl Texts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::lua::Source;
 
     #[test]
     fn the_oldest_texts_are_forgotten() {
         let text = |version: usize, bytes: usize| PolicyText {
-            name: "x".into(),
             version: version.to_string(),
-            file: "x.lua".into(),
             source: "-".repeat(bytes).into(),
-            settings: serde_json::Map::new(),
-            fuel: 1,
-            memory: 1,
+            ..PolicyText::of(&Source::shipped("x", ""))
         };
         let mut texts = Texts::default();
         (0..5).for_each(|version| texts.declare(text(version, 16 << 20)));

@@ -31,7 +31,8 @@ pub struct Cut {
     pub events: u64,
     /// Decisions.
     pub decisions: u64,
-    /// The numbers of the first and the last decision in the file that was cut; they begin with 1 in the new one.
+    /// The numbers of the first and the last decision in the file that was cut, where several files in one are counted
+    /// through; they begin with 1 in the new one.
     pub numbers: Option<(u64, u64)>,
     /// Monoliths, rooms and clients that were there when the part begins.
     pub restated: (usize, usize, usize),
@@ -127,12 +128,20 @@ pub fn cut(
     };
     cutter.before.policies.declare(reader.header().policy.clone());
     let (mut file, mut shift, mut last) = (0, 0, None);
+    // The last number of the files before this one, and of this one so far.
+    let (mut before, mut latest) = (0, 0);
     while let Some((t, item)) = reader.read()? {
         if let Item::Header(header) = item {
             // A further file: its clients have numbers of their own, its times count from another start.
             file += 1;
             shift = header.started_us.saturating_sub(started_us);
-            cutter.declared(0, header.policy)?;
+            before += std::mem::take(&mut latest);
+            // It decides from then on, and never before what stands in front of it.
+            let begins = shift.max(last.unwrap_or(0));
+            if begins >= to {
+                break;
+            }
+            cutter.declared(begins.saturating_sub(from), header.policy)?;
             continue;
         }
         let t = t.saturating_add(shift);
@@ -140,6 +149,13 @@ pub fn cut(
         if t >= to {
             break;
         }
+        let item = match item {
+            Item::Decision { number, call, outcome } => {
+                latest = latest.max(number);
+                Item::Decision { number: before.saturating_add(number), call, outcome }
+            }
+            other => other,
+        };
         cutter.item(t, file, item, reader)?;
     }
     if cutter.done.events + cutter.done.decisions == 0 {

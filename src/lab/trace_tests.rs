@@ -21,33 +21,16 @@ use crate::policy::lua::{Environment, Limits, Program, Source, Vm};
 use crate::policy::shipped::SHIPPED;
 use crate::trace::read::{OnDamage, Reader};
 use crate::trace::record::{Decided, Gap, Header, LiveEvent, Outcome, PolicyText, TraceEvent};
-use crate::trace::{Encoder, FORMAT, Item};
+use crate::trace::{Encoder, Item};
 
 const START: u64 = 1_700_000_000_000_000;
 
 fn policy_text(name: &str, source: &str, settings: Map<String, serde_json::Value>) -> PolicyText {
-    PolicyText {
-        name: name.into(),
-        version: Source::shipped(name, source).version(),
-        file: format!("policies/{name}.lua"),
-        source: source.into(),
-        settings,
-        fuel: 20_000,
-        memory: 8 << 20,
-    }
+    PolicyText { settings, ..PolicyText::of(&Source::shipped(name, source)) }
 }
 
 fn header(policy: PolicyText) -> Header {
-    Header {
-        usher_trace: FORMAT,
-        balancer: "b1".into(),
-        region: "ewr".into(),
-        started_us: START,
-        version: "0.1.0".into(),
-        redacted: false,
-        distances: Distances::default(),
-        policy,
-    }
+    Header { balancer: "b1".into(), region: "ewr".into(), started_us: START, ..Header::of(policy) }
 }
 
 /// A recording in the making: what a policy answers, with everything that it read.
@@ -258,7 +241,7 @@ fn evening() -> Tape {
 fn info_counts_what_is_there_and_what_is_missing() {
     let tape = evening();
     let info = trace_info(&mut tape.reader(), "x.trace.jsonl", |_| {}).unwrap();
-    assert_eq!((info.balancer.as_str(), info.usher.as_str(), info.redacted), ("b1", "0.1.0", false));
+    assert_eq!((info.balancer.as_str(), info.usher.as_str(), info.redacted), ("b1", env!("CARGO_PKG_VERSION"), false));
     let to = info.to.as_ref().unwrap();
     assert_eq!((info.span_s, to.at_s, to.time.as_str()), (9.0, 9.0, "2023-11-14T22:13:29Z"));
     assert_eq!((info.rooms, info.rooms_exact, info.decisions, info.by_hook["place"]), (6, true, 10, 10));
@@ -358,4 +341,36 @@ fn damage_within_a_part_is_a_gap() {
     assert_eq!(cut(OnDamage::Skip, "b").map(|done| (done.decisions, done.damaged)).unwrap(), (4, 1));
     let info = trace_info(&mut Reader::open(&folder.path().join("b"), OnDamage::Stop).unwrap(), "b", |_| {}).unwrap();
     assert_eq!((info.gaps, info.missing_events), (2, 3));
+}
+
+#[test]
+fn a_part_of_several_files_tells_each_policy_in_its_time_and_counts_through() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("all.jsonl");
+    let first = evening();
+    let mut second = Tape::new("third", "return { place = function() return 'e' end }", json!({}));
+    let mut later = header(policy_text("third", "return { place = function() return 'e' end }", Map::new()));
+    later.started_us = START + 20_000_000;
+    second.bytes.clear();
+    second.encoder.header(&later, &mut second.bytes);
+    for t in [1_000_000, 2_000_000, 3_000_000] {
+        second.decide(t, place("room", "cdg"), fleet());
+    }
+    std::fs::write(&input, [first.bytes, second.bytes].concat()).unwrap();
+    let out = folder.path().join("part.jsonl");
+    let span = (When::After(5_000_000), When::After(22_500_000));
+    let done = cut_file(&mut Reader::open(&input, OnDamage::Stop).unwrap(), &input, span, &out, false).unwrap();
+    assert_eq!((done.decisions, done.numbers), (7, Some((6, 12))));
+    let mut reader = Reader::open(&out, OnDamage::Stop).unwrap();
+    let (mut moments, mut numbers, mut third) = (Vec::new(), Vec::new(), None);
+    while let Some((t, item)) = reader.read().unwrap() {
+        moments.push(t);
+        match item {
+            Item::Policy(policy) if policy.name == "third" => third = Some(t),
+            Item::Decision { number, .. } => numbers.push(number),
+            _ => {}
+        }
+    }
+    assert!(moments.is_sorted(), "{moments:?}");
+    assert_eq!((third, numbers), (Some(15_000_000), (1..=7).collect()));
 }

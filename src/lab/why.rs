@@ -259,15 +259,14 @@ mod tests {
     use crate::model::ClientId;
     use crate::model::policy::{MonolithRow, Move, View};
     use crate::model::wire::UnloadReason;
+    use crate::policy::lua::Source;
     use crate::trace::Encoder;
     use crate::trace::read::OnDamage;
     use crate::trace::record::{Decided as Recorded, Gap, Header};
     use crate::trace::redact::Redactor;
 
     fn policy(version: &str) -> PolicyText {
-        let text = json!({"name": "test", "version": version, "file": "policies/test.lua", "source": "",
-            "settings": {}, "fuel": 1, "memory": 1});
-        serde_json::from_value(text).unwrap()
+        PolicyText { version: version.into(), ..PolicyText::of(&Source::shipped("test", "")) }
     }
 
     struct Tape {
@@ -282,16 +281,7 @@ mod tests {
             let rows = ["a", "b"].map(|id| MonolithRow { id: id.into(), region: "ewr".into(), ..Default::default() });
             let redacted = redactor.is_some();
             let mut tape = Self { encoder: Encoder::new(redactor), bytes: Vec::new(), t: 0, view: View::of(rows) };
-            let header = Header {
-                usher_trace: crate::trace::FORMAT,
-                balancer: "b1".into(),
-                region: "ewr".into(),
-                started_us: 1_000_000,
-                version: "0".into(),
-                redacted,
-                distances: crate::config::Distances::default(),
-                policy: policy("v1"),
-            };
+            let header = Header { started_us: 1_000_000, redacted, ..Header::of(policy("v1")) };
             tape.encoder.header(&header, &mut tape.bytes);
             tape
         }

@@ -4,9 +4,10 @@
 //! crossed the `leave`, one that comes after it was given by a Monolith that needs to be told again.
 
 use std::collections::{HashMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use foldhash::fast::RandomState;
+use tokio::time::Instant;
 
 use crate::model::MemberId;
 

@@ -3,13 +3,13 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use foldhash::fast::RandomState;
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::inbox::{Inbox, Overflow};
-use crate::model::{Attachment, ClientId, MemberId, RoomKey};
+use crate::model::{Attachment, ClientId, Hashing, MemberId, RoomKey};
 
 /// One client in one room.
 #[derive(Debug)]
@@ -62,8 +62,8 @@ pub(super) struct Delivered {
 /// All members of a link.
 #[derive(Debug, Default)]
 pub(super) struct Members {
-    rooms: HashMap<RoomKey, Vec<Member>, RandomState>,
-    slots: HashMap<MemberId, Slot, RandomState>,
+    rooms: HashMap<RoomKey, Vec<Member>, Hashing>,
+    slots: HashMap<MemberId, Slot, Hashing>,
 }
 
 impl Members {

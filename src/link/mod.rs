@@ -16,6 +16,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
+#[cfg(test)]
+use tokio_tungstenite::WebSocketStream;
 
 pub use self::supervisor::spawn;
 use crate::config::{Heartbeat, Secret, Timeouts};
@@ -113,6 +115,25 @@ pub struct LinkContext {
     pub numbers: Arc<std::sync::atomic::AtomicU64>,
     /// Counters over all links.
     pub counters: Arc<stats::LinkCounters>,
+}
+
+/// One link over any stream, from the moment at which both sides have introduced themselves until its end: for runs in
+/// which streams are simulated.
+#[cfg(test)]
+pub(crate) async fn run_over<S>(
+    link: crate::model::LinkId,
+    init: crate::model::wire::Init,
+    stream: WebSocketStream<S>,
+    endpoint: Arc<str>,
+    listed: &mut watch::Receiver<bool>,
+    context: LinkContext,
+) where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let settings = context.settings.borrow().clone();
+    let http = SocketAddr::from(([127, 0, 0, 1], init.port));
+    let (session, commands) = session::Session::new(link, init, &settings, context);
+    session.run(commands, stream, http, endpoint, listed).await;
 }
 
 /// What a link takes from the configuration.

@@ -5,17 +5,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use foldhash::fast::RandomState;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Bytes, Message, Utf8Bytes};
 use tracing::{debug, info, warn};
 
 use super::departed::Departed;
-use super::dial::LinkStream;
 use super::members::{Answer, Delivered, Member, Members, lower_case};
 use super::outbox::{Outbox, Outgoing};
 use super::stats::{LinkStats, count};
@@ -24,7 +24,7 @@ use super::{Command, LinkContext, LinkSettings, Report};
 use crate::model::event::{Event, UnloadCause};
 use crate::model::policy::MonolithState;
 use crate::model::wire::{self, Frame, FromMonolith, Gossip, Init, Recipient, RoomMessage, RoomReport};
-use crate::model::{CloseCode, LinkId, MemberId, RoomKey};
+use crate::model::{CloseCode, Hashing, LinkId, MemberId, RoomKey};
 
 /// How a session ended.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ pub(super) struct Session {
     commands: mpsc::UnboundedSender<Command>,
     members: Members,
     /// What the Monolith says it has loaded, as of the last frame that was read.
-    loaded: HashMap<RoomKey, RoomReport, RandomState>,
+    loaded: HashMap<RoomKey, RoomReport, Hashing>,
     departed: Departed,
     join_answer: Duration,
     drain: Duration,
@@ -100,10 +100,10 @@ impl Session {
     }
 
     /// Runs until the link ends, and reports the end if it was registered.
-    pub(super) async fn run(
+    pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         mut self,
         mut inbox: mpsc::UnboundedReceiver<Command>,
-        stream: LinkStream,
+        stream: WebSocketStream<S>,
         http: SocketAddr,
         endpoint: Arc<str>,
         listed: &mut watch::Receiver<bool>,
@@ -150,9 +150,9 @@ impl Session {
         end
     }
 
-    async fn read_loop(
+    async fn read_loop<S: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
-        mut source: SplitStream<LinkStream>,
+        mut source: SplitStream<WebSocketStream<S>>,
         commands: &mut mpsc::UnboundedReceiver<Command>,
         listed: &mut watch::Receiver<bool>,
     ) -> End {
@@ -498,9 +498,9 @@ impl Heart {
 }
 
 /// Writes what waits, as many frames as there are with one flush.
-async fn write_loop(
+async fn write_loop<S: AsyncRead + AsyncWrite + Unpin>(
     outbox: Arc<Outbox>,
-    mut sink: SplitSink<LinkStream, Message>,
+    mut sink: SplitSink<WebSocketStream<S>, Message>,
     counters: Arc<super::stats::LinkCounters>,
 ) {
     while let Some(mut next) = outbox.next().await {

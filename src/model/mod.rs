@@ -14,6 +14,14 @@ pub mod read;
 pub mod story;
 pub mod wire;
 
+/// How tables are hashed: seeded at random, since keys come from outside; but always the same in the library's own tests,
+/// where the run of a seed has to repeat itself.
+#[cfg(not(test))]
+pub type Hashing = foldhash::fast::RandomState;
+/// The same in every process.
+#[cfg(test)]
+pub type Hashing = foldhash::fast::FixedState;
+
 pub use close::CloseCode;
 pub use epoch::Epoch;
 pub use id::{

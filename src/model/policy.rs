@@ -225,13 +225,20 @@ impl View {
 
     /// Changes a row. Its id is its place: a change of it is undone.
     pub fn update(&mut self, id: &MonolithId, change: impl FnOnce(&mut MonolithRow)) {
-        let Ok(at) = self.position(id) else { return };
-        let served = self.rows[at].serves();
-        change(&mut self.rows[at]);
-        self.rows[at].id = id.clone();
+        if let Ok(at) = self.position(id) {
+            self.update_at(at, change);
+        }
+    }
+
+    /// As [`Self::update`], for whoever knows the row's place among [`Self::rows`].
+    pub fn update_at(&mut self, at: usize, change: impl FnOnce(&mut MonolithRow)) {
+        let Some(row) = self.rows.get_mut(at) else { return };
+        let (served, id) = (row.serves(), row.id.clone());
+        change(row);
+        row.id = id;
         let version = tick();
         self.versions[at] = version;
-        if self.rows[at].serves() != served {
+        if row.serves() != served {
             self.membership = version;
         }
     }

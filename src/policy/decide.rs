@@ -1,6 +1,8 @@
 //! From an answer to a decision: what a policy named is checked against the view, and the built-in default ranking
 //! stands behind it, so that a room is placed whenever anybody can take it.
 
+use std::cmp::Ordering;
+
 use super::Policy;
 use super::lua::Distances;
 use crate::model::policy::{Answer, Call, Decision, Fault, FaultKind, Hook, MonolithRow, View};
@@ -34,31 +36,67 @@ pub fn decide_near(policy: &mut dyn Policy, call: &Call, view: &View, distances:
 
 /// What comes of an answer.
 pub fn settle(answer: Result<Answer, Fault>, call: &Call, view: &View, distances: Option<&Distances>) -> Decision {
-    let (answer, mut fault) = match answer {
+    let mut decision = settle_named(answer, call, view, |choices, id| {
+        if !choices.contains(id) {
+            choices.push(id.clone());
+        }
+        true
+    });
+    if names_somebody(call, &decision.answer) {
+        let mut rest: Vec<_> = others(call, view, distances, &decision.choices).collect();
+        rest.sort_by(before);
+        decision.choices.extend(rest.into_iter().map(|(_, _, id)| id.clone()));
+    }
+    decision
+}
+
+/// As [`settle`], but only with the one that would be tried first: for those who make many decisions and carry none out.
+pub fn settle_first(
+    answer: Result<Answer, Fault>,
+    call: &Call,
+    view: &View,
+    distances: Option<&Distances>,
+) -> Decision {
+    let mut decision = settle_named(answer, call, view, |choices, id| {
+        choices.push(id.clone());
+        false
+    });
+    if decision.choices.is_empty() && names_somebody(call, &decision.answer) {
+        let first = others(call, view, distances, &[]).min_by(before);
+        decision.choices.extend(first.map(|(_, _, id)| id.clone()));
+    }
+    decision
+}
+
+/// Whether an answer to this call leaves it to somebody to serve it.
+fn names_somebody(call: &Call, answer: &Answer) -> bool {
+    matches!(call.hook, Hook::Place | Hook::Route) && matches!(answer, Answer::Default | Answer::Ranked(_))
+}
+
+/// An answer with the eligible ones of those that it names; `choose` takes them up as long as it wants more.
+fn settle_named(
+    answer: Result<Answer, Fault>,
+    call: &Call,
+    view: &View,
+    mut choose: impl FnMut(&mut Vec<MonolithId>, &MonolithId) -> bool,
+) -> Decision {
+    let (answer, fault) = match answer {
         Ok(answer) => (answer, None),
         Err(fault) => (Answer::Default, Some(fault)),
     };
-    if !matches!(call.hook, Hook::Place | Hook::Route) {
-        return Decision { answer, choices: Vec::new(), fault };
-    }
-    let mut choices = Vec::with_capacity(view.rows().len());
-    match &answer {
-        Answer::Default => {}
-        Answer::Ranked(named) => {
-            for id in named {
-                if is_eligible(call, view, id) && !choices.contains(id) {
-                    choices.push(id.clone());
-                }
-            }
-            if choices.is_empty() && !named.is_empty() {
-                fault = Some(not_eligible(call, named, view));
+    let mut decision = Decision { answer, choices: Vec::new(), fault };
+    if let (Answer::Ranked(named), true) = (&decision.answer, names_somebody(call, &decision.answer)) {
+        for id in named.iter().filter(|id| is_eligible(call, view, id)) {
+            if !choose(&mut decision.choices, id) {
+                break;
             }
         }
-        _ => return Decision { answer, choices, fault },
+        if decision.choices.is_empty() && !named.is_empty() {
+            decision.fault = Some(not_eligible(call, named, view));
+            decision.answer = Answer::Default;
+        }
     }
-    add_default(call, view, distances, &mut choices);
-    let answer = if fault.is_some() { Answer::Default } else { answer };
-    Decision { answer, choices, fault }
+    decision
 }
 
 /// Whether a Monolith that a policy names may be chosen in this attempt.
@@ -70,13 +108,23 @@ fn eligible(call: &Call, row: &MonolithRow) -> bool {
     row.serves() && !call.excluded.contains(&row.id)
 }
 
-fn add_default(call: &Call, view: &View, distances: Option<&Distances>, choices: &mut Vec<MonolithId>) {
-    let mut rest: Vec<(f64, f64, &MonolithId)> = (view.rows().iter())
-        .filter(|row| eligible(call, row) && !choices.contains(&row.id))
-        .map(|row| (distance(call, &row.region, distances), load(call.hook, row), &row.id))
-        .collect();
-    rest.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.cmp(b.2)));
-    choices.extend(rest.into_iter().map(|(_, _, id)| id.clone()));
+/// A Monolith that may be chosen, with what the default goes by.
+type Other<'a> = (f64, f64, &'a MonolithId);
+
+fn others<'a>(
+    call: &Call,
+    view: &'a View,
+    distances: Option<&Distances>,
+    chosen: &[MonolithId],
+) -> impl Iterator<Item = Other<'a>> {
+    (view.rows().iter())
+        .filter(move |row| eligible(call, row) && !chosen.contains(&row.id))
+        .map(move |row| (distance(call, &row.region, distances), load(call.hook, row), &row.id))
+}
+
+/// The order of the default.
+fn before(a: &Other<'_>, b: &Other<'_>) -> Ordering {
+    a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.cmp(b.2))
 }
 
 fn distance(call: &Call, region: &Region, distances: Option<&Distances>) -> f64 {
@@ -150,7 +198,10 @@ mod tests {
     }
 
     fn check(says: Result<Answer, Fault>, excluded: &[&str], choices: &[&str]) -> Decision {
+        let first = settle_first(says.clone(), &call(Hook::Place, excluded), &view(), None);
         let decision = decide(&mut Says(says), &call(Hook::Place, excluded), &view());
+        assert_eq!((&first.answer, &first.fault), (&decision.answer, &decision.fault));
+        assert_eq!(first.choices.first(), decision.choices.first());
         let chosen: Vec<&str> = decision.choices.iter().map(MonolithId::as_str).collect();
         assert_eq!(chosen, choices, "{decision:?}");
         decision

@@ -58,6 +58,14 @@ impl<'a> Verdict<'a> {
         }
     }
 
+    /// The Monolith that was chosen, if that is all that is to be said.
+    pub fn only_chose(&self) -> Option<&'a MonolithId> {
+        match self.noticed() {
+            Noticed::Chosen(chosen) if self.fault.is_none() => chosen,
+            _ => None,
+        }
+    }
+
     /// What was decided, in a few words: a Monolith, `reject 503`, `hold 5 ms`, `2 moves: ...`; after a fault with its
     /// kind.
     pub fn shown(&self) -> String {

@@ -1,12 +1,11 @@
 //! Lines to records. Every call comes back whole.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use super::FORMAT;
+use super::quick::{self, DecisionRead, Texts};
 use super::record::{AnyLine, Counts, Gap, Header, Outcome, PolicyText, TraceEvent};
 use crate::model::MonolithId;
 use crate::model::policy::{Call, MonolithRow, View};
@@ -38,14 +37,17 @@ pub enum Item {
 /// Reads line after line of one file.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    base: BTreeMap<MonolithId, MonolithRow>,
+    /// The counts of the base, row for row those of the view.
+    base: Vec<Counts>,
     number: Option<u64>,
     /// The base with the counts of the last decision. Only what differs is touched, so that a VM that follows it has
     /// little to patch.
     view: View,
-    touched: Vec<MonolithId>,
-    /// The version that decided last, which mostly decided the next one too.
-    version: Option<Arc<str>>,
+    /// The rows whose counts were not those of the base, in order.
+    touched: Vec<usize>,
+    /// The counts of the line at hand, in the order of the rows.
+    counted: Vec<(usize, Counts)>,
+    texts: Texts,
 }
 
 impl Decoder {
@@ -56,6 +58,49 @@ impl Decoder {
 
     /// Reads one line, without its line end, and says at which moment it happened: microseconds since the start.
     pub fn line(&mut self, text: &[u8]) -> Result<(u64, Item), String> {
+        match self.quick(text) {
+            Some(found) => Ok(found),
+            None => self.general(text),
+        }
+    }
+
+    /// A decision or a view as the encoder writes it. Where there is none, nothing has changed.
+    pub(super) fn quick(&mut self, text: &[u8]) -> Option<(u64, Item)> {
+        let text = std::str::from_utf8(text).ok()?;
+        self.quick_decision(text).or_else(|| self.quick_view(text))
+    }
+
+    fn quick_view(&mut self, text: &str) -> Option<(u64, Item)> {
+        let (t, number, monoliths, gone) = quick::view(text, &mut self.texts)?;
+        // One that builds on another that is missing is told so the general way.
+        if number != 1 && self.number != number.checked_sub(1) {
+            return None;
+        }
+        self.renew(number, monoliths, &gone).ok()?;
+        Some((t, Item::View))
+    }
+
+    fn quick_decision(&mut self, text: &str) -> Option<(u64, Item)> {
+        let (view, counted) = (&self.view, &mut self.counted);
+        counted.clear();
+        let mut next = 0;
+        let read = quick::decision(text, &mut self.texts, &mut |id, counts| {
+            // The encoder writes them in the order of the rows.
+            let at = next + view.rows().get(next..)?.binary_search_by(|row| row.id.as_str().cmp(id)).ok()?;
+            next = at + 1;
+            counted.push((at, counts));
+            Some(())
+        })?;
+        if self.number != Some(read.view) {
+            return None;
+        }
+        self.apply();
+        let DecisionRead { t, number, call, outcome, .. } = read;
+        Some((t, Item::Decision { number, call, outcome }))
+    }
+
+    /// Any line, whoever wrote it.
+    pub(super) fn general(&mut self, text: &[u8]) -> Result<(u64, Item), String> {
         let line: AnyLine<'_> = serde_json::from_slice(text).map_err(|e| cause(&e))?;
         let t = line.t;
         if let Some(format) = line.usher_trace {
@@ -96,71 +141,85 @@ impl Decoder {
         let (Some(call), Some(answer), Some(policy)) = (line.call, line.answer, line.policy) else {
             return Err("a decision without its call, answer or policy".into());
         };
-        self.apply(&line.counts)?;
-        let policy = self.version(policy)?;
+        let policy: String = serde_json::from_str(policy.get()).map_err(|e| cause(&e))?;
+        self.counted.clear();
+        for (id, counts) in &line.counts {
+            let Some(at) = self.position(id) else { return Err(format!("counts of {id}, which is in no view")) };
+            self.counted.push((at, *counts));
+        }
+        self.apply();
+        let policy = self.texts.shared(&policy);
         let AnyLine { reads, choice, ns, fallback, bypassed, incomplete, .. } = line;
         let outcome = Outcome { reads, answer, choice, policy, ns, fallback, bypassed, incomplete };
         Ok(Item::Decision { number, call: Box::new(call), outcome: Box::new(outcome) })
     }
 
-    fn version(&mut self, raw: &RawValue) -> Result<Arc<str>, String> {
-        let quoted =
-            |text: &Arc<str>| raw.get().strip_prefix('"').and_then(|raw| raw.strip_suffix('"')) == Some(&**text);
-        if let Some(version) = self.version.as_ref().filter(|version| quoted(version)) {
-            return Ok(version.clone());
-        }
-        let version: Arc<str> = serde_json::from_str(raw.get()).map_err(|e| cause(&e))?;
-        // One with an escape in it is written otherwise than it is.
-        self.version = (!version.contains(['"', '\\'])).then(|| version.clone());
-        Ok(version)
+    fn position(&self, id: &MonolithId) -> Option<usize> {
+        self.view.rows().binary_search_by(|row| row.id.cmp(id)).ok()
     }
 
     fn renew(&mut self, number: u64, monoliths: Vec<MonolithRow>, gone: &[MonolithId]) -> Result<(), String> {
-        // A view holds only what is new in it, so one that is missing takes the following ones with it.
-        if number != 1 && self.number != Some(number - 1) {
+        // A view holds only what is new in it, so one that is missing takes the following ones with it, up to the next
+        // one that is whole.
+        if number != 1 && (number == 0 || self.number != Some(number - 1)) {
             self.number = None;
             return Err(format!("view {number} builds on one that is missing"));
         }
-        self.apply(&BTreeMap::new())?;
-        for id in gone {
-            self.base.remove(id);
-            self.view.remove(id);
+        self.counted.clear();
+        self.apply();
+        let left: Vec<MonolithId> = if number == 1 {
+            let there: BTreeSet<&MonolithId> = monoliths.iter().map(|row| &row.id).collect();
+            self.view.rows().iter().map(|row| &row.id).filter(|id| !there.contains(id)).cloned().collect()
+        } else {
+            gone.to_vec()
+        };
+        for id in &left {
+            if let Some(at) = self.position(id) {
+                self.base.remove(at);
+                self.view.remove(id);
+            }
         }
         for row in monoliths {
+            let (id, counts) = (row.id.clone(), Counts::of(&row));
             // Only one that is new changes who is there: a VM that follows the view then patches rows, not lists.
-            if self.view.get(&row.id).is_some() {
-                self.view.update(&row.id, |old| old.clone_from(&row));
-            } else {
-                self.view.insert(row.clone());
+            match self.position(&id) {
+                Some(at) => {
+                    self.base[at] = counts;
+                    if self.view.rows()[at] != row {
+                        self.view.update_at(at, |old| *old = row);
+                    }
+                }
+                None => {
+                    self.view.insert(row);
+                    if let Some(at) = self.position(&id) {
+                        self.base.insert(at, counts);
+                    }
+                }
             }
-            self.base.insert(row.id.clone(), row);
         }
         self.number = Some(number);
         Ok(())
     }
 
-    /// Makes the view the base with these counts.
-    fn apply(&mut self, counts: &BTreeMap<MonolithId, Counts>) -> Result<(), String> {
-        let touched = std::mem::take(&mut self.touched);
-        for id in touched.iter().filter(|id| !counts.contains_key(*id)) {
-            self.show(id, Counts::default());
-        }
-        for (id, counts) in counts {
-            if !self.base.contains_key(id) {
-                return Err(format!("counts of {id}, which is in no view"));
+    /// Makes the view the base with the counts of the line at hand.
+    fn apply(&mut self) {
+        let counted = &self.counted;
+        for at in self.touched.drain(..) {
+            if counted.binary_search_by_key(&at, |(counted, _)| *counted).is_err() {
+                show(&mut self.view, at, self.base[at]);
             }
-            self.show(id, *counts);
-            self.touched.push(id.clone());
         }
-        Ok(())
+        for (at, counts) in counted {
+            show(&mut self.view, *at, counts.over(self.base[*at]));
+            self.touched.push(*at);
+        }
     }
+}
 
-    fn show(&mut self, id: &MonolithId, counts: Counts) {
-        let Some(mut wanted) = self.base.get(id).cloned() else { return };
-        counts.apply(&mut wanted);
-        if self.view.get(id) != Some(&wanted) {
-            self.view.update(id, |row| *row = wanted);
-        }
+/// Gives a row these counts, all of them.
+fn show(view: &mut View, at: usize, wanted: Counts) {
+    if view.rows().get(at).is_some_and(|row| Counts::of(row) != wanted) {
+        view.update_at(at, |row| wanted.apply(row));
     }
 }
 

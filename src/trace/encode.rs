@@ -1,4 +1,5 @@
-//! Records to lines. A view line comes only when more than counts has changed since the last one.
+//! Records to lines. A view line comes only when more than counts has changed since the last one, and says only what has;
+//! now and then one says everything, so that a line that is damaged does not take the rest of the file with it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -7,8 +8,13 @@ use foldhash::fast::RandomState;
 
 use super::record::{Counts, Decided, DecisionLine, Gap, Header, Line, LiveEvent, PolicyText, TraceEvent};
 use super::redact::Redactor;
-use crate::model::policy::{MonolithRow, View};
+use super::snapshot::Snapshot;
+use crate::model::policy::MonolithRow;
 use crate::model::{ClientId, MonolithId};
+
+/// Microseconds and bytes after which the view is written whole again: both must have gone by, so that neither an idle
+/// balancer nor a busy one with many Monoliths writes much more for it.
+const WHOLE_AFTER: (u64, usize) = (10_000_000, 1 << 20);
 
 /// Writes the lines of one file, each with its line end.
 pub struct Encoder {
@@ -24,9 +30,14 @@ pub struct Encoder {
 /// The view that decisions refer to.
 #[derive(Default)]
 struct Base {
+    /// View 1 is whole, and the following ones build on it.
     number: u64,
-    rows: Vec<MonolithRow>,
-    versions: Vec<u64>,
+    view: Snapshot,
+    /// Monoliths that went since it was written whole: whoever missed that is told again.
+    gone: Vec<MonolithId>,
+    /// When it was written whole, and the bytes since then.
+    whole_at: u64,
+    bytes: usize,
 }
 
 impl Encoder {
@@ -78,7 +89,9 @@ impl Encoder {
             Some(redactor) => redactor.event(event),
             None => event,
         };
+        let start = out.len();
         line(&Line::Event { t, event }, out);
+        self.base.bytes += out.len() - start;
     }
 
     /// A decision, after a view line if its view needs one.
@@ -87,10 +100,12 @@ impl Encoder {
         if let Some(redactor) = &self.redactor {
             redactor.decision(&mut call, &mut outcome);
         }
+        let start = out.len();
+        self.base.restate(t, out);
         let counts = match self.base.counts(&view) {
             Some(counts) => counts,
             None => {
-                self.base.renew(t, &view, out);
+                self.base.renew(t, view.clone(), out);
                 BTreeMap::new()
             }
         };
@@ -99,6 +114,7 @@ impl Encoder {
         let decision =
             DecisionLine { t, decision, hook, view: self.base.number, counts, call: &call, outcome: &outcome };
         line(&Line::Decision(decision), out);
+        self.base.bytes += out.len() - start;
     }
 
     /// The event with a number in place of a client's id; none for the leave of one that came before the trace.
@@ -124,13 +140,13 @@ impl Encoder {
 
 impl Base {
     /// How a view differs from this one; none if more than counts does.
-    fn counts<'a>(&self, view: &'a View) -> Option<BTreeMap<&'a MonolithId, Counts>> {
-        if self.number == 0 || self.rows.len() != view.rows().len() {
+    fn counts<'a>(&self, view: &'a Snapshot) -> Option<BTreeMap<&'a MonolithId, Counts>> {
+        if self.number == 0 || self.view.rows().len() != view.rows().len() {
             return None;
         }
         let mut counts = BTreeMap::new();
-        let versions = self.versions.iter().zip(view.versions());
-        for ((old, new), (old_version, new_version)) in self.rows.iter().zip(view.rows()).zip(versions) {
+        let versions = self.view.versions().iter().zip(view.versions());
+        for ((old, new), (old_version, new_version)) in self.view.rows().iter().zip(view.rows()).zip(versions) {
             // Equal versions are equal content, which nearly every row of a large cluster has.
             if old_version == new_version {
                 continue;
@@ -147,14 +163,32 @@ impl Base {
     }
 
     /// Takes a view up, and writes what is new in it.
-    fn renew(&mut self, t: u64, view: &View, out: &mut Vec<u8>) {
-        let old: BTreeMap<&MonolithId, &MonolithRow> = self.rows.iter().map(|row| (&row.id, row)).collect();
-        let monoliths = view.rows().iter().filter(|row| old.get(&row.id) != Some(row)).collect();
-        let gone = self.rows.iter().map(|row| &row.id).filter(|id| view.get(id).is_none()).collect();
+    fn renew(&mut self, t: u64, view: Snapshot, out: &mut Vec<u8>) {
+        let old = std::mem::replace(&mut self.view, view);
+        let is_new = |row: &&Arc<MonolithRow>| old.get(&row.id).is_none_or(|old| !Arc::ptr_eq(old, row) && old != *row);
+        let monoliths = self.view.rows().iter().filter(is_new).map(|row| &**row).collect();
+        let gone: Vec<&MonolithId> =
+            old.rows().iter().map(|row| &row.id).filter(|id| self.view.get(id).is_none()).collect();
         self.number += 1;
+        if self.number == 1 {
+            self.whole_at = t;
+        }
+        self.gone.extend(gone.iter().map(|id| (*id).clone()));
         line(&Line::View { t, view: self.number, monoliths, gone }, out);
-        self.rows = view.rows().to_vec();
-        self.versions = view.versions().to_vec();
+    }
+
+    /// Writes the view whole, if it is time to: what follows builds on it alone.
+    fn restate(&mut self, t: u64, out: &mut Vec<u8>) {
+        let (after, bytes) = WHOLE_AFTER;
+        if self.number == 0 || self.bytes < bytes || t.saturating_sub(self.whole_at) < after {
+            return;
+        }
+        // The number says that it is whole. Whoever misses this line stands at another number, or has the same rows.
+        (self.number, self.whole_at, self.bytes) = (1, t, 0);
+        let gone = std::mem::take(&mut self.gone);
+        let gone = gone.iter().filter(|id| self.view.get(id).is_none()).collect();
+        let monoliths = self.view.rows().iter().map(|row| &**row).collect();
+        line(&Line::View { t, view: 1, monoliths, gone }, out);
     }
 }
 

@@ -6,8 +6,9 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use super::decode::{Decoder, Item};
-use super::record::Header;
+use super::record::{Header, PolicyText};
 use crate::model::policy::View;
+use crate::policy::lua::Source;
 
 /// The longest line that is read, in bytes. A view of 1,000 Monoliths has 300 KB.
 const MAX_LINE: usize = 64 << 20;
@@ -73,7 +74,7 @@ impl Reader {
         let lines: Box<dyn BufRead + Send> = if compressed {
             let decompressed = zstd::stream::read::Decoder::with_buffer(source)
                 .map_err(|e| error(None, format!("cannot be read: {e}")))?;
-            Box::new(BufReader::with_capacity(1 << 16, decompressed))
+            Box::new(BufReader::with_capacity(1 << 18, decompressed))
         } else {
             Box::new(source)
         };
@@ -81,7 +82,7 @@ impl Reader {
             file: file.into(),
             lines,
             decoder: Decoder::default(),
-            header: Header::nothing(),
+            header: Header::of(PolicyText::of(&Source::shipped("", ""))),
             on_damage,
             compressed,
             line: 0,
@@ -205,15 +206,15 @@ impl Reader {
                 self.cut |= !self.buffer.is_empty();
                 return Ok(false);
             }
-            if let Some(end) = chunk.iter().position(|byte| *byte == b'\n') {
-                self.buffer.extend_from_slice(&chunk[..end]);
-                self.lines.consume(end + 1);
+            // Memory does not fail to be read.
+            let mut rest = chunk;
+            let length = rest.read_until(b'\n', &mut self.buffer).unwrap_or(0);
+            self.lines.consume(length);
+            if self.buffer.last() == Some(&b'\n') {
+                self.buffer.pop();
                 self.line += 1;
                 return Ok(true);
             }
-            let length = chunk.len();
-            self.buffer.extend_from_slice(chunk);
-            self.lines.consume(length);
             if self.buffer.len() > MAX_LINE {
                 self.ended = true;
                 let what = format!("a line of more than {MAX_LINE} bytes; this is no trace");

@@ -7,21 +7,18 @@
 //! goes as a whole. Events are not kept, since no decision refers to them.
 
 use std::collections::VecDeque;
-use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::encode::Encoder;
 use super::record::{Gap, Header};
-use super::recorder::{Alive, Inbox, Progress, Record, Recorder, Shared, queue};
+use super::recorder::{Alive, Inbox, Progress, Record, Recorder, Rest, Shared, queue};
 use super::write::LEVEL;
 
 /// Bytes of a segment before it is compressed, besides its header.
 const SEGMENT: usize = 512 << 10;
 /// How long a reader waits for what is still queued.
 const CATCH_UP: Duration = Duration::from_secs(1);
-/// How often the thread looks whether it is still needed.
-const LOOK: Duration = Duration::from_millis(250);
 
 /// The memory of the last decisions. Dropping it ends its thread.
 pub struct Recent {
@@ -54,10 +51,11 @@ impl Recent {
             shared: recorder.shared().clone(),
             kept: kept.clone(),
         };
-        std::thread::Builder::new().name("usher-recent".into()).spawn(move || {
+        let thread = std::thread::Builder::new().name("usher-recent".into()).spawn(move || {
             let _alive = Alive(keeper.shared.clone());
             keeper.run(&inbox);
         })?;
+        recorder.shared().written_by(thread.thread());
         Ok(Self { recorder, kept })
     }
 
@@ -107,13 +105,14 @@ struct Keeper {
 
 impl Keeper {
     fn run(mut self, inbox: &Inbox) {
-        while !self.shared.stops() {
-            match inbox.recv_timeout(LOOK) {
-                Ok((at, record)) => self.record(at, record),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
+        let shared = self.shared.clone();
+        // Nobody looks any more at what was decided before the end.
+        while inbox.batch(|at, record| {
+            if !shared.stops() {
+                self.record(at, record)
             }
-        }
+        }) == Rest::Comes
+        {}
     }
 
     fn record(&mut self, at: Instant, record: Record) {
@@ -130,7 +129,6 @@ impl Keeper {
             #[cfg(test)]
             Record::Panic => panic!("asked to"),
         };
-        self.shared.received(&taken);
         if !taken.canary && *taken.by != self.header.policy {
             self.header.policy = (*taken.by).clone();
         }
@@ -139,10 +137,9 @@ impl Keeper {
             kept.header = kept.current.len();
         }
         let t = u64::try_from(at.saturating_duration_since(self.started).as_micros()).unwrap_or(u64::MAX);
-        let missing = self.shared.take_missing();
+        let missing = self.shared.tell_missing();
         if missing != Gap::default() {
             self.encoder.gap(t, missing, &mut kept.current);
-            self.shared.progress(|progress| progress.dropped_decisions += missing.decisions);
         }
         self.encoder.declare(t, &taken.by, &mut kept.current);
         self.encoder.decision(t, taken.decided, &mut kept.current);

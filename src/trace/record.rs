@@ -6,11 +6,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
+use super::snapshot::Snapshot;
 use crate::config::Distances;
-use crate::model::policy::{Answer, Call, Fault, Hook, MonolithRow, View};
+use crate::model::policy::{Answer, Call, Fault, Hook, MonolithRow};
 use crate::model::read::Read;
 use crate::model::wire::UnloadReason;
 use crate::model::{ClientId, MonolithId, Region};
+use crate::policy::lua::{Limits, Source};
 
 /// The first line of a file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,27 +36,16 @@ pub struct Header {
 }
 
 impl Header {
-    /// What stands for a header until it is read.
-    pub(super) fn nothing() -> Self {
-        let region = Region::from("");
-        let policy = PolicyText {
-            name: String::new(),
-            version: String::new(),
-            file: String::new(),
-            source: "".into(),
-            settings: Map::new(),
-            fuel: 0,
-            memory: 0,
-        };
-        let distances = Distances::default();
+    /// A header of this format, written by this usher, of a balancer without a name. This policy decides.
+    pub fn of(policy: PolicyText) -> Self {
         Self {
             usher_trace: super::FORMAT,
             balancer: String::new(),
-            region,
+            region: "".into(),
             started_us: 0,
-            version: String::new(),
+            version: env!("CARGO_PKG_VERSION").into(),
             redacted: false,
-            distances,
+            distances: Distances::default(),
             policy,
         }
     }
@@ -78,6 +69,22 @@ pub struct PolicyText {
     pub fuel: u64,
     /// Bytes of its VM.
     pub memory: usize,
+}
+
+impl PolicyText {
+    /// A policy without settings, within the limits that hold unless others are configured.
+    pub fn of(source: &Source) -> Self {
+        let Limits { fuel, memory, .. } = Limits::default();
+        Self {
+            name: source.name.clone(),
+            version: source.version(),
+            file: source.file(),
+            source: source.text.clone(),
+            settings: Map::new(),
+            fuel,
+            memory,
+        }
+    }
 }
 
 /// Something that happened.
@@ -165,8 +172,8 @@ pub type LiveEvent = TraceEvent<ClientId>;
 pub struct Decided {
     /// What was asked.
     pub call: Call,
-    /// The Monoliths as the script saw them: one copy for all calls between two changes.
-    pub view: Arc<View>,
+    /// The Monoliths as the script saw them.
+    pub view: Snapshot,
     /// What came of it.
     pub outcome: Outcome,
 }
@@ -197,6 +204,22 @@ pub struct Outcome {
     pub incomplete: bool,
 }
 
+impl Outcome {
+    /// This version chose this Monolith in a microsecond, and read nothing besides its call.
+    pub fn chosen(id: &MonolithId, version: &str) -> Self {
+        Self {
+            reads: Vec::new(),
+            answer: Answer::Ranked(vec![id.clone()]),
+            choice: Some(id.clone()),
+            policy: version.into(),
+            ns: 1_000,
+            fallback: None,
+            bypassed: false,
+            incomplete: false,
+        }
+    }
+}
+
 /// Something that is missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
@@ -225,16 +248,58 @@ impl Counts {
     /// What turns one row into another; none if more than counts differ.
     pub(super) fn between(base: &MonolithRow, now: &MonolithRow) -> Option<Self> {
         let differs = |old: u32, new: u32| (old != new).then_some(new);
-        let counts = Self {
-            rooms: differs(base.rooms, now.rooms),
-            clients: differs(base.clients, now.clients),
-            users: differs(base.users, now.users),
-            pending: differs(base.pending, now.pending),
-            inflight: differs(base.inflight, now.inflight),
-        };
-        let mut same = base.clone();
-        counts.apply(&mut same);
-        (same == *now).then_some(counts)
+        let MonolithRow {
+            id,
+            region,
+            state,
+            rooms,
+            clients,
+            users,
+            pending,
+            inflight,
+            queue,
+            rtt_ms,
+            latency_ms,
+            errors,
+            age_s,
+            weight,
+            draining,
+            load,
+            load_age_s,
+        } = base;
+        let same = (id, region, state, queue, draining)
+            == (&now.id, &now.region, &now.state, &now.queue, &now.draining)
+            && (rtt_ms, latency_ms, errors) == (&now.rtt_ms, &now.latency_ms, &now.errors)
+            && (age_s, weight, load, load_age_s) == (&now.age_s, &now.weight, &now.load, &now.load_age_s);
+        same.then(|| Self {
+            rooms: differs(*rooms, now.rooms),
+            clients: differs(*clients, now.clients),
+            users: differs(*users, now.users),
+            pending: differs(*pending, now.pending),
+            inflight: differs(*inflight, now.inflight),
+        })
+    }
+
+    /// All counts of a row.
+    pub(super) fn of(row: &MonolithRow) -> Self {
+        Self {
+            rooms: Some(row.rooms),
+            clients: Some(row.clients),
+            users: Some(row.users),
+            pending: Some(row.pending),
+            inflight: Some(row.inflight),
+        }
+    }
+
+    /// These, and those of the base where there is none.
+    pub(super) fn over(self, base: Self) -> Self {
+        Self {
+            rooms: self.rooms.or(base.rooms),
+            clients: self.clients.or(base.clients),
+            users: self.users.or(base.users),
+            pending: self.pending.or(base.pending),
+            inflight: self.inflight.or(base.inflight),
+        }
     }
 
     /// Changes a row.

@@ -13,35 +13,20 @@ use super::record::{Decided, Gap, Header, Outcome, PolicyText, TraceEvent};
 use super::redact::Redactor;
 use super::write::{Recording, Target};
 use super::{Encoder, Item};
-use crate::config::Distances;
 use crate::model::policy::{Answer, Call, Fault, FaultKind, MonolithRow, View};
 use crate::model::read::{Kept, Read};
 use crate::model::{ClientId, MonolithId};
+use crate::policy::lua::Source;
 
 mod long;
+mod quick;
+mod views;
 mod writers;
 
 fn header() -> Header {
     let source = "return { place = function(call) return call.monoliths[1] end }";
-    let policy = PolicyText {
-        name: "test".into(),
-        version: "0123456789ab".into(),
-        file: "policies/test.lua".into(),
-        source: source.into(),
-        settings: serde_json::Map::new(),
-        fuel: 20_000,
-        memory: 8 << 20,
-    };
-    Header {
-        usher_trace: super::FORMAT,
-        balancer: "b1".into(),
-        region: "ewr".into(),
-        started_us: 1_700_000_000_000_000,
-        version: "0.1.0".into(),
-        redacted: false,
-        distances: Distances::default(),
-        policy,
-    }
+    let policy = PolicyText { version: "0123456789ab".into(), ..PolicyText::of(&Source::shipped("test", source)) };
+    Header { balancer: "b1".into(), region: "ewr".into(), started_us: 1_700_000_000_000_000, ..Header::of(policy) }
 }
 
 fn by() -> Arc<PolicyText> {
@@ -64,15 +49,9 @@ fn call(room: &str) -> Call {
 fn decided(room: &str, view: &View, choice: &str) -> Decided {
     let outcome = Outcome {
         reads: vec![Read::Now(1.5), Read::Get(format!("last of {room}").into(), Some(Kept::Text(room.into())))],
-        answer: Answer::Ranked(vec![choice.into()]),
-        choice: Some(choice.into()),
-        policy: "0123456789ab".into(),
-        ns: 1234,
-        fallback: None,
-        bypassed: false,
-        incomplete: false,
+        ..Outcome::chosen(&choice.into(), "0123456789ab")
     };
-    Decided { call: call(room), view: Arc::new(view.clone()), outcome }
+    Decided { call: call(room), view: view.into(), outcome }
 }
 
 fn reader(bytes: Vec<u8>, on_damage: OnDamage) -> Reader {

@@ -13,14 +13,16 @@ use tracing::{info, warn};
 
 use super::encode::Encoder;
 use super::record::{Gap, Header, TraceEvent};
-use super::recorder::{Alive, Inbox, Record, Shared, queue};
+use super::recorder::{Alive, Inbox, Record, Rest, Shared, queue};
 pub use super::recorder::{Progress, Recorder};
 use super::redact::Redactor;
 use super::rotate::shift;
 use crate::model::{MonolithId, Region};
 
-/// How long what is recorded may stay in memory.
+/// How long what is recorded may stay in memory, besides the pause of the thread.
 const FLUSH: Duration = Duration::from_secs(1);
+/// Bytes of lines that are handed on at once: what compresses and what writes is asked once for many of them.
+const LINES: usize = 64 << 10;
 /// How long the thread leaves a disk alone that refused.
 const RETRY: Duration = Duration::from_secs(2);
 /// How long a start waits for the first file; a disk that is slower is waited for by the thread alone.
@@ -81,20 +83,22 @@ impl Recording {
             up: BTreeMap::new(),
             out: None,
             written: 0,
+            lines: Vec::new(),
+            in_lines: Gap::default(),
             unflushed: Gap::default(),
             told: Gap::default(),
-            lines: Vec::new(),
             refused_at: None,
             shared,
             target,
         };
         let (ending, ended) = sync_channel::<()>(0);
         let (opening, opened) = sync_channel(1);
-        std::thread::Builder::new().name("usher-record".into()).spawn(move || {
+        let thread = std::thread::Builder::new().name("usher-record".into()).spawn(move || {
             let _alive = (Alive(writer.shared.clone()), ending);
             writer.first(&opening);
             writer.run(&inbox);
         })?;
+        recorder.shared().written_by(thread.thread());
         Ok((Self { recorder, ended }, opened))
     }
 
@@ -144,11 +148,13 @@ struct Writer {
     out: Option<Output>,
     /// Bytes of the files before this one.
     written: u64,
-    /// What was written since the last flush: lost if the disk does not take it.
-    unflushed: Gap,
-    /// What was told to be missing since then: to be told again in that case.
-    told: Gap,
+    /// What is still to be handed to the file, and what it says. Empty while no file is open.
     lines: Vec<u8>,
+    in_lines: Gap,
+    /// What was handed to the file since the last flush: lost if the disk does not take it.
+    unflushed: Gap,
+    /// What was told to be missing since the last flush: to be told again in that case.
+    told: Gap,
     refused_at: Option<Instant>,
     shared: Arc<Shared>,
 }
@@ -168,18 +174,11 @@ impl Writer {
     fn run(mut self, inbox: &Inbox) {
         let mut flushed = Instant::now();
         loop {
-            match inbox.recv_timeout(FLUSH / 4) {
-                Ok((at, record)) => self.record(at, record),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
-            }
-            // Only what was queued by then is waited for.
-            if self.shared.stops() {
-                while let Ok((at, record)) = inbox.try_recv() {
-                    self.record(at, record);
-                }
+            let rest = inbox.batch(|at, record| self.record(at, record));
+            if rest == Rest::Nothing {
                 break;
             }
+            self.write();
             if flushed.elapsed() >= FLUSH {
                 self.flush();
                 flushed = Instant::now();
@@ -204,7 +203,6 @@ impl Writer {
                 Gap { events: 1, decisions: 0 }
             }
             Record::Decision(taken) => {
-                self.shared.received(taken);
                 if !taken.canary && *taken.by != self.header.policy {
                     // The next file begins with it.
                     self.header.policy = (*taken.by).clone();
@@ -227,7 +225,7 @@ impl Writer {
         if !self.is_open(at, &record) {
             return self.shared.missing(what);
         }
-        let t = self.moment(at);
+        let (t, start) = (self.moment(at), self.lines.len());
         match record {
             Record::Event(event) => self.encoder.event(t, event, &mut self.lines),
             Record::Decision(taken) => {
@@ -237,8 +235,8 @@ impl Writer {
             _ => {}
         }
         // A leave of somebody who came before the trace leaves no line.
-        if !self.lines.is_empty() {
-            self.write(what);
+        if self.lines.len() > start {
+            self.line(what);
         }
     }
 
@@ -246,24 +244,20 @@ impl Writer {
         u64::try_from(at.saturating_duration_since(self.started).as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// Says what is missing, if anything is.
+    /// Says what is missing, if anything is and there is a file to say it in.
     fn gap(&mut self) {
-        let missing = self.shared.take_missing();
-        if missing == Gap::default() {
+        if self.out.is_none() {
             return;
         }
-        if self.out.is_none() {
-            return self.shared.missing(missing);
+        let missing = self.shared.tell_missing();
+        if missing == Gap::default() {
+            return;
         }
         let t = self.moment(Instant::now());
         self.encoder.gap(t, missing, &mut self.lines);
         self.told.events += missing.events;
         self.told.decisions += missing.decisions;
-        self.progress(|progress| {
-            progress.dropped_events += missing.events;
-            progress.dropped_decisions += missing.decisions;
-        });
-        self.write(Gap::default());
+        self.line(Gap::default());
     }
 
     /// Whether there is a file to write to; one that was refused is tried again after a while.
@@ -316,27 +310,34 @@ impl Writer {
         Ok(())
     }
 
-    fn write(&mut self, what: Gap) {
+    /// A line that says this has been added.
+    fn line(&mut self, what: Gap) {
+        self.in_lines.events += what.events;
+        self.in_lines.decisions += what.decisions;
+        let Some(out) = &self.out else { return };
+        let full =
+            out.bytes_with(&self.lines) >= self.target.rotate_bytes || out.began.elapsed() >= self.target.rotate_after;
+        if full {
+            self.rotate();
+        } else if self.lines.len() >= LINES {
+            self.write();
+        }
+    }
+
+    /// Hands the lines on.
+    fn write(&mut self) {
         let Some(out) = &mut self.out else { return };
-        let written = out.write(&self.lines);
-        self.lines.clear();
-        match written {
+        if self.lines.is_empty() {
+            return;
+        }
+        match out.write(&self.lines) {
             Ok(()) => {
-                let full = out.bytes() >= self.target.rotate_bytes || out.began.elapsed() >= self.target.rotate_after;
+                self.lines.clear();
+                let what = std::mem::take(&mut self.in_lines);
                 self.unflushed.events += what.events;
                 self.unflushed.decisions += what.decisions;
-                self.shared.progress(|progress| {
-                    progress.events += what.events;
-                    progress.decisions += what.decisions;
-                });
-                if full {
-                    self.rotate();
-                }
             }
-            Err(e) => {
-                self.shared.missing(what);
-                self.refused(&e);
-            }
+            Err(e) => self.refused(&e),
         }
     }
 
@@ -349,28 +350,42 @@ impl Writer {
     }
 
     fn flush(&mut self) {
+        self.write();
         let Some(out) = &mut self.out else { return };
         match out.flush() {
             Ok(()) => {
-                (self.unflushed, self.told) = (Gap::default(), Gap::default());
                 let bytes = self.written + out.bytes();
-                self.progress(|progress| progress.bytes = bytes);
+                self.taken(bytes);
             }
             Err(e) => self.refused(&e),
         }
     }
 
     fn close(&mut self) {
+        self.write();
         let Some(out) = self.out.take() else { return };
+        let reached = out.bytes();
         match out.finish() {
             Ok(bytes) => {
                 self.written += bytes;
-                (self.unflushed, self.told) = (Gap::default(), Gap::default());
+                self.taken(self.written);
             }
-            Err(e) => self.refused(&e),
+            Err(e) => {
+                self.written += reached;
+                self.refused(&e);
+            }
         }
-        let bytes = self.written;
-        self.progress(|progress| progress.bytes = bytes);
+    }
+
+    /// The disk has everything up to here.
+    fn taken(&mut self, bytes: u64) {
+        let what = std::mem::take(&mut self.unflushed);
+        self.told = Gap::default();
+        self.progress(|progress| {
+            progress.bytes = bytes;
+            progress.events += what.events;
+            progress.decisions += what.decisions;
+        });
     }
 
     /// The disk does not take it: the file is given up where it is, and readable up to there.
@@ -379,16 +394,11 @@ impl Writer {
             self.written += out.bytes();
         }
         self.refused_at = Some(Instant::now());
+        self.lines.clear();
+        self.shared.missing(std::mem::take(&mut self.in_lines));
         // Some of it may be on the disk all the same: better a few too many are told to be missing than too few.
-        let (lost, told) = (std::mem::take(&mut self.unflushed), std::mem::take(&mut self.told));
-        self.progress(|progress| {
-            progress.events = progress.events.saturating_sub(lost.events);
-            progress.decisions = progress.decisions.saturating_sub(lost.decisions);
-            progress.dropped_events = progress.dropped_events.saturating_sub(told.events);
-            progress.dropped_decisions = progress.dropped_decisions.saturating_sub(told.decisions);
-        });
-        self.shared.missing(lost);
-        self.shared.missing(told);
+        self.shared.missing(std::mem::take(&mut self.unflushed));
+        self.shared.untell_missing(std::mem::take(&mut self.told));
         let text = format!("{}: {error}", self.target.path.display());
         let before = self.progress(|progress| progress.error.replace(text.clone()));
         if before.is_none_or(|before| before != text) {
@@ -451,6 +461,14 @@ impl Output {
         match &mut self.to {
             Compressed::No(to) => to.flush(),
             Compressed::Zstd(to) => to.flush(),
+        }
+    }
+
+    /// Its bytes once it has these lines. What they come to compressed is known when they are handed on.
+    fn bytes_with(&self, lines: &[u8]) -> u64 {
+        match &self.to {
+            Compressed::No(_) => self.bytes() + lines.len() as u64,
+            Compressed::Zstd(_) => self.bytes(),
         }
     }
 

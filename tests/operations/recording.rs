@@ -392,6 +392,59 @@ async fn a_changed_configuration_starts_and_ends_a_recording() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_counted_never_falls_while_a_recording_ends() {
+    let pipes = TempDir::new().unwrap();
+    let pipe = pipes.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    // A disk that takes the beginning and then hangs: the end takes as long as usher waits for it.
+    let (enough, stop_reading) = std::sync::mpsc::channel::<()>();
+    let disk = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || {
+            let mut opened = fs::File::open(pipe).unwrap();
+            let mut bytes = [0; 4096];
+            while stop_reading.try_recv().is_err() {
+                std::io::Read::read(&mut opened, &mut bytes).unwrap();
+            }
+            opened
+        }
+    });
+    let world = World::new();
+    let monoliths: Vec<Monolith> = monoliths(&world, &["ewr"]).await;
+    let folder = TempDir::new().unwrap();
+    let common = format!("region = \"ewr\"\napi_key = \"{KEY}\"\n{}", discovery_line(&monoliths));
+    let write = |folder: &Path, more: &str| fs::write(folder.join("usher.toml"), format!("{common}{more}")).unwrap();
+    write(folder.path(), &format!("[record]\npath = {pipe:?}\n"));
+    let balancer = Balancer::from_file(folder, "usher.toml", monoliths).await;
+    let mut number = 0;
+    let mut some = async || {
+        number += 1;
+        place(&balancer, &format!("room-{number}")).await;
+    };
+    let counted = async || balancer.metric("usher_record_decisions_total").await;
+    let before = eventually("decisions are counted", async || {
+        some().await;
+        Some(counted().await).filter(|count| *count > 3.0)
+    })
+    .await;
+    enough.send(()).unwrap();
+    // More than a pipe holds.
+    for _ in 0..200 {
+        some().await;
+    }
+    write(balancer.folder.path(), "");
+    eventually("the recording has ended", async || {
+        assert!(counted().await >= before, "it fell");
+        let document = balancer.document("/_usher/v1/record").await;
+        document["ended_at"].is_string().then_some(())
+    })
+    .await;
+    assert!(counted().await >= before, "it fell");
+    drop(disk.join().unwrap());
+    balancer.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_commands_start_show_and_stop() {
     let folder = TempDir::new().unwrap();
     let mut config = quick();

@@ -5,14 +5,14 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use usher::config::{Config, Distances, Gate, PolicyConfig, PolicySource};
-use usher::model::policy::{Answer, Call, MonolithRow, View};
+use usher::config::{Config, Gate, PolicyConfig, PolicySource};
+use usher::model::policy::{Call, MonolithRow, View};
 use usher::policy::lua::Source;
 use usher::testkit::World;
 use usher::trace::Encoder;
 use usher::trace::record::{Decided, Header, Outcome, PolicyText};
 
-use super::harness::{Balancer, monoliths, quick};
+use super::harness::{Balancer, KEY, discovery_line, eventually, monoliths, quick};
 use super::process::{output, text, usher};
 
 /// What is printed without its columns.
@@ -25,26 +25,9 @@ const FIRST: &str = "return { place = function(call) return call.monoliths[1] en
 /// Twenty rooms that all went to `a`, of which `lies` says that they went to `b`.
 fn trace(path: &Path, lies: u64) {
     let source = Source::shipped("first", FIRST);
-    let policy = PolicyText {
-        name: "first".into(),
-        version: source.version(),
-        file: "first.lua".into(),
-        source: source.text.clone(),
-        settings: serde_json::Map::new(),
-        fuel: 20_000,
-        memory: 8 << 20,
-    };
-    let version: std::sync::Arc<str> = policy.version.as_str().into();
-    let header = Header {
-        usher_trace: usher::trace::FORMAT,
-        balancer: "b1".into(),
-        region: "ewr".into(),
-        started_us: 1_700_000_000_000_000,
-        version: "0.1.0".into(),
-        redacted: false,
-        distances: Distances::default(),
-        policy,
-    };
+    let policy = PolicyText { file: "first.lua".into(), ..PolicyText::of(&source) };
+    let header =
+        Header { balancer: "b1".into(), region: "ewr".into(), started_us: 1_700_000_000_000_000, ..Header::of(policy) };
     let (mut encoder, mut bytes) = (Encoder::new(None), Vec::new());
     encoder.header(&header, &mut bytes);
     let row = |id: &str| MonolithRow { id: id.into(), region: "ewr".into(), ..MonolithRow::default() };
@@ -53,16 +36,7 @@ fn trace(path: &Path, lies: u64) {
         let call = json!({"hook": "place", "region": "ewr", "cause": "join", "room": {"name": format!("r{room}")}});
         let call: Call = serde_json::from_value(call).unwrap();
         let id = if room < lies { "b" } else { "a" };
-        let outcome = Outcome {
-            reads: Vec::new(),
-            answer: Answer::Ranked(vec![id.into()]),
-            choice: Some(id.into()),
-            policy: version.clone(),
-            ns: 1_000,
-            fallback: None,
-            bypassed: false,
-            incomplete: false,
-        };
+        let outcome = Outcome::chosen(&id.into(), &source.version());
         encoder.decision(room * 1_000_000, Decided { call, view: view.clone().into(), outcome }, &mut bytes);
     }
     fs::write(path, bytes).unwrap();
@@ -220,5 +194,85 @@ async fn the_gate_makes_the_last_decisions_of_the_running_balancer_again() {
     let used = balancer.api("POST", "/_usher/v1/policy/use", r#"{"policy": "alike.lua"}"#).await;
     assert_eq!(used.status, 200, "{}", used.text());
     assert_eq!(balancer.document("/_usher/v1/policy/replay").await["passed"], true);
+    balancer.finish().await;
+}
+
+/// A folder with policies of which each places rooms on the Monolith at this place of the list.
+fn placing(policies: &[(&str, &str)]) -> TempDir {
+    let folder = TempDir::new().unwrap();
+    for (name, place) in policies {
+        let text = format!("return {{ place = function(call) return call.monoliths[{place}] end }}");
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    folder
+}
+
+async fn place_rooms(balancer: &Balancer, names: &str) {
+    for room in 0..20 {
+        let _ = balancer.get(&format!("/api/room/{names}-{room}")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_canary_passes_the_gate_once_more_before_it_decides_alone() {
+    let folder = placing(&[("first.lua", "1"), ("contrary.lua", "#call.monoliths"), ("alike.lua", "2 - 1")]);
+    let policy = PolicyConfig {
+        source: PolicySource::File(folder.path().join("first.lua")),
+        gate: Gate::Replay,
+        require: vec!["agreement >= 0.9".parse().unwrap()],
+        ..quick().policy
+    };
+    let balancer = Balancer::start(monoliths(&World::new(), &["ewr", "ewr"]).await, Config { policy, ..quick() }).await;
+    // Nothing was decided yet that it would have to make again.
+    let begun = balancer.api("POST", "/_usher/v1/policy/canary", r#"{"policy": "contrary.lua", "share": 0}"#).await;
+    assert_eq!(begun.status, 200, "{}", begun.text());
+    place_rooms(&balancer, "room").await;
+    let active = balancer.document("/_usher/v1/policy").await["active"]["version"].clone();
+    let refused = balancer.api("POST", "/_usher/v1/policy/promote", "").await;
+    assert!(refused.status == 409 && refused.text().contains("agreement >= 0.9: 0"), "{}", refused.text());
+    let document = balancer.document("/_usher/v1/policy").await;
+    assert!(document["active"]["version"] == active && document["canary"].is_object(), "{document}");
+    let begun = balancer.api("POST", "/_usher/v1/policy/canary", r#"{"policy": "alike.lua", "share": 0}"#).await;
+    assert_eq!(begun.status, 200, "{}", begun.text());
+    let promoted = balancer.api("POST", "/_usher/v1/policy/promote", "").await;
+    assert!(promoted.status == 200 && promoted.json()["canary"].is_null(), "{}", promoted.text());
+    // Whoever returns has no time for a gate.
+    assert_eq!(balancer.api("POST", "/_usher/v1/policy/rollback", "").await.status, 200);
+    balancer.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_settings_of_a_version_that_was_chosen_by_hand_pass_the_gate_first() {
+    let folder = placing(&[("first.lua", "1"), ("chosen.lua", "usher.settings.last and #call.monoliths or 1")]);
+    let monoliths = monoliths(&World::new(), &["ewr", "ewr"]).await;
+    let common = format!(
+        "region = \"ewr\"\napi_key = \"{KEY}\"\n{}[policy]\nfile = \"./first.lua\"\nbudget = \"1s\"\ngate = \"replay\"\n",
+        discovery_line(&monoliths)
+    );
+    let write = |folder: &Path, settings: &str| {
+        let text = format!("{common}settings = {settings}\n[policy.require]\nagreement = \">= 0.9\"\n");
+        fs::write(folder.join("usher.toml"), text).unwrap();
+    };
+    write(folder.path(), "{}");
+    let balancer = Balancer::from_file(folder, "usher.toml", monoliths).await;
+    let used = balancer.api("POST", "/_usher/v1/policy/use", r#"{"policy": "chosen"}"#).await;
+    assert_eq!(used.status, 200, "{}", used.text());
+    let swaps = balancer.metric("usher_policy_swaps_total").await;
+    place_rooms(&balancer, "room").await;
+    write(balancer.folder.path(), "{ last = true }");
+    let document = eventually("the settings are refused", async || {
+        let document = balancer.document("/_usher/v1/policy").await;
+        document["last_failure"].is_object().then_some(document)
+    })
+    .await;
+    let reason = document["last_failure"]["reason"].as_str().unwrap();
+    assert!(reason.contains("agreement >= 0.9: 0") && document["active"]["name"] == "chosen", "{document}");
+    assert!((balancer.metric("usher_policy_swaps_total").await - swaps).abs() < 0.5, "the old settings go on");
+    // What decides alike is taken up.
+    write(balancer.folder.path(), "{ last = false }");
+    eventually("the settings are taken up", async || {
+        (balancer.metric("usher_policy_swaps_total").await > swaps + 0.5).then_some(())
+    })
+    .await;
     balancer.finish().await;
 }

@@ -5,8 +5,9 @@ use std::fs;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use usher::config::{Distances, PolicySource};
-use usher::model::policy::{Answer, Call, MonolithRow, View};
+use usher::config::PolicySource;
+use usher::model::policy::{Call, MonolithRow, View};
+use usher::policy::lua::Source;
 use usher::testkit::{Client, Connect, RoomInfo, World, http};
 use usher::trace::Encoder;
 use usher::trace::record::{Decided, Header, Outcome, PolicyText, TraceEvent};
@@ -193,40 +194,15 @@ async fn a_room_tells_why_it_is_where_it_is() {
 }
 
 fn trace(redactor: Option<Redactor>) -> Vec<u8> {
-    let policy = PolicyText {
-        name: "calm".into(),
-        version: "0123456789ab".into(),
-        file: "calm.lua".into(),
-        source: "".into(),
-        settings: serde_json::Map::new(),
-        fuel: 1,
-        memory: 1,
-    };
-    let header = Header {
-        usher_trace: usher::trace::FORMAT,
-        balancer: "b".into(),
-        region: "ewr".into(),
-        started_us: 1_700_000_000_000_000,
-        version: "0".into(),
-        redacted: redactor.is_some(),
-        distances: Distances::default(),
-        policy,
-    };
+    let policy = PolicyText { version: "0123456789ab".into(), ..PolicyText::of(&Source::shipped("calm", "")) };
+    let redacted = redactor.is_some();
+    let header = Header { started_us: 1_700_000_000_000_000, redacted, ..Header::of(policy) };
     let (mut encoder, mut bytes) = (Encoder::new(redactor), Vec::new());
     encoder.header(&header, &mut bytes);
     let row = |id: &str| MonolithRow { id: id.into(), region: "ewr".into(), ..MonolithRow::default() };
     let call = json!({"hook": "place", "region": "ewr", "cause": "join", "room": {"name": "movie", "attempt": 1}});
     let call: Call = serde_json::from_value(call).unwrap();
-    let outcome = Outcome {
-        reads: Vec::new(),
-        answer: Answer::Ranked(vec!["b".into()]),
-        choice: Some("b".into()),
-        policy: "0123456789ab".into(),
-        ns: 1500,
-        fallback: None,
-        bypassed: false,
-        incomplete: false,
-    };
+    let outcome = Outcome { ns: 1500, ..Outcome::chosen(&"b".into(), "0123456789ab") };
     encoder.decision(5_000, Decided { call, view: View::of([row("a"), row("b")]).into(), outcome }, &mut bytes);
     encoder.event(6_000, TraceEvent::Loaded { monolith: "b".into(), room: "movie".into() }, &mut bytes);
     bytes

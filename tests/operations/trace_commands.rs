@@ -4,11 +4,10 @@ use std::fs;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use usher::config::Distances;
-use usher::model::policy::{Answer, Call, MonolithRow, View};
+use usher::model::policy::{Call, MonolithRow, View};
 use usher::policy::lua::Source;
+use usher::trace::Encoder;
 use usher::trace::record::{Decided, Header, Outcome, PolicyText, TraceEvent};
-use usher::trace::{Encoder, FORMAT};
 
 use super::process::{output, text, usher};
 
@@ -17,36 +16,10 @@ const POLICY: &str =
 
 /// Ten rooms that the policy placed, one each second.
 fn trace() -> Vec<u8> {
-    let policy = PolicyText {
-        name: "calm".into(),
-        version: Source::shipped("calm", POLICY).version(),
-        file: "calm.lua".into(),
-        source: POLICY.into(),
-        settings: serde_json::Map::new(),
-        fuel: 20_000,
-        memory: 8 << 20,
-    };
-    let version = policy.version.as_str().into();
-    let header = Header {
-        usher_trace: FORMAT,
-        balancer: "b1".into(),
-        region: "ewr".into(),
-        started_us: 1_700_000_000_000_000,
-        version: "0.1.0".into(),
-        redacted: false,
-        distances: Distances::default(),
-        policy,
-    };
-    let outcome = Outcome {
-        reads: Vec::new(),
-        answer: Answer::Ranked(vec!["b".into()]),
-        choice: Some("b".into()),
-        policy: version,
-        ns: 1000,
-        fallback: None,
-        bypassed: false,
-        incomplete: false,
-    };
+    let policy = PolicyText { file: "calm.lua".into(), ..PolicyText::of(&Source::shipped("calm", POLICY)) };
+    let outcome = Outcome::chosen(&"b".into(), &policy.version);
+    let header =
+        Header { balancer: "b1".into(), region: "ewr".into(), started_us: 1_700_000_000_000_000, ..Header::of(policy) };
     let row = |id: &str, rooms| MonolithRow { id: id.into(), region: "ewr".into(), rooms, ..MonolithRow::default() };
     let view = View::of([row("a", 3), row("b", 1)]);
     let (mut encoder, mut bytes) = (Encoder::new(None), Vec::new());

@@ -176,3 +176,28 @@ fn whoever_was_upgraded_waits_through_an_outage_as_long_as_others_do_before() {
     w.wait(10).gives("close c2 1013; close c1 1013; refuse r1 503");
     assert_eq!(w.cluster.size(), (0, 0));
 }
+
+#[test]
+fn rooms_that_waited_through_an_outage_are_placed_at_the_pace_with_all_their_members() {
+    let mut w = world(1);
+    w.cluster.configure(Settings { hold: 60 * SECOND, ..settings() });
+    for n in 1..=30 {
+        // Ten rooms of three.
+        w.join(n, &format!("room{}", n % 10)).ignore();
+    }
+    w.down(1).gives("");
+    let joined = |got: &Got| got.0.iter().filter(|effect| effect.starts_with("join ")).count();
+    let mut joins = joined(&w.up(1)) + joined(&w.gossip(1, &[]));
+    for tenth in 1..=40 {
+        let got = w.millis(100);
+        joins += joined(&got);
+        for n in 0..10 {
+            if got.has(&format!("join m1 c{}#2 room{n} alone", if n == 0 { 10 } else { n })) {
+                joins += joined(&w.loaded(1, &format!("room{n}"), 7));
+            }
+        }
+        // A room is placed whole; what that is too much is made up for before the next one.
+        assert!(joins <= tenth + 6, "{joins} joins after {tenth} tenths of a second");
+    }
+    assert_eq!(joins, 30);
+}

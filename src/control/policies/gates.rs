@@ -107,8 +107,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
     use super::*;
-    use crate::config::Distances;
-    use crate::model::policy::{Answer, Call, MonolithRow, View};
+    use crate::model::policy::{Call, MonolithRow, View};
     use crate::policy::versions::{Gates, prepare};
     use crate::trace::Encoder;
     use crate::trace::record::{Decided, Header, Outcome, PolicyText};
@@ -116,39 +115,10 @@ mod tests {
     /// Ten rooms that all went to `a`.
     fn trace() -> Arc<[u8]> {
         let source = Source::shipped("old", "return { place = function() return 'a' end }");
-        let policy = PolicyText {
-            name: "old".into(),
-            version: source.version(),
-            file: source.file(),
-            source: source.text.clone(),
-            settings: serde_json::Map::new(),
-            fuel: 20_000,
-            memory: 8 << 20,
-        };
-        let version = policy.version.as_str().into();
-        let header = Header {
-            usher_trace: crate::trace::FORMAT,
-            balancer: "b1".into(),
-            region: "ewr".into(),
-            started_us: 0,
-            version: "0.1.0".into(),
-            redacted: false,
-            distances: Distances::default(),
-            policy,
-        };
+        let outcome = Outcome::chosen(&"a".into(), &source.version());
         let (mut encoder, mut bytes) = (Encoder::new(None), Vec::new());
-        encoder.header(&header, &mut bytes);
+        encoder.header(&Header::of(PolicyText::of(&source)), &mut bytes);
         let view = View::of(["a", "b"].map(|id| MonolithRow { id: id.into(), ..MonolithRow::default() }));
-        let outcome = Outcome {
-            reads: Vec::new(),
-            answer: Answer::Ranked(vec!["a".into()]),
-            choice: Some("a".into()),
-            policy: version,
-            ns: 1_000,
-            fallback: None,
-            bypassed: false,
-            incomplete: false,
-        };
         for room in 0..10 {
             let call = json!({"hook": "place", "region": "ewr", "cause": "join", "room": {"name": format!("r{room}")}});
             let call: Call = serde_json::from_value(call).unwrap();

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 
 use tracing::{error, info, warn};
 
-use super::{Policies, SwapError, now_us, slots};
+use super::{Again, Policies, SwapError, now_us, slots};
 use crate::config::units::write_size;
 use crate::config::{Config, policy_vms};
 use crate::model::metrics::MetricsText;
@@ -80,7 +80,8 @@ impl Policies {
         }
     }
 
-    /// Makes the canary the active version. It passed its gates when it began.
+    /// Makes the canary the active version. It passed its gates when it began; what was decided since then it has to make
+    /// again if the gate is `replay`.
     pub async fn promote(&self) -> Result<(), SwapError> {
         let _one = self.swapping.lock().await;
         let canary = self.handle.load().canary().cloned();
@@ -89,7 +90,7 @@ impl Policies {
         };
         // The configuration may have changed since it began, and its counters are those of a part of the rooms.
         let config = self.config.load_full();
-        let set = self.build_again(canary.set().program(), &config).await?;
+        let set = self.build_known(canary.set().program(), &config, Again::Gated).await?;
         if canary.is_stopped() {
             return Err(SwapError::Refused("the canary was stopped for its faults meanwhile".into()));
         }

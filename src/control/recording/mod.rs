@@ -22,7 +22,6 @@ use crate::model::metrics::MetricsText;
 use crate::policy::deciding::PolicyHandle;
 use crate::policy::tap::Tap;
 use crate::policy::versions::timestamp;
-use crate::trace;
 use crate::trace::recent::Recent;
 use crate::trace::record::Header;
 use crate::trace::write::{Progress, Recorder, Recording, Target};
@@ -63,6 +62,8 @@ pub struct Recordings {
 #[derive(Default)]
 struct State {
     running: Option<Running>,
+    /// The one that is being ended, until its counts are among the totals.
+    ending: Option<Recorder>,
     last: Option<Ended>,
     recent: Option<Arc<Recent>>,
     tap: Option<Arc<dyn Tap>>,
@@ -263,8 +264,9 @@ impl Recordings {
     /// Writes what is counted.
     pub fn write_metrics(&self, out: &mut MetricsText) {
         let state = self.state();
-        let now = state.running.as_ref().map(|running| running.recording.recorder().progress());
-        let (active, failing) = (now.is_some(), now.as_ref().is_some_and(|now| now.error.is_some()));
+        let running = state.running.as_ref().map(|running| running.recording.recorder());
+        let now = running.or(state.ending.as_ref()).map(Recorder::progress);
+        let (active, failing) = (running.is_some(), now.as_ref().is_some_and(|now| now.error.is_some()));
         let sum = sum(&state.totals, &now.unwrap_or_default());
         out.gauge("usher_record_active", "1 while traffic is recorded.", u8::from(active));
         out.gauge("usher_record_failing", "1 while the disk does not take what is recorded.", u8::from(failing));
@@ -321,7 +323,12 @@ impl Recordings {
 
     /// Ends the recording under way, if there is one, and waits a while for the disk.
     async fn end(&self) {
-        let Some(running) = self.state().running.take() else { return };
+        let running = {
+            let mut state = self.state();
+            let Some(running) = state.running.take() else { return };
+            state.ending = Some(running.recording.recorder().clone());
+            running
+        };
         if let Some(timer) = &running.timer {
             timer.abort();
         }
@@ -333,6 +340,7 @@ impl Recordings {
         let progress = stopped.unwrap_or_else(|_| recorder.progress());
         info!(path = %progress.path.display(), decisions = progress.decisions, events = progress.events, "recorded");
         let mut state = self.state();
+        state.ending = None;
         state.totals = sum(&state.totals, &progress);
         state.last = Some(Ended { progress, by, started_us, ended_us: now_us() });
     }
@@ -357,14 +365,11 @@ impl Recordings {
 
     fn header(&self, config: &Config) -> Header {
         Header {
-            usher_trace: trace::FORMAT,
             balancer: self.balancer.to_string(),
             region: config.region.clone(),
             started_us: now_us(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            redacted: false,
             distances: config.regions.clone(),
-            policy: policy_text(self.handle.load().program()),
+            ..Header::of(policy_text(self.handle.load().program()))
         }
     }
 

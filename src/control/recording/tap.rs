@@ -7,6 +7,7 @@ use crate::model::policy::{Call, Fault, Hook, View};
 use crate::policy::lua::{Origin, Program};
 use crate::policy::tap::{Seen, Tap, Wants};
 use crate::trace::record::{Decided, Outcome, PolicyText};
+use crate::trace::snapshot::Snapshot;
 use crate::trace::write::Recorder;
 
 /// Versions whose text is at hand: what decides, a canary, and those before them whose last calls still run.
@@ -17,13 +18,21 @@ pub(super) struct RecordTap {
     to: Vec<Recorder>,
     /// One of so many `route` decisions is recorded; 0: none.
     route_sample: u32,
-    /// The last view of each hook: calls between two changes of the Monoliths share one copy.
+    /// The last view of each hook: the next one shares what has not changed since.
     views: [Mutex<Option<Copied>>; Hook::ALL.len()],
-    texts: Mutex<Vec<(Program, Arc<PolicyText>)>>,
+    texts: Mutex<Vec<Known>>,
 }
 
 /// A copy of a view and its revision.
-type Copied = (u64, Arc<View>);
+type Copied = (u64, Snapshot);
+
+/// What a trace says of a version.
+#[derive(Clone)]
+struct Known {
+    program: Program,
+    text: Arc<PolicyText>,
+    version: Arc<str>,
+}
 
 impl RecordTap {
     /// A tap for these recorders.
@@ -40,27 +49,29 @@ impl RecordTap {
         }
     }
 
-    fn view(&self, hook: Hook, view: &View) -> Arc<View> {
+    fn view(&self, hook: Hook, view: &View) -> Snapshot {
         let (mut last, revision) = (lock(&self.views[hook as usize]), view.revision());
-        match &*last {
-            Some((of, kept)) if *of == revision => kept.clone(),
-            _ => {
-                let copy = Arc::new(view.clone());
-                *last = Some((revision, copy.clone()));
-                copy
-            }
+        if let Some((_, same)) = last.as_ref().filter(|(of, _)| *of == revision) {
+            return same.again();
         }
+        let copy = match &*last {
+            Some((_, earlier)) => Snapshot::after(earlier, view),
+            None => Snapshot::from(view),
+        };
+        *last = Some((revision, copy.clone()));
+        copy
     }
 
-    fn text(&self, program: &Program) -> Arc<PolicyText> {
+    fn known(&self, program: &Program) -> Known {
         let mut texts = lock(&self.texts);
-        if let Some((_, text)) = texts.iter().find(|(known, _)| known.is(program)) {
-            return text.clone();
+        if let Some(known) = texts.iter().find(|known| known.program.is(program)) {
+            return known.clone();
         }
         let text = Arc::new(policy_text(program));
-        texts.insert(0, (program.clone(), text.clone()));
+        let known = Known { program: program.clone(), version: text.version.as_str().into(), text };
+        texts.insert(0, known.clone());
         texts.truncate(TEXTS);
-        text
+        known
     }
 }
 
@@ -70,13 +81,14 @@ impl Tap for RecordTap {
     }
 
     fn decided(&self, seen: &Seen<'_>) {
-        let (by, view) = (self.text(seen.by), self.view(seen.call.hook, seen.view));
+        let Known { text: by, version, .. } = self.known(seen.by);
+        let view = self.view(seen.call.hook, seen.view);
         let outcome = Outcome {
             incomplete: seen.heard.reads.is_none(),
             reads: seen.heard.reads.clone().unwrap_or_default(),
             answer: seen.decision.answer.clone(),
             choice: seen.decision.choices.first().cloned(),
-            policy: by.version.as_str().into(),
+            policy: version,
             ns: u64::try_from(seen.heard.took.as_nanos()).unwrap_or(u64::MAX),
             fallback: seen.decision.fault.as_ref().map(|fault| located(fault, seen.by, &by)),
             bypassed: seen.heard.bypassed,
@@ -158,14 +170,15 @@ mod tests {
         let tap = RecordTap::new(Vec::new(), 1);
         let mut view = View::of([Default::default()]);
         let one = tap.view(Hook::Place, &view);
-        assert!(Arc::ptr_eq(&one, &tap.view(Hook::Place, &view.clone())));
+        assert_eq!((one.holds(), tap.view(Hook::Place, &view.clone()).holds()), (1, 0));
         view.update(&"".into(), |row| row.rooms = 3);
         let other = tap.view(Hook::Place, &view);
-        assert!(!Arc::ptr_eq(&one, &other) && other.rows()[0].rooms == 3);
+        assert_eq!((other.holds(), one.rows()[0].rooms, other.rows()[0].rooms), (1, 0, 3));
         let program = |text: &str| Program::compile(Source::shipped("x", text), &Environment::default()).unwrap();
         let (a, b) = (program("return {}"), program("return {} --"));
-        let text = tap.text(&a);
-        assert!(Arc::ptr_eq(&text, &tap.text(&a)) && !Arc::ptr_eq(&text, &tap.text(&b)));
+        let known = tap.known(&a);
+        assert!(Arc::ptr_eq(&known.text, &tap.known(&a).text) && !Arc::ptr_eq(&known.text, &tap.known(&b).text));
+        assert!(Arc::ptr_eq(&known.version, &tap.known(&a).version));
     }
 
     #[test]

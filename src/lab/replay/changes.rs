@@ -1,13 +1,15 @@
 //! Decisions that changed, by kind: from what to what, how often, with some in full.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
+use foldhash::fast::RandomState;
 use serde::Serialize;
 use serde_json::Value as Json;
 
 use crate::lab::page::{Flow, Row};
+use crate::model::MonolithId;
 use crate::model::policy::{Answer, Call, Hook};
-use crate::policy::verdict;
+use crate::policy::verdict::{self, Verdict};
 
 /// Kinds that are told apart; what comes beyond is counted together.
 const KINDS: usize = 200;
@@ -21,16 +23,23 @@ const EXPLAINED: (usize, usize) = (8, 400);
 /// All changes so far.
 #[derive(Default)]
 pub(super) struct Changes {
-    kinds: BTreeMap<Kind, Group>,
+    groups: Vec<Group>,
+    /// The groups by their kind.
+    kinds: BTreeMap<Kind, usize>,
+    /// The groups of those where one Monolith was chosen instead of another, by hook and by both: nearly all changes are
+    /// of these kinds, and to name a kind takes longer than to find it here.
+    moved: [Moved; Hook::ALL.len()],
     pub(super) beyond: u64,
     kept: usize,
 }
 
-/// Hook, from, to.
-pub(super) type Kind = (&'static str, String, String);
+type Moved = HashMap<MonolithId, HashMap<MonolithId, usize, RandomState>, RandomState>;
 
-#[derive(Default)]
+/// Hook, from, to.
+type Kind = (&'static str, String, String);
+
 struct Group {
+    kind: Kind,
     count: u64,
     examples: Vec<Example>,
 }
@@ -79,23 +88,45 @@ pub(super) struct Seen<'a> {
 }
 
 impl Changes {
-    /// Counts a change; the kind comes back if an example of it is wanted.
-    pub(super) fn count(&mut self, hook: Hook, (from, to): (String, String)) -> Option<Kind> {
-        let kind = (hook.name(), cut(from), cut(to));
-        if self.kinds.len() >= KINDS && !self.kinds.contains_key(&kind) {
+    /// Counts a change; its group comes back if an example of it is wanted.
+    pub(super) fn count(&mut self, hook: Hook, from: &Verdict<'_>, to: &Verdict<'_>) -> Option<usize> {
+        let Some(at) = self.group(hook, from, to) else {
             self.beyond += 1;
             return None;
-        }
-        let group = self.kinds.entry(kind.clone()).or_default();
+        };
+        let group = &mut self.groups[at];
         group.count += 1;
         let wanted = group.examples.len() < EXAMPLES.0 && self.kept < EXAMPLES.1;
-        wanted.then_some(kind)
+        wanted.then_some(at)
     }
 
-    /// Keeps an example that was wanted.
-    pub(super) fn example(&mut self, kind: Kind, seen: Seen<'_>) {
-        let Some(group) = self.kinds.get_mut(&kind) else { return };
-        let (hook, from, to) = kind;
+    /// The group of a kind, if there is one or still room for it.
+    fn group(&mut self, hook: Hook, from: &Verdict<'_>, to: &Verdict<'_>) -> Option<usize> {
+        let moved = from.only_chose().zip(to.only_chose());
+        let known = |(from, to)| self.moved[hook as usize].get(from)?.get(to).copied();
+        if let Some(at) = moved.and_then(known) {
+            return Some(at);
+        }
+        let kind = (hook.name(), cut(from.shown()), cut(to.shown()));
+        let at = match self.kinds.get(&kind) {
+            Some(at) => *at,
+            None if self.groups.len() >= KINDS => return None,
+            None => {
+                self.groups.push(Group { kind: kind.clone(), count: 0, examples: Vec::new() });
+                self.kinds.insert(kind, self.groups.len() - 1);
+                self.groups.len() - 1
+            }
+        };
+        if let Some((from, to)) = moved {
+            self.moved[hook as usize].entry(from.clone()).or_default().insert(to.clone(), at);
+        }
+        Some(at)
+    }
+
+    /// Keeps an example that was wanted of this group.
+    pub(super) fn example(&mut self, group: usize, seen: Seen<'_>) {
+        let Some(group) = self.groups.get_mut(group) else { return };
+        let (hook, from, to) = group.kind.clone();
         let Seen { number, at_us, call, answers, from_explain, explain, fault } = seen;
         let json = |answer: &Answer| serde_json::to_value(answer).unwrap_or_default();
         let texts = |texts: Vec<String>| texts.into_iter().take(EXPLAINED.0).map(cut).collect();
@@ -117,20 +148,18 @@ impl Changes {
         });
     }
 
-    /// The kinds, most frequent first.
-    fn sorted(&self) -> Vec<(&Kind, &Group)> {
-        let mut groups: Vec<_> = self.kinds.iter().collect();
-        groups.sort_by_key(|(_, group)| std::cmp::Reverse(group.count));
+    /// The groups, most frequent first, and those of equal frequency in the order of their kinds.
+    fn sorted(&self) -> Vec<&Group> {
+        let mut groups: Vec<_> = self.kinds.values().map(|at| &self.groups[*at]).collect();
+        groups.sort_by_key(|group| std::cmp::Reverse(group.count));
         groups
     }
 
     /// The kinds with their counts, most frequent first.
     pub(super) fn flows(&self) -> Vec<Flow> {
-        let flow = |((hook, from, to), group): (&Kind, &Group)| Flow {
-            hook: (*hook).into(),
-            from: from.clone(),
-            to: to.clone(),
-            count: group.count,
+        let flow = |group: &Group| {
+            let (hook, from, to) = &group.kind;
+            Flow { hook: (*hook).into(), from: from.clone(), to: to.clone(), count: group.count }
         };
         self.sorted().into_iter().map(flow).collect()
     }
@@ -138,12 +167,12 @@ impl Changes {
     /// Some of each kind, those of frequent kinds first.
     pub(super) fn examples(&self) -> Vec<Example> {
         let groups = self.sorted().into_iter();
-        groups.flat_map(|(_, group)| group.examples.iter().take(SHOWN.0)).take(SHOWN.1).cloned().collect()
+        groups.flat_map(|group| group.examples.iter().take(SHOWN.0)).take(SHOWN.1).cloned().collect()
     }
 
     /// All examples in the order of the trace, as rows of a page.
     pub(super) fn rows(&self) -> Vec<Row> {
-        let mut examples: Vec<&Example> = self.kinds.values().flat_map(|group| &group.examples).collect();
+        let mut examples: Vec<&Example> = self.kinds.values().flat_map(|at| &self.groups[*at].examples).collect();
         examples.sort_by(|a, b| a.at_s.total_cmp(&b.at_s).then(a.decision.cmp(&b.decision)));
         examples.into_iter().map(row).collect()
     }

@@ -52,6 +52,8 @@ pub struct Replayed {
     pub cut: bool,
     /// Whether names of rooms are hashed, so that policies that decide by the name answer differently.
     pub redacted: bool,
+    /// Whether a policy that was named was recorded with other settings or limits than those that it decided with here.
+    pub other_settings: bool,
     /// From the beginning to the last decision, in seconds.
     pub span_s: f64,
     by_hook: BTreeMap<&'static str, OfHook>,
@@ -119,6 +121,7 @@ impl Replayed {
             first_damage: replay.first_damage.clone(),
             cut: replay.cut,
             redacted: replay.first.redacted,
+            other_settings: replay.other_settings,
             span_s: replay.last_us as f64 / 1e6,
             by_hook: replay.by_hook.clone(),
             ns_p50: [0, 1].map(|side: usize| replay.sides[side].times.percentile(0.5)),
@@ -179,6 +182,13 @@ impl Replayed {
                 "hidden state had a part in {} decisions, such as a variable of the script that outlives its call",
                 self.hidden_state
             ));
+        }
+        if self.other_settings {
+            notes.push(
+                "the policy was also recorded with other settings or limits than those at the head of the trace, \
+                 with which it decided here; --config gives it others"
+                    .into(),
+            );
         }
         if self.redacted {
             notes.push("names of rooms are hashed: a policy that decides by the name answers differently".into());
@@ -251,6 +261,7 @@ impl Replayed {
         put("gaps", json!(self.gaps));
         put("damage", json!({"lines": self.damaged, "first": self.first_damage, "cut": self.cut}));
         put("redacted", self.redacted.into());
+        put("other_settings", self.other_settings.into());
         put("span_s", self.span_s.into());
         put("failures", json!(self.failures()));
         Json::Object(document)

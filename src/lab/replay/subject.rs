@@ -8,7 +8,7 @@ use crate::config;
 use crate::model::policy::{Answer, Call, Decision, Fault, FaultKind, View};
 use crate::model::read::Read;
 use crate::policy::Policy;
-use crate::policy::decide::settle;
+use crate::policy::decide::settle_first;
 use crate::policy::lua::{Distances, Environment, Limits, LoadError, Origin, Program, SharedState, Source, Vm};
 use crate::trace::record::{Header, Outcome, PolicyText};
 
@@ -72,6 +72,13 @@ impl Warm {
         self.program.version()
     }
 
+    /// Whether it decides with the settings and limits of this text.
+    pub(super) fn is_set_as(&self, text: &PolicyText) -> bool {
+        let environment = self.program.environment();
+        let (own, recorded) = (environment.limits, limits(text));
+        environment.settings == text.settings && (own.fuel, own.memory) == (recorded.fuel, recorded.memory)
+    }
+
     /// The policy's name.
     pub(super) fn name(&self) -> &str {
         self.vm.name()
@@ -93,7 +100,7 @@ impl Warm {
         let reads_matched = reads.is_none() || self.vm.reads_matched();
         let differs = state.is_some_and(|state| !alike(&answer, &self.fresh(state, call, view, reads)));
         let environment = self.program.environment();
-        let decision = settle(answer, call, view, Some(&environment.distances));
+        let decision = settle_first(answer, call, view, Some(&environment.distances));
         let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         Redecided { decision, ns, hidden_state: differs || !reads_matched }
     }

@@ -22,29 +22,11 @@ use crate::trace::read::OnDamage;
 use crate::trace::record::{Decided, PolicyText};
 
 fn text_of(name: &str, text: &str) -> PolicyText {
-    let source = Source::shipped(name, text);
-    PolicyText {
-        name: name.into(),
-        version: source.version(),
-        file: source.file(),
-        source: source.text,
-        settings: serde_json::Map::new(),
-        fuel: 20_000,
-        memory: 8 << 20,
-    }
+    PolicyText::of(&Source::shipped(name, text))
 }
 
 fn header(policy: PolicyText) -> Header {
-    Header {
-        usher_trace: crate::trace::FORMAT,
-        balancer: "b1".into(),
-        region: "ewr".into(),
-        started_us: 1_700_000_000_000_000,
-        version: "0.1.0".into(),
-        redacted: false,
-        distances: Distances::default(),
-        policy,
-    }
+    Header { balancer: "b1".into(), region: "ewr".into(), started_us: 1_700_000_000_000_000, ..Header::of(policy) }
 }
 
 /// A version that decides and writes down what it does, as a live one does.
@@ -410,6 +392,11 @@ fn each_decision_is_made_by_the_version_that_made_it() {
     let given = Instead { source: Source::shipped("new", &new.source), environment };
     let replayed = replay(&tape.bytes, Plan { policy: Some(given), ..Plan::default() });
     assert_eq!((replayed.agreed, replayed.kinds[0].to.as_str()), (1, "c"));
+    assert!(!replayed.other_settings, "{:?}", replayed.notes());
+    // What settings it was recorded with, it does not follow, and says so.
+    let given = Instead { source: Source::shipped("new", &new.source), environment: None };
+    let replayed = replay(&tape.bytes, Plan { policy: Some(given), ..Plan::default() });
+    assert!(replayed.other_settings, "{:?}", replayed.notes());
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use mlua::{Table, Value};
 
+use super::call::Said;
 use crate::model::MonolithId;
 use crate::model::policy::{Answer, Hook, Move, View};
 
@@ -26,7 +27,19 @@ impl From<Answer> for Returned {
 }
 
 /// Reads what a hook returned; the error is the end of a sentence that begins with policy and hook.
-pub(super) fn parse(hook: Hook, value: &Value, view: &View) -> Result<Returned, String> {
+pub(super) fn parse(hook: Hook, said: &Said, view: &View) -> Result<Returned, String> {
+    let row = |place: u32| view.rows().get(place as usize - 1).map(|row| row.id.clone());
+    match said {
+        Said::Row(at) => Ok(Answer::Ranked(row(*at).into_iter().collect()).into()),
+        Said::Rows(first, second) => {
+            let ids = std::iter::once(*first).chain(*second).filter_map(row);
+            Ok(Returned { answer: Answer::Ranked(ids.collect()), list: true })
+        }
+        Said::Value(value) => parse_value(hook, value, view),
+    }
+}
+
+fn parse_value(hook: Hook, value: &Value, view: &View) -> Result<Returned, String> {
     let wrong = |what: String| Err(format!("returned {what}; return {}", right(hook)));
     match (hook, value) {
         (_, Value::Nil) => Ok(Answer::Default.into()),

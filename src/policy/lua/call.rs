@@ -1,59 +1,160 @@
-//! One call's data on its way into the VM.
+//! One call's data on its way into the VM, and what the hook says on its way out.
 
-use mlua::{Function, Lua, Table, Value};
+use std::collections::{BTreeMap, HashMap};
+
+use foldhash::fast::RandomState;
+use mlua::{Function, Lua, LuaString, Table, Value};
 
 use super::mirror::Mirror;
 use super::{rooms, value};
 use crate::model::Region;
 use crate::model::policy::{Call, CallClient, CallRequest, CallRoom, Cause, Hook};
 
-/// Calls a hook with the `call` object, which `prelude.luau` makes of plain arguments.
-pub(super) fn invoke(
-    lua: &Lua,
-    invoke: &Function,
-    hook: &Function,
-    mirror: &Mirror,
-    call: &Call,
-    watched: bool,
-) -> mlua::Result<Value> {
-    let (serving, all) = mirror.lists();
-    let filtered;
-    let (serving, mirrored) = if call.excluded.is_empty() {
-        (serving, true)
-    } else {
-        filtered = mirror.without(lua, |row| call.excluded.contains(&row.id))?;
-        (&filtered, false)
-    };
-    let request = call.request.as_ref().map(|request| request_table(lua, request)).transpose()?;
-    let now = call.now_us as f64 / 1e6;
-    let cause = call.cause.map(cause_name);
-    let no_room = CallRoom::default();
-    let room = call.room.as_ref();
-    let RoomParts { regions, only, metadata, previous } = RoomParts::of(lua, room)?;
-    let has_room = room.is_some();
-    let room = room.unwrap_or(&no_room);
-    let no_client = CallClient::default();
-    let client = call.client.as_ref().unwrap_or(&no_client);
-    let head = (hook, serving, all, mirrored, now, call.region.as_str(), cause, request);
-    let room = (
-        has_room,
-        room.name.as_deref(),
-        room.region.as_ref().map(Region::as_str),
-        room.clients,
-        regions,
-        only.map(|(region, _)| region),
-        only.map(|(_, count)| count),
-        room.attempt,
-        metadata,
-        previous,
-        room.bound,
-        room.owner.as_ref().map(|owner| owner.as_str()),
-    );
-    let rooms = (call.hook == Hook::Rebalance).then(|| rooms::list(lua, &call.rooms)).transpose()?;
-    let region = client.region.as_ref().map(Region::as_str);
-    let client = (call.client.is_some(), region, client.reconnect, client.attempt, rooms, watched);
-    let ((a, b, c, d, e, f, g, h), (i, j, k, l, m, n, o, p, q, r, s, t)) = (head, room);
-    invoke.call((a, b, c, d, e, f, g, h, (i, j, k, l, m, n, (o, p, q, r, s, t, client))))
+/// About how many texts a VM keeps between calls, and the longest of them in bytes. Beyond them all are forgotten.
+const TEXTS: usize = 256;
+const LONGEST_TEXT: usize = 64;
+
+/// What a hook returned.
+pub(super) enum Said {
+    /// A Monolith of the view: its place, from 1.
+    Row(u32),
+    /// A list of one or two of them.
+    Rows(u32, Option<u32>),
+    /// Anything.
+    Value(Value),
+}
+
+/// How calls are made: by a function of `prelude.luau`, which makes the `call` object of plain arguments.
+pub(super) struct Caller {
+    invoke: Function,
+    texts: Texts,
+}
+
+impl Caller {
+    pub(super) fn new(invoke: Function) -> Self {
+        Self { invoke, texts: Texts::default() }
+    }
+
+    /// Calls a hook.
+    pub(super) fn call(
+        &mut self,
+        lua: &Lua,
+        hook: &Function,
+        mirror: &Mirror,
+        call: &Call,
+        watched: bool,
+    ) -> mlua::Result<Said> {
+        let (serving, all) = mirror.lists();
+        let filtered;
+        let (serving, mirrored) = if call.excluded.is_empty() {
+            (serving, true)
+        } else {
+            filtered = mirror.without(lua, |row| call.excluded.contains(&row.id))?;
+            (&filtered, false)
+        };
+        let now = call.now_us as f64 / 1e6;
+        let no_room = CallRoom::default();
+        let room = call.room.as_ref();
+        let RoomParts { regions, only, metadata, previous } = RoomParts::of(lua, room)?;
+        let has_room = room.is_some();
+        let room = room.unwrap_or(&no_room);
+        let no_client = CallClient::default();
+        let client = call.client.as_ref().unwrap_or(&no_client);
+        self.texts.begin();
+        let mut text = |text: Option<&str>| text.map(|text| self.texts.place(lua, text)).transpose();
+        let region = text(Some(call.region.as_str()))?;
+        let cause = text(call.cause.map(cause_name))?;
+        let name = text(room.name.as_deref())?;
+        let room_region = text(room.region.as_ref().map(Region::as_str))?;
+        let only_region = text(only.map(|(region, _)| region))?;
+        let owner = text(room.owner.as_ref().map(|owner| owner.as_str()))?;
+        let client_region = text(client.region.as_ref().map(Region::as_str))?;
+        let no_request = CallRequest::default();
+        let request = call.request.as_ref();
+        let has_request = request.is_some();
+        let request = request.unwrap_or(&no_request);
+        let method = text(has_request.then_some(&*request.method))?;
+        let path = text(has_request.then_some(&*request.path))?;
+        let host = text(request.host.as_deref())?;
+        let request_region = text(request.region.as_ref().map(Region::as_str))?;
+        let headers = self.texts.table(lua, &request.headers)?;
+        let query = self.texts.table(lua, &request.query)?;
+        let text = |place: Option<usize>| place.and_then(|place| self.texts.strings.get(place));
+        // Only these hooks answer with Monoliths.
+        let places = matches!(call.hook, Hook::Place | Hook::Route).then(|| mirror.places());
+        let head = (hook, serving, all, mirrored, now, text(region), text(cause));
+        let room = (
+            has_room,
+            text(name),
+            text(room_region),
+            room.clients,
+            regions,
+            text(only_region),
+            only.map(|(_, count)| count),
+            room.attempt,
+            metadata,
+            previous,
+            room.bound,
+            text(owner),
+        );
+        let rooms = (call.hook == Hook::Rebalance).then(|| rooms::list(lua, &call.rooms)).transpose()?;
+        let has_client = call.client.is_some();
+        let client = (has_client, text(client_region), client.reconnect, client.attempt, rooms, watched, places);
+        let request = (has_request, text(method), text(path), text(host), text(request_region), headers, query);
+        let ((a, b, c, d, e, f, g), (h, i, j, k, l, m, n, o, p, q, r, s)) = (head, room);
+        let (t, u, v, w, x, y, z) = client;
+        let more = (n, o, p, q, r, s, (t, u, v, w, x, y, z, request));
+        let arguments = (a, b, c, d, e, f, g, (h, i, j, k, l, m, more));
+        let (value, row, first, second) = self.invoke.call(arguments)?;
+        Ok(match (row, first) {
+            (Some(row), _) => Said::Row(row),
+            (None, Some(first)) => Said::Rows(first, second),
+            (None, None) => Said::Value(value),
+        })
+    }
+}
+
+/// Texts as strings of the VM. Regions, and rooms that are asked about again, come up in call after call, and to make a
+/// string of one anew takes a protected call each time.
+#[derive(Default)]
+struct Texts {
+    places: HashMap<Box<str>, usize, RandomState>,
+    strings: Vec<LuaString>,
+    /// Whether a text is too long to be kept beyond its call.
+    long: bool,
+}
+
+impl Texts {
+    /// A new call begins: its texts stay as long as it does.
+    fn begin(&mut self) {
+        if self.long || self.strings.len() >= TEXTS {
+            *self = Self::default();
+        }
+    }
+
+    fn place(&mut self, lua: &Lua, text: &str) -> mlua::Result<usize> {
+        if let Some(place) = self.places.get(text) {
+            return Ok(*place);
+        }
+        let place = self.strings.len();
+        self.strings.push(lua.create_string(text)?);
+        self.places.insert(text.into(), place);
+        self.long |= text.len() > LONGEST_TEXT;
+        Ok(place)
+    }
+
+    /// A table of texts; none where it would be empty, which is cheaper to make in the VM.
+    fn table(&mut self, lua: &Lua, texts: &BTreeMap<String, String>) -> mlua::Result<Option<Table>> {
+        if texts.is_empty() {
+            return Ok(None);
+        }
+        let table = lua.create_table_with_capacity(0, texts.len())?;
+        for (name, text) in texts {
+            let (name, text) = (self.place(lua, name)?, self.place(lua, text)?);
+            table.raw_set(self.strings.get(name), self.strings.get(text))?;
+        }
+        Ok(Some(table))
+    }
 }
 
 /// The parts of a room that are tables, where there is something in them.
@@ -87,18 +188,6 @@ impl<'a> RoomParts<'a> {
         }
         Ok(parts)
     }
-}
-
-fn request_table(lua: &Lua, request: &CallRequest) -> mlua::Result<Table> {
-    let table = lua.create_table_with_capacity(0, 6)?;
-    table.raw_set("method", &*request.method)?;
-    table.raw_set("path", &*request.path)?;
-    table.raw_set("host", request.host.as_deref())?;
-    table.raw_set("region", request.region.as_ref().map(Region::as_str))?;
-    let text = |(name, value): (&'_ String, &'_ String)| (name.clone(), value.clone());
-    table.raw_set("headers", lua.create_table_from(request.headers.iter().map(text))?)?;
-    table.raw_set("query", lua.create_table_from(request.query.iter().map(text))?)?;
-    Ok(table)
 }
 
 fn cause_name(cause: Cause) -> &'static str {

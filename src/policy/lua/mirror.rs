@@ -1,14 +1,21 @@
 //! The Monoliths as one VM sees them: read-only row tables that are built once and patched field by field when a view
 //! has changed. Fresh tables for each call cost several times as much, and getters of userdata ten times.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use mlua::{Lua, LuaString, Table};
 
+use super::surface::lock;
 use crate::model::policy::{MonolithRow, MonolithState, View};
 
-/// The rows again, for helpers that run in Rust. Shared with the closures of the VM.
+/// The rows as they stand in the tables, in the same order: what a change is held against, and what helpers that run in
+/// Rust look at. Shared with the closures of the VM.
 pub(super) type NativeRows = Arc<Mutex<Vec<MonolithRow>>>;
+
+/// Those of `call.monoliths`, in its order.
+pub(super) fn serving(rows: &[MonolithRow]) -> impl Iterator<Item = &MonolithRow> {
+    rows.iter().filter(|row| row.serves())
+}
 
 type Getter = fn(&MonolithRow) -> f64;
 
@@ -39,12 +46,13 @@ pub(super) struct Mirror {
     membership: Option<u64>,
     serving: Table,
     all: Table,
+    /// The place of each row in `all`, by its table: an answer then says whom it names in numbers.
+    places: Table,
     native: NativeRows,
 }
 
 struct Row {
     table: Table,
-    data: MonolithRow,
     version: u64,
 }
 
@@ -53,7 +61,7 @@ impl Mirror {
     pub(super) fn new(lua: &Lua, native: NativeRows) -> mlua::Result<Self> {
         let keys = NUMBERS.iter().map(|(name, _)| lua.create_string(name)).collect::<mlua::Result<_>>()?;
         let (serving, all) = (frozen_list(lua, std::iter::empty())?, frozen_list(lua, std::iter::empty())?);
-        Ok(Self { keys, rows: Vec::new(), membership: None, serving, all, native })
+        Ok(Self { keys, rows: Vec::new(), membership: None, serving, all, places: lua.create_table()?, native })
     }
 
     /// Brings the copy up to date. Equal versions are equal content (see [`View`]), so only what changed is touched.
@@ -64,18 +72,14 @@ impl Mirror {
         if self.rows.iter().zip(view.versions()).all(|(row, version)| row.version == *version) {
             return Ok(());
         }
-        let mut native = self.native.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut served = 0;
-        for (at, (row, version)) in self.rows.iter_mut().zip(view.versions()).enumerate() {
-            let now = &view.rows()[at];
+        let mut native = lock(&self.native);
+        let old = self.rows.iter_mut().zip(native.iter_mut());
+        for ((row, was), (now, version)) in old.zip(view.rows().iter().zip(view.versions())) {
             if row.version != *version {
-                row.patch(lua, &self.keys, now)?;
+                row.patch(lua, &self.keys, was, now)?;
                 row.version = *version;
-                if let Some(native) = native.get_mut(served).filter(|_| now.serves()) {
-                    native.clone_from(now);
-                }
+                was.clone_from(now);
             }
-            served += usize::from(now.serves());
         }
         Ok(())
     }
@@ -85,34 +89,45 @@ impl Mirror {
         (&self.serving, &self.all)
     }
 
+    /// From the table of a row to its place in the view, from 1.
+    pub(super) fn places(&self) -> &Table {
+        &self.places
+    }
+
     /// A fresh `call.monoliths` without some.
     pub(super) fn without(&self, lua: &Lua, excluded: impl Fn(&MonolithRow) -> bool) -> mlua::Result<Table> {
-        let rows = self.rows.iter().filter(|row| row.data.serves() && !excluded(&row.data));
-        lua.create_sequence_from(rows.map(|row| &row.table))
+        let native = lock(&self.native);
+        let rows = self.rows.iter().zip(native.iter()).filter(|(_, data)| data.serves() && !excluded(data));
+        lua.create_sequence_from(rows.map(|(row, _)| &row.table))
     }
 
     fn rebuild(&mut self, lua: &Lua, view: &View) -> mlua::Result<()> {
         // If building fails half-way, the next call starts over.
         self.membership = None;
-        let mut old = std::mem::take(&mut self.rows).into_iter().peekable();
-        for (data, version) in view.rows().iter().zip(view.versions()) {
-            while old.next_if(|row| row.data.id < data.id).is_some() {}
-            let row = match old.next_if(|row| row.data.id == data.id) {
-                Some(mut row) => {
+        let mut native = lock(&self.native);
+        let mut old = std::mem::take(&mut self.rows).into_iter().zip(std::mem::take(&mut *native)).peekable();
+        for (now, version) in view.rows().iter().zip(view.versions()) {
+            while old.next_if(|(_, was)| was.id < now.id).is_some() {}
+            let row = match old.next_if(|(_, was)| was.id == now.id) {
+                Some((mut row, was)) => {
                     if row.version != *version {
-                        row.patch(lua, &self.keys, data)?;
+                        row.patch(lua, &self.keys, &was, now)?;
                         row.version = *version;
                     }
                     row
                 }
-                None => Row::new(lua, &self.keys, data, *version)?,
+                None => Row::new(lua, &self.keys, now, *version)?,
             };
             self.rows.push(row);
+            native.push(now.clone());
         }
-        let serving = || self.rows.iter().filter(|row| row.data.serves());
-        self.serving = frozen_list(lua, serving().map(|row| &row.table))?;
+        let serving = self.rows.iter().zip(native.iter()).filter(|(_, data)| data.serves());
+        self.serving = frozen_list(lua, serving.map(|(row, _)| &row.table))?;
         self.all = frozen_list(lua, self.rows.iter().map(|row| &row.table))?;
-        *self.native.lock().unwrap_or_else(PoisonError::into_inner) = serving().map(|row| row.data.clone()).collect();
+        self.places = lua.create_table_with_capacity(0, self.rows.len())?;
+        for (row, at) in self.rows.iter().zip(1u32..) {
+            self.places.raw_set(&row.table, at)?;
+        }
         self.membership = Some(view.membership());
         Ok(())
     }
@@ -130,26 +145,28 @@ impl Row {
             table.raw_set(key, get(data))?;
         }
         table.set_readonly(true);
-        Ok(Self { table, data: data.clone(), version })
+        Ok(Self { table, version })
     }
 
-    fn patch(&mut self, lua: &Lua, keys: &[LuaString], now: &MonolithRow) -> mlua::Result<()> {
+    fn patch(&self, lua: &Lua, keys: &[LuaString], was: &MonolithRow, now: &MonolithRow) -> mlua::Result<()> {
         self.table.set_readonly(false);
-        let patched = self.patch_open(lua, keys, now);
+        let patched = self.patch_numbers(lua, keys, was, now).and_then(|()| self.patch_rest(lua, was, now));
         self.table.set_readonly(true);
-        patched?;
-        self.data.clone_from(now);
-        Ok(())
+        patched
     }
 
-    fn patch_open(&self, lua: &Lua, keys: &[LuaString], now: &MonolithRow) -> mlua::Result<()> {
-        let (table, was) = (&self.table, &self.data);
-        for ((_, get), key) in NUMBERS.iter().zip(keys) {
-            let value = get(now);
-            if value.to_bits() != get(was).to_bits() {
-                table.raw_set(key, value)?;
-            }
-        }
+    /// The table has all numbers already, so that writing them allocates nothing. While there is no limit of memory that
+    /// could be hit, each is written at once; with one, each would be a protected call.
+    fn patch_numbers(&self, lua: &Lua, keys: &[LuaString], was: &MonolithRow, now: &MonolithRow) -> mlua::Result<()> {
+        let limit = lua.set_memory_limit(0)?;
+        let numbers = NUMBERS.iter().zip(keys).filter(|((_, get), _)| get(now).to_bits() != get(was).to_bits());
+        let written = { numbers }.try_for_each(|((_, get), key)| self.table.raw_set(key, get(now)));
+        lua.set_memory_limit(limit)?;
+        written
+    }
+
+    fn patch_rest(&self, lua: &Lua, was: &MonolithRow, now: &MonolithRow) -> mlua::Result<()> {
+        let table = &self.table;
         if now.region != was.region {
             table.raw_set("region", now.region.as_str())?;
         }

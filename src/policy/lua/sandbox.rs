@@ -21,10 +21,12 @@ const GUARDS: &str = include_str!("guards.luau");
 const REMOVED: [&str; 8] =
     ["require", "loadstring", "getfenv", "setfenv", "newproxy", "gcinfo", "print", "collectgarbage"];
 
-/// A closed VM and the two things that the prelude returns: the function that makes a call, and the `usher` table.
+/// A closed VM with the function of the prelude that makes a call.
 pub(crate) struct Sandbox {
     pub(crate) lua: Lua,
     pub(crate) invoke: Function,
+    /// The texts that a call gives to `usher.explain`. They stay in the VM until somebody asks.
+    pub(crate) said: Table,
 }
 
 impl Sandbox {
@@ -43,6 +45,8 @@ impl Sandbox {
         let settings = value::from_map(&lua, &host.environment.settings)?;
         let [prelude, guards] = bytecode()?;
         let functions = host.table(&lua)?;
+        let said = lua.create_table()?;
+        functions.raw_set("said", &said)?;
         let (invoke, usher): (Function, Table) =
             load(&lua, PRELUDE_NAME, prelude)?.call((functions.clone(), settings))?;
         load(&lua, PRELUDE_NAME, guards)?.call::<()>(functions)?;
@@ -53,7 +57,7 @@ impl Sandbox {
         lua.set_memory_limit(memory)?;
         let meter = host.meter.clone();
         lua.set_interrupt(move |lua| interrupt(lua, &meter));
-        Ok(Self { lua, invoke })
+        Ok(Self { lua, invoke, said })
     }
 }
 

@@ -128,8 +128,7 @@ pub const SURFACE: &[Item] = &[
     item("move", "(room: Room | string, monolith: Monolith | string) -> Move", "one move of a rebalance"),
 ];
 
-/// The most explanations of one call, and the longest text of one.
-const MAX_EXPLANATIONS: usize = 64;
+/// The longest text of a log line or an explanation. `prelude.luau` knows how many explanations a call may give.
 const MAX_TEXT: usize = 1024;
 /// Names and keys are texts, so that what was read under one can be written down.
 const NOT_UTF8: &str = "the name is not UTF-8; names are texts";
@@ -145,6 +144,7 @@ pub(crate) struct Host {
     pub(super) rows: NativeRows,
     pub(crate) random: AtomicU64,
     pub(crate) now_us: AtomicU64,
+    /// What the last call gave to `usher.explain`, if its VM was dropped.
     pub(super) explanations: Mutex<Vec<String>>,
     /// What a VM that inspects has written down.
     pub(super) notes: Mutex<Vec<Note>>,
@@ -259,13 +259,6 @@ impl Host {
             host.log(&text);
             Ok(())
         });
-        host!("explain", |host, _lua, text: LuaString| {
-            let mut explanations = lock(&host.explanations);
-            if explanations.len() < MAX_EXPLANATIONS {
-                explanations.push(shortened(&text));
-            }
-            Ok(())
-        });
         Ok(table)
     }
 
@@ -294,7 +287,7 @@ impl Host {
         let number = mirror::number(field)?;
         let rows = lock(&self.rows);
         let mut best: Option<(usize, f64)> = None;
-        for (at, row) in rows.iter().enumerate() {
+        for (at, row) in mirror::serving(&rows).enumerate() {
             let score = number(row) * sign;
             if score.is_nan() {
                 return None;
@@ -309,7 +302,10 @@ impl Host {
     fn rendezvous(&self, key: &[u8], ids: Option<Vec<LuaString>>, weights: Option<Vec<f64>>) -> Option<usize> {
         let (Some(ids), Some(weights)) = (ids, weights) else {
             let rows = lock(&self.rows);
-            return ranking::rendezvous(key, rows.iter().map(|row| (row.id.as_str().as_bytes(), row.weight)));
+            return ranking::rendezvous(
+                key,
+                mirror::serving(&rows).map(|row| (row.id.as_str().as_bytes(), row.weight)),
+            );
         };
         let ids: Vec<_> = ids.iter().map(LuaString::as_bytes).collect();
         ranking::rendezvous(key, ids.iter().map(|id| &id[..]).zip(weights))
@@ -319,8 +315,9 @@ impl Host {
         let (Some(ids), Some(weights), Some(loads)) = (ids, weights, loads) else {
             let rows = lock(&self.rows);
             let load = |rooms, pending| f64::from(rooms) + f64::from(pending);
-            let list: Vec<_> =
-                rows.iter().map(|row| (row.id.as_str().as_bytes(), row.weight, load(row.rooms, row.pending))).collect();
+            let list: Vec<_> = mirror::serving(&rows)
+                .map(|row| (row.id.as_str().as_bytes(), row.weight, load(row.rooms, row.pending)))
+                .collect();
             return ranking::bounded(key, &list, factor);
         };
         let ids: Vec<_> = ids.iter().map(LuaString::as_bytes).collect();
@@ -357,7 +354,7 @@ fn utf8(text: &LuaString) -> Option<Arc<str>> {
     std::str::from_utf8(&text.as_bytes()).ok().map(Arc::from)
 }
 
-fn shortened(text: &LuaString) -> String {
+pub(super) fn shortened(text: &LuaString) -> String {
     let bytes = text.as_bytes();
     String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_TEXT)]).into_owned()
 }

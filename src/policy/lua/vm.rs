@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use mlua::{Function, Table, Value};
+use mlua::{Function, LuaString, Table, Value};
 
 use super::answer::{self, Returned};
-use super::call;
+use super::call::Caller;
 use super::inspect::{self, Inspection, Lines, Note};
 use super::mirror::Mirror;
 use super::program::{self, LoadError, Program};
 use super::sandbox::{self, PRELUDE_NAME, Sandbox};
-use super::surface::{Host, lock};
+use super::surface::{self, Host, lock};
 use crate::model::policy::{Answer, Call, Fault, FaultKind, Hook, View};
 use crate::model::read::Read;
 use crate::policy::Policy;
@@ -42,6 +42,7 @@ struct About {
 
 struct Engine {
     sandbox: Sandbox,
+    caller: Caller,
     mirror: Mirror,
     chunk: Function,
     hooks: [Option<Function>; Hook::ALL.len()],
@@ -99,7 +100,11 @@ impl Vm {
 
     /// What the last call gave to `usher.explain`.
     pub fn take_explanations(&mut self) -> Vec<String> {
-        std::mem::take(&mut *lock(&self.host.explanations))
+        let mut explanations = std::mem::take(&mut *lock(&self.host.explanations));
+        if let Some(engine) = &self.engine {
+            explanations.extend(engine.take_explanations());
+        }
+        explanations
     }
 
     /// Whether what calls read through `now`, `random`, `counter` and `get` is kept for [`Self::take_reads`].
@@ -153,6 +158,7 @@ impl Vm {
             }
         };
         self.host.begin(call);
+        engine.forget_explanations();
         match self.fed.take() {
             Some(reads) => self.host.reads.feed(reads),
             None if self.keeps_reads => self.host.reads.keep(),
@@ -164,11 +170,11 @@ impl Vm {
         };
         let watched = self.host.reads.watched();
         let lua = &engine.sandbox.lua;
-        let called = (engine.mirror.sync(lua, view))
-            .and_then(|()| call::invoke(lua, &engine.sandbox.invoke, hook, &engine.mirror, call, watched));
+        let called =
+            (engine.mirror.sync(lua, view)).and_then(|()| engine.caller.call(lua, hook, &engine.mirror, call, watched));
         self.host.reads.stop();
         let answer = match (called, self.host.meter.fired()) {
-            (Ok(value), None) => answer::parse(call.hook, &value, view).map_err(|reason| Fault {
+            (Ok(said), None) => answer::parse(call.hook, &said, view).map_err(|reason| Fault {
                 kind: FaultKind::BadAnswer,
                 message: self.about.blame(&self.program, call.hook, &reason),
             }),
@@ -192,6 +198,7 @@ impl Vm {
             if self.program.inner.inspection == Inspection::Coverage {
                 self.lines.merge(&engine.lines());
             }
+            *lock(&self.host.explanations) = engine.take_explanations();
             self.engine = None;
         }
     }
@@ -216,6 +223,27 @@ impl Engine {
         // A VM that is over its limit is about to be dropped; any other takes the limit back.
         let _ = self.sandbox.lua.set_memory_limit(limit);
         lines
+    }
+
+    fn forget_explanations(&self) {
+        if self.sandbox.said.raw_len() > 0 {
+            // It fails for read-only tables only.
+            let _ = self.sandbox.said.clear();
+        }
+    }
+
+    /// As with lines, a VM that is full has no memory left for this.
+    fn take_explanations(&self) -> Vec<String> {
+        let length = self.sandbox.said.raw_len();
+        if length == 0 {
+            return Vec::new();
+        }
+        let Ok(limit) = self.sandbox.lua.set_memory_limit(0) else { return Vec::new() };
+        let texts = (1..=length).filter_map(|at| self.sandbox.said.raw_get::<LuaString>(at).ok());
+        let texts = texts.map(|text| surface::shortened(&text)).collect();
+        self.forget_explanations();
+        let _ = self.sandbox.lua.set_memory_limit(limit);
+        texts
     }
 
     fn new(program: &Program, host: &Arc<Host>) -> Result<(Self, About), LoadError> {
@@ -267,7 +295,8 @@ impl Engine {
             }
         }
         let about = About { name, has, unknown: unknown_functions(&table), lines };
-        Ok((Self { sandbox, mirror, chunk, hooks }, about))
+        let caller = Caller::new(sandbox.invoke.clone());
+        Ok((Self { sandbox, caller, mirror, chunk, hooks }, about))
     }
 }
 

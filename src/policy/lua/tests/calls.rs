@@ -66,6 +66,14 @@ fn answers_are_understood_or_refused_with_what_would_be_right() {
         (Place, "return 'm9'", Ok(ids(&["m9"]))),
         (Place, "return { 'm3', call.monoliths[1] }", Ok(ids(&["m3", "m1"]))),
         (Place, "return {}", Ok(ids(&[]))),
+        (Place, "return { call.monoliths[3] }", Ok(ids(&["m3"]))),
+        (Route, "return { call.monoliths[3], call.all_monoliths[1] }", Ok(ids(&["m3", "m1"]))),
+        (Place, "return { call.monoliths[3], call.monoliths[3], call.monoliths[1] }", Ok(ids(&["m3", "m3", "m1"]))),
+        (Place, "return { call.monoliths[2], { id = 'm9' } }", Ok(ids(&["m2", "m9"]))),
+        (Place, "return { call.monoliths[2], id = 'm9', reject = 503 }", Ok(ids(&["m2"]))),
+        (Place, "return setmetatable({ call.monoliths[2] }, { __len = error, __index = error })", Ok(ids(&["m2"]))),
+        (Place, "return table.clone(call.monoliths[2])", Ok(ids(&["m2"]))),
+        (Place, "return call.monoliths[1], 'm9'", Ok(ids(&["m1"]))),
         (Place, "return", Ok(Answer::Default)),
         (Place, "return usher.reject(1013, 'full')", Ok(reject(1013))),
         (Route, "return usher.reject(503, 'full')", Ok(reject(503))),
@@ -92,6 +100,9 @@ fn answers_are_understood_or_refused_with_what_would_be_right() {
         (Place, "return { reject = 200 }", Err("returned usher.reject(200), which place cannot answer with")),
         (Admit, "return false", Err("returned false; return true, nil, usher.reject(...) or usher.hold(...)")),
         (Admit, "return call.monoliths[1]", Err("returned a table; return true")),
+        (Rebalance, "return call.monoliths[1]", Err("returned a table that is no Monolith and no list")),
+        (Rebalance, "return { call.monoliths[1] }", Err("returned a list whose item 1 is a table that is no Monolith")),
+        (Place, "return { call.monoliths[1], 7 }", Err("returned a list whose item 2 is number 7")),
         (Rebalance, "return { 7 }", Err("returned a list whose item 1 is number 7; return a list of usher.move")),
     ] {
         let mut vm = vm(&format!("return {{ name = 'x', {hook} = function(call) {body} end }}"));
@@ -106,6 +117,21 @@ fn answers_are_understood_or_refused_with_what_would_be_right() {
             (answer, Ok(expected)) => assert_eq!(answer, Ok(expected), "{body}"),
             (answer, Err(reason)) => panic!("{body}: {answer:?} is not {reason}"),
         }
+    }
+}
+
+#[test]
+fn texts_are_those_of_their_call_however_many_there_were() {
+    let mut vm = place("return usher.reject(503, call.region .. call.room.name .. tostring(next(call.room.regions)))");
+    for number in 0..700u32 {
+        // Some are too long to be kept, some come again.
+        let name = format!("{}{}", "x".repeat(if number % 50 == 7 { 70 } else { 1 }), number % 301);
+        let region = format!("r{}", number % 299);
+        let regions = [(region.as_str().into(), 1)].into();
+        let room = CallRoom { name: Some(name.as_str().into()), regions, ..CallRoom::default() };
+        let call = Call { room: Some(room), region: region.as_str().into(), ..call(Hook::Place) };
+        let reason = format!("{region}{name}{region}");
+        assert_eq!(vm.call(&call, &view()), Ok(Answer::Reject { code: 503, reason }));
     }
 }
 
@@ -171,6 +197,7 @@ proptest! {
     fn a_patched_copy_is_as_good_as_a_fresh_one(steps in steps()) {
         let program = Program::compile(Source::shipped("test", DUMP), &environment(8 << 20)).unwrap();
         let mut patched = Vm::new(&program).unwrap();
+        let mut naming = place("return { call.all_monoliths[#call.all_monoliths], call.all_monoliths[1] }");
         let (mut view, mut other) = (View::default(), View::of([row("m1", "syd", 7), row("zz", "syd", 7)]));
         for step in steps {
             match step {
@@ -184,6 +211,8 @@ proptest! {
             }
             let fresh = Vm::new(&program).unwrap().call(&call(Hook::Place), &view);
             prop_assert_eq!(patched.call(&call(Hook::Place), &view), fresh);
+            let ends = view.rows().last().into_iter().chain(view.rows().first()).map(|row| row.id.clone());
+            prop_assert_eq!(naming.call(&call(Hook::Place), &view), Ok(Answer::Ranked(ends.collect())));
         }
     }
 }

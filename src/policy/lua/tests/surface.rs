@@ -208,6 +208,22 @@ fn explanations_are_those_of_the_last_call() {
 }
 
 #[test]
+fn explanations_are_bounded_and_outlive_the_vm_that_gave_them() {
+    let mut vm = place(
+        "for i = 1, 100 do usher.explain(i, if i == 2 then string.rep('x', 5000) else 'x') end
+        while true do end",
+    );
+    let fault = ask(&mut vm).unwrap_err();
+    assert_eq!(fault.kind, crate::model::policy::FaultKind::Fuel);
+    let texts = vm.take_explanations();
+    assert_eq!((texts.len(), texts[0].as_str(), texts[1].len(), texts[63].as_str()), (64, "1 x", 1024, "64 x"));
+    assert_eq!(vm.take_explanations(), [""; 0]);
+    let mut vm = place("usher.explain('because') if call.region == 'ewr' then error('no') end");
+    assert!(ask(&mut vm).is_err());
+    assert_eq!(vm.take_explanations(), ["because"]);
+}
+
+#[test]
 fn settings_are_the_configuration_s() {
     let settings = serde_json::json!({"factor": 2, "names": ["a", "b"], "deep": {"on": true}});
     let environment = Environment { settings: settings.as_object().cloned().unwrap(), ..environment(8 << 20) };

@@ -1,0 +1,270 @@
+//! A balancer of a run: the control thread's loop, the sessions of its links and the tasks of its clients are the real
+//! ones; only the streams under them are simulated.
+
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+use super::dice::Dice;
+use super::ledger::{Ledger, Session};
+use super::monolith::{Monolith, World};
+use super::pipe::{End, Line, pipe, small};
+use crate::config::Config;
+use crate::control::reload::{cluster_settings, link_settings};
+use crate::control::shell::in_virtual_time;
+use crate::control::{Control, ControlSettings};
+use crate::front::clients::Clients;
+use crate::front::room_socket::{RoomRequest, SocketContext, SocketSettings, serve, websocket_config};
+use crate::link::inbox::Inbox;
+use crate::link::tap::Tap;
+use crate::link::{LinkContext, Report, run_over};
+use crate::model::event::Event;
+use crate::model::policy::{Answer, Call, Fault, FaultKind, View};
+use crate::model::wire::Init;
+use crate::model::{ClientId, LinkId, RoomName};
+use crate::policy::Policy;
+
+/// When every run begins: the same moment, since randomness of decisions grows from it.
+const EPOCH: u64 = 1_800_000_000_000_000;
+
+/// Ways to choose that a policy can be swapped between.
+pub(super) const POLICIES: u8 = 4;
+
+/// A policy that is swapped by changing a number.
+struct Chooser(Arc<AtomicU8>);
+
+impl Policy for Chooser {
+    fn call(&mut self, call: &Call, view: &View) -> Result<Answer, Fault> {
+        let serving: Vec<_> = view.rows().iter().filter(|row| row.serves()).map(|row| row.id.clone()).collect();
+        let pick = |number: u64| match serving.len() {
+            0 => Answer::Default,
+            length => Answer::Ranked(vec![serving[(number % length as u64) as usize].clone()]),
+        };
+        match self.0.load(Relaxed) {
+            0 => Ok(Answer::Default),
+            1 => {
+                let name = call.room.as_ref().and_then(|room| room.name.as_deref()).unwrap_or_default();
+                Ok(pick(name.bytes().fold(7, |hash, byte| hash * 31 + u64::from(byte))))
+            }
+            2 => Ok(pick(call.seed >> 7)),
+            _ => Err(Fault { kind: FaultKind::Error, message: "it fails on purpose".into() }),
+        }
+    }
+}
+
+/// One way to a Monolith.
+pub(super) struct Way {
+    pub(super) listed: watch::Sender<bool>,
+    /// Whether dialling reaches it.
+    pub(super) open: Arc<AtomicU8>,
+    /// The connection that stands, if one does.
+    pub(super) line: Arc<Mutex<Option<Line>>>,
+}
+
+/// One balancer, in one of its lives.
+pub(super) struct Balancer {
+    pub(super) control: Control,
+    pub(super) policy: Arc<AtomicU8>,
+    pub(super) ways: Vec<Way>,
+    context: Arc<SocketContext>,
+    config: Arc<Config>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    lines: Mutex<Vec<Line>>,
+    reports: mpsc::Sender<Report>,
+}
+
+/// What a balancer dials, and how far away it is.
+pub(super) struct Surroundings<'a> {
+    pub(super) world: &'a World,
+    pub(super) monoliths: &'a [Monolith],
+    pub(super) ledger: &'a Ledger,
+    pub(super) config: &'a Arc<Config>,
+}
+
+impl Balancer {
+    /// Starts one with a way to each Monolith, and one more way to the first: two addresses of one Monolith.
+    pub(super) fn start(name: &str, around: &Surroundings<'_>, dice: &mut Dice) -> Arc<Self> {
+        let (reports, received) = mpsc::channel(4096);
+        let policy = Arc::new(AtomicU8::new(0));
+        let settings = ControlSettings {
+            cluster: cluster_settings(around.config),
+            policy: Box::new(Chooser(policy.clone())),
+            reports: received,
+        };
+        let (control, thread) = in_virtual_time(settings, EPOCH);
+        let mut tasks = vec![watched(around.ledger, "the control thread", thread)];
+        let tap = Tap::new(name.into());
+        let links = LinkContext {
+            reports: reports.clone(),
+            settings: watch::channel(Arc::new(link_settings(around.config))).1,
+            tap: tap.clone(),
+            numbers: Arc::default(),
+            counters: Arc::default(),
+        };
+        let mut ways = Vec::new();
+        let targets = around.monoliths.iter().chain(around.monoliths.first());
+        for (number, monolith) in targets.enumerate() {
+            let (listed, watched_list) = watch::channel(true);
+            let way = Way { listed, open: Arc::new(AtomicU8::new(1)), line: Arc::default() };
+            // The second way to the first Monolith is there for a while only.
+            if number == around.monoliths.len() {
+                way.open.store(0, Relaxed);
+            }
+            let supervisor = Supervisor {
+                endpoint: format!("{name}-way-{number}:1").into(),
+                monolith: monolith.clone(),
+                world: around.world.clone(),
+                ledger: around.ledger.clone(),
+                open: way.open.clone(),
+                line: way.line.clone(),
+                dice: dice.apart(number as u64),
+                links: links.clone(),
+            };
+            tasks.push(watched(around.ledger, "a supervisor", supervisor.run(watched_list)));
+            ways.push(way);
+        }
+        let endpoints = (0..around.monoliths.len()).map(|number| format!("{name}-way-{number}:1").into()).collect();
+        let discovered = reports.try_send(Report::Event(Event::Discovered { endpoints }));
+        assert!(discovered.is_ok(), "the queue is empty at the start");
+        let clients = Arc::<Clients>::default();
+        let context = Arc::new(SocketContext { control: control.clone(), clients, tap });
+        Arc::new(Self {
+            control,
+            policy,
+            ways,
+            context,
+            config: around.config.clone(),
+            tasks: Mutex::new(tasks),
+            lines: Mutex::default(),
+            reports,
+        })
+    }
+
+    /// A client connects, as after an upgrade. None: it is told to come later.
+    pub(super) fn connect(
+        &self,
+        ledger: &Ledger,
+        session: Session,
+        room: &str,
+        reconnect: bool,
+        latency: Duration,
+    ) -> Option<(End, Line)> {
+        if self.reports.is_closed() || self.control.routes().published().targets.is_empty() {
+            return None;
+        }
+        let client = ClientId::from_u128(u128::from(session) << 64);
+        let inbox = Inbox::new(self.config.limits.client_queue);
+        let place = self.context.clients.register(client, inbox.clone(), self.config.limits.clients)?;
+        let (ours, theirs, line) = pipe(latency);
+        let settings = SocketSettings {
+            auth: self.config.timeouts.auth,
+            message: self.config.limits.message,
+            held: self.config.limits.held_frames,
+            heartbeat: self.config.heartbeat,
+        };
+        let room = RoomName::parse(room).ok()?;
+        let request = RoomRequest { client, room, region: Some("ewr".into()), reconnect };
+        let context = self.context.clone();
+        let task = watched(ledger, "the task of a client", async move {
+            let socket = WebSocketStream::from_raw_socket(ours, Role::Server, Some(websocket_config(&settings))).await;
+            serve(socket, request, inbox, place, settings, context).await;
+        });
+        lock(&self.tasks).push(task);
+        lock(&self.lines).push(line.clone());
+        Some((theirs, line))
+    }
+
+    /// Its process is killed.
+    pub(super) fn crash(&self) {
+        lock(&self.tasks).drain(..).for_each(|task| task.abort());
+        lock(&self.lines).drain(..).for_each(|line| line.cut());
+        for way in &self.ways {
+            if let Some(line) = lock(&way.line).take() {
+                line.cut();
+            }
+        }
+    }
+}
+
+/// A task that fails the run if it panics.
+pub(super) fn watched(
+    ledger: &Ledger,
+    what: &'static str,
+    task: impl Future<Output = ()> + Send + 'static,
+) -> JoinHandle<()> {
+    let ledger = ledger.clone();
+    let task = tokio::spawn(task);
+    let abort = task.abort_handle();
+    tokio::spawn(async move {
+        let _aborts = AbortOnDrop(abort);
+        if let Err(error) = task.await
+            && error.is_panic()
+        {
+            ledger.violation(format!("{what} panics: {:?}", error.into_panic().downcast_ref::<String>()));
+        }
+    })
+}
+
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+struct Supervisor {
+    endpoint: Arc<str>,
+    monolith: Monolith,
+    world: World,
+    ledger: Ledger,
+    open: Arc<AtomicU8>,
+    line: Arc<Mutex<Option<Line>>>,
+    dice: Dice,
+    links: LinkContext,
+}
+
+impl Supervisor {
+    async fn run(mut self, mut listed: watch::Receiver<bool>) {
+        loop {
+            let reachable = *listed.borrow_and_update() && self.open.load(Relaxed) == 1;
+            match self.monolith.id().filter(|_| reachable) {
+                Some(id) => {
+                    let (ours, theirs, line) = pipe(self.dice.millis(1..25));
+                    let number = self.world.next_link();
+                    *lock(&self.line) = Some(line.clone());
+                    self.monolith.accept(theirs, line, number);
+                    let socket = WebSocketStream::from_raw_socket(ours, Role::Client, Some(small())).await;
+                    let init = Init { port: 80, region: "ewr".into(), id: id.as_str().into(), token: None };
+                    let endpoint = self.endpoint.clone();
+                    run_over(LinkId(number), init, socket, endpoint, &mut listed, self.links.clone()).await;
+                    self.ledger.link_ended(number);
+                    *lock(&self.line) = None;
+                }
+                None if reachable => {
+                    let failed = Event::DialFailed { endpoint: self.endpoint.clone() };
+                    if self.links.reports.send(Report::Event(failed)).await.is_err() {
+                        return;
+                    }
+                }
+                None => {}
+            }
+            let pause = self.dice.millis(100..800);
+            tokio::select! {
+                biased;
+                () = sleep(pause) => {}
+                changed = listed.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
