@@ -54,6 +54,22 @@ impl World {
     }
 }
 
+impl Got {
+    fn joins(&self) -> usize {
+        self.0.iter().filter(|effect| effect.starts_with("join ")).count()
+    }
+}
+
+impl World {
+    /// The first Monolith has loaded every room to which somebody goes alone; how many joins there are with those that follow.
+    fn confirm(&mut self, got: Got) -> usize {
+        let alone = |n: &usize| got.0.iter().any(|effect| effect.ends_with(&format!(" room{n} alone")));
+        let rooms: Vec<usize> = (0..10).filter(alone).collect();
+        let followed: usize = rooms.iter().map(|n| self.loaded(1, &format!("room{n}"), 7).joins()).sum();
+        got.joins() + followed
+    }
+}
+
 #[test]
 fn nobody_knocks_in_normal_traffic() {
     let mut w = fresh();
@@ -186,16 +202,12 @@ fn rooms_that_waited_through_an_outage_are_placed_at_the_pace_with_all_their_mem
         w.join(n, &format!("room{}", n % 10)).ignore();
     }
     w.down(1).gives("");
-    let joined = |got: &Got| got.0.iter().filter(|effect| effect.starts_with("join ")).count();
-    let mut joins = joined(&w.up(1)) + joined(&w.gossip(1, &[]));
+    let mut joins = w.up(1).joins();
+    let gossip = w.gossip(1, &[]);
+    joins += w.confirm(gossip);
     for tenth in 1..=40 {
         let got = w.millis(100);
-        joins += joined(&got);
-        for n in 0..10 {
-            if got.has(&format!("join m1 c{}#2 room{n} alone", if n == 0 { 10 } else { n })) {
-                joins += joined(&w.loaded(1, &format!("room{n}"), 7));
-            }
-        }
+        joins += w.confirm(got);
         // A room is placed whole; what that is too much is made up for before the next one.
         assert!(joins <= tenth + 6, "{joins} joins after {tenth} tenths of a second");
     }
