@@ -73,8 +73,8 @@ async fn f10_all_monoliths_restart_together_and_a_thousand_clients_come_back_at_
         (since, before) = (now, count);
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    // A few were upgraded while one Monolith was still there, and waited through the outage as its members.
-    assert!(before - at_first > CLIENTS / 2, "{} came in", before - at_first);
+    // Those who were upgraded while one Monolith was still there waited through the outage as its members.
+    assert!(before > at_first, "somebody waited before the upgrade");
     for client in &clients {
         let progress = client.wait_for(|progress| progress.syncs >= 2 && progress.connected, SOON * 3).await.unwrap();
         // Closed when its Monolith went, and for no other reason: whoever was upgraded after that was served.
