@@ -33,6 +33,9 @@ pub use self::ready::Readiness;
 /// Somebody who has numbers for `/api/status/metrics`.
 pub type MetricsSource = Box<dyn Fn(&mut MetricsText) + Send + Sync>;
 
+/// Somebody who knows whether a limit is reached, and which.
+pub type LimitSource = Box<dyn Fn() -> Option<String> + Send + Sync>;
+
 /// What the admin API reads and steers.
 pub struct Admin {
     /// The configuration in force.
@@ -51,6 +54,8 @@ pub struct Admin {
     pub taken_over: Arc<AtomicBool>,
     /// How the store of claims is doing.
     pub claims: Arc<Health>,
+    /// Whoever has limits that new clients meet.
+    pub limits: Vec<LimitSource>,
     /// Whoever else has numbers.
     pub metrics: Vec<MetricsSource>,
 }

@@ -30,7 +30,7 @@ use crate::control::{Control, ControlSettings};
 use crate::discovery::EndpointSet;
 use crate::front::body::Body;
 use crate::front::door::{FrontDoor, RouteDecider};
-use crate::front::listener::{Handler, Listener, Peer, Stop, into_tcp};
+use crate::front::listener::{Handler, Listener, ListenerCounters, Peer, Stop, into_tcp};
 use crate::front::respond::Refusal;
 use crate::front::router;
 use crate::link::stats::LinkCounters;
@@ -45,6 +45,9 @@ use crate::policy::lua::LoadError;
 const REPORTS: usize = 4096;
 /// How long requests in flight may go on when usher stops, beyond `timeouts.shutdown`.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// How long the body of an admin request may take.
+const ADMIN_BODY: Duration = Duration::from_secs(20);
 
 /// Why a balancer does not start.
 #[derive(Debug, thiserror::Error)]
@@ -149,6 +152,7 @@ impl App {
         let taken_over = Arc::new(AtomicBool::new(false));
         let decider = Arc::new(Deciding(policies.clone()));
         let front = Arc::new(FrontDoor::new(config.clone(), control.clone(), tap.clone(), decider, stop.clone()));
+        let limited = front.clone();
         let scrapes = Arc::new(ScrapeCounters::default());
         let scraper = Scraper::new(config.clone(), control.clone(), scrapes.clone());
         let reloads = Arc::new(ReloadCounts::default());
@@ -161,7 +165,8 @@ impl App {
             stopping: stopping.clone(),
             taken_over: taken_over.clone(),
             claims: store.clone(),
-            metrics: metrics_sources(&front, &links, &scrapes, &reloads, &recordings, &store),
+            limits: vec![Box::new(move || limited.at_limit())],
+            metrics: metrics_sources(&front, &links, &scrapes, &reloads, &recordings, &store, listener.counters()),
         });
         let reloader = Reloader {
             request,
@@ -382,9 +387,10 @@ impl Dispatch {
         let body = match self.admin.wants_body(parts.uri.path(), &parts.headers) {
             Err(error) => return error.response().map(Body::Full),
             Ok(false) => bytes::Bytes::new(),
-            Ok(true) => match Limited::new(body, admin::BODY_LIMIT).collect().await {
-                Ok(body) => body.to_bytes(),
-                Err(_) => return Refusal::TooLarge.response(),
+            Ok(true) => match tokio::time::timeout(ADMIN_BODY, Limited::new(body, admin::BODY_LIMIT).collect()).await {
+                Ok(Ok(body)) => body.to_bytes(),
+                Ok(Err(_)) => return Refusal::TooLarge.response(),
+                Err(_) => return Refusal::TooSlow.response(),
             },
         };
         let request = AdminRequest {
@@ -427,6 +433,7 @@ fn metrics_sources(
     reloads: &Arc<ReloadCounts>,
     recordings: &Arc<Recordings>,
     claims: &Arc<claims::Health>,
+    connections: Arc<ListenerCounters>,
 ) -> Vec<admin::MetricsSource> {
     let (front, links, scrapes, reloads) = (front.clone(), links.clone(), scrapes.clone(), reloads.clone());
     let of_front: admin::MetricsSource = Box::new(move |out: &mut MetricsText| front.write_metrics(out));
@@ -437,5 +444,6 @@ fn metrics_sources(
     let of_recordings: admin::MetricsSource = Box::new(move |out: &mut MetricsText| recordings.write_metrics(out));
     let claims = claims.clone();
     let of_claims: admin::MetricsSource = Box::new(move |out: &mut MetricsText| claims.write_metrics(out));
-    vec![of_front, of_links, of_scrapes, of_reloads, of_recordings, of_claims]
+    let of_connections: admin::MetricsSource = Box::new(move |out: &mut MetricsText| connections.write_metrics(out));
+    vec![of_front, of_connections, of_links, of_scrapes, of_reloads, of_recordings, of_claims]
 }

@@ -53,7 +53,7 @@ impl Cluster {
     /// A Monolith takes rooms, or no longer.
     pub(super) fn state_changed(&mut self, id: &MonolithId, turn: &mut Turn<'_>) {
         let Some(entry) = self.monoliths.get_mut(id) else { return };
-        let (state, draining) = (entry.state(), entry.is_leaving());
+        let draining = entry.is_leaving();
         // One that stops empties itself; and where clients are closed, one that is not listed keeps them for a while.
         let moves = !entry.stops && (entry.drained || entry.unlisted && self.settings.seamless.is_some());
         if moves && entry.drain.is_none() {
@@ -61,7 +61,8 @@ impl Cluster {
         } else if !moves && entry.drain.take().is_some() {
             self.moves.call_off(id);
         }
-        self.view.update(id, |row| (row.state, row.draining) = (state, draining));
+        self.show_state(id);
+        self.return_somebody_if_nobody_serves(turn);
         if !draining {
             self.unpark_all_if_synced(turn);
         }

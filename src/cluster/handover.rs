@@ -226,7 +226,7 @@ impl Cluster {
         self.waiting += waiting.len();
         let crossed = self.joined_to(key);
         let (now, load) = (self.now, self.settings.load_timeout);
-        let deadline = self.sync_deadline().unwrap_or(now);
+        let deadline = self.parked_until();
         self.change_room(key, turn, |room| {
             room.previous = Some(Previous { monolith: from.clone(), why: why.into() });
             if let State::Unloading(Unloading { waiting: queue, .. }) = &mut room.state {

@@ -14,6 +14,7 @@ impl Cluster {
             .or_else(|| self.check_clients())
             .or_else(|| self.check_hand_overs())
             .or_else(|| self.check_counts())
+            .or_else(|| self.check_line())
     }
 
     fn check_rooms(&self) -> Option<String> {

@@ -253,6 +253,7 @@ impl Cluster {
         let (token, rejoin) = (entry.token.clone(), entry.handover.is_some());
         let monolith = monolith.clone();
         self.count_client(&monolith, 1);
+        self.note_join(client, &monolith);
         self.counters.joins += 1;
         self.list_version += 1;
         turn.emit(Effect::Attach { link, client, attachment, room, token, open, report, rejoin });

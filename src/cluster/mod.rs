@@ -4,12 +4,14 @@
 //! sequence of [`Event`]s, and therefore a test of this module. `rooms` holds the life of a room, `placing` how
 //! one finds its Monolith, `claims` what other balancers agree to, `moves`, `drain` and `unloading` how it gets to another,
 //! `handover` what becomes of its members on the way, `reports` what Monoliths say about rooms, `duplicates` who wins when
-//! two have one, `members` clients, `requests` HTTP, `links` the Monoliths themselves.
+//! two have one, `members` clients, `requests` HTTP, `links` the Monoliths themselves, `ejection` those that keep failing,
+//! `pace` who may come in after an outage.
 
 mod claims;
 mod departed;
 mod drain;
 mod duplicates;
+mod ejection;
 mod facts;
 mod handover;
 mod invariants;
@@ -17,6 +19,7 @@ mod links;
 mod members;
 mod monolith;
 mod moves;
+mod pace;
 mod placing;
 mod reports;
 mod requests;
@@ -34,6 +37,7 @@ use std::sync::Arc;
 pub use self::claims::{ClaimCounters, Claiming};
 pub use self::drain::DrainSummary;
 pub use self::duplicates::Overlaps;
+pub use self::ejection::EjectionSettings;
 pub use self::handover::{HandOverCounters, Seamless};
 pub use self::monolith::Monolith;
 pub use self::moves::{MoveCounters, Rebalancing};
@@ -43,13 +47,15 @@ pub use self::snapshot::{MonolithSummary, RoomSummary, StateMonolith, StateRoom}
 use self::claims::Claims;
 use self::departed::Departed;
 use self::duplicates::Unloads;
+use self::ejection::Ejections;
 use self::handover::HandOvers;
 use self::links::WarmUp;
 use self::members::Client;
 use self::moves::Moves;
+use self::pace::Pace;
 use self::requests::Request;
 use crate::config::Weights;
-use crate::model::event::{Effect, Event, Micros};
+use crate::model::event::{Effect, EjectionCause, Event, Micros};
 use crate::model::policy::View;
 use crate::model::{ClientId, Hashing, LinkId, MonolithId, Region, RequestId, RoomKey};
 use crate::policy::Policy;
@@ -69,6 +75,12 @@ pub struct Settings {
     pub pending_joins: usize,
     /// Rooms that may be unconfirmed.
     pub pending_rooms: usize,
+    /// How long whoever waits for a Monolith does so.
+    pub hold: Micros,
+    /// Joins per second and Monolith after an outage.
+    pub joins_per_second: u32,
+    /// When a Monolith that fails is left alone for a while.
+    pub ejection: EjectionSettings,
     /// Whether and how the policy is asked what should move.
     pub rebalance: Option<Rebalancing>,
     /// Whether and for how long clients keep their sockets while their room changes its Monolith; without it they are
@@ -113,6 +125,14 @@ pub struct Counters {
     pub refused_unplaced: u64,
     /// Events of links that are not registered.
     pub stale_events: u64,
+    /// Clients that waited before their upgrade.
+    pub held: u64,
+    /// Clients that knocked and were let in.
+    pub entered: u64,
+    /// Monoliths that were ejected, by cause.
+    pub ejections: [u64; EjectionCause::ALL.len()],
+    /// Monoliths that were not, since too many are or nobody else serves.
+    pub ejections_spared: u64,
     /// Moves of rooms.
     pub moves: MoveCounters,
     /// Claims of rooms.
@@ -136,6 +156,8 @@ pub struct Cluster {
     unloads: Unloads,
     claims: Claims,
     handovers: HandOvers,
+    pace: Pace,
+    ejections: Ejections,
     warm_up: WarmUp,
     view: View,
     counters: Counters,
@@ -159,6 +181,8 @@ impl Cluster {
             claims: Claims::default(),
             settings,
             now,
+            pace: Pace::default(),
+            ejections: Ejections::default(),
             monoliths: BTreeMap::new(),
             links: Map::default(),
             rooms: Map::default(),
@@ -198,6 +222,8 @@ impl Cluster {
             Event::Join { client, room, token, region, reconnect } => {
                 self.join(client, room, token, region, reconnect, &mut turn);
             }
+            Event::Knock { client, room } => self.knock(client, room, &mut turn),
+            Event::Withdraw { client } => self.withdraw_knock(client),
             Event::Leave { client, told } => self.leave(client, told, &mut turn),
             Event::Request { request, room, cause, region } => self.request(request, room, cause, region, &mut turn),
             Event::RequestDone { request, outcome } => self.request_done(request, outcome, &mut turn),
@@ -205,7 +231,7 @@ impl Cluster {
             Event::Claim { room, answer } => self.claim_answered(&room, answer, &mut turn),
             Event::Quiet { link, room, disturbed } => self.quiet(link, &room, disturbed, &mut turn),
             Event::Drain { monolith, on } => self.drain(&monolith, on, &mut turn),
-            Event::Tick => {}
+            Event::Tick => self.review_monoliths(&mut turn),
         }
         self.expire(&mut turn);
         // The check walks everything: with thousands of rooms or clients a debug build would do nothing else.
@@ -225,8 +251,8 @@ impl Cluster {
         let room = self.timers.first().map(|(at, _)| *at);
         let rooms =
             [room, self.next_sync_deadline(), self.handovers.next_due(), self.next_unload(), self.next_renewal()];
-        let moves = [self.moves.next_due(), self.next_drain_step()];
-        rooms.into_iter().chain(moves).flatten().min()
+        let others = [self.moves.next_due(), self.next_drain_step(), self.pace.next_due()];
+        rooms.into_iter().chain(others).flatten().min()
     }
 
     /// What policies see of the Monoliths.
@@ -255,6 +281,7 @@ impl Cluster {
 
     /// Runs out whatever is due.
     fn expire(&mut self, turn: &mut Turn<'_>) {
+        self.keep_pace(turn);
         self.expire_sync(turn);
         while let Some((at, key)) = self.timers.first().cloned()
             && at <= self.now

@@ -14,7 +14,8 @@ pub struct Monolith {
     pub(super) link: LinkId,
     pub(super) region: Region,
     pub(super) endpoint: Endpoint,
-    pub(super) linked_at: Micros,
+    /// Since when it has taken rooms, linked or back from an ejection.
+    pub(super) serving_since: Micros,
     pub(super) sync: Sync,
     /// What it has reported loaded and not yet unloaded.
     pub(super) copies: Map<RoomKey, Copy>,

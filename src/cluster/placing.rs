@@ -35,7 +35,7 @@ impl Cluster {
     /// The first waiter of a room that nobody has. The room must not exist.
     pub(super) fn place_first(&mut self, name: RoomName, waiter: Waiter, turn: &mut Turn<'_>) {
         let key = name.key().clone();
-        let deadline = self.sync_deadline().unwrap_or(self.now);
+        let deadline = self.parked_until();
         self.insert_room(name, State::Parked { waiting: VecDeque::from([waiter]), deadline }, turn);
         self.enlist(&key, waiter);
         self.waiting += 1;
@@ -165,6 +165,10 @@ impl Cluster {
             self.give_up(key, Refusal::UNAVAILABLE, turn);
             return;
         }
+        if self.pace.is_outage() {
+            self.park(key, turn);
+            return;
+        }
         match self.choose(key, first, cause, attempt, tried, turn) {
             Ok(monolith) => {
                 let deadline = self.now + self.settings.load_timeout;
@@ -210,6 +214,16 @@ impl Cluster {
             }
             Err(refusal) => self.give_up(key, refusal, turn),
         }
+    }
+
+    /// There is nobody to ask at present: whoever waits goes on waiting, for as long as a join is held.
+    fn park(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
+        let deadline = self.parked_until();
+        self.change_room(key, turn, |room| {
+            let State::Placing(Placing { waiting, .. }) = &mut room.state else { return };
+            room.state = State::Parked { waiting: std::mem::take(waiting), deadline };
+        });
+        self.tell(key, What::Waits, turn);
     }
 
     /// Nobody takes the room: whoever waits is told, and the room is gone.

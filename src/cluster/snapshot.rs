@@ -43,7 +43,7 @@ pub struct MonolithSummary {
     pub pending: u32,
     /// Round trip of the last heartbeat.
     pub rtt_ms: f64,
-    /// Seconds since it was linked.
+    /// Seconds since it was linked, or came back from an ejection.
     pub age_s: f64,
     /// How far it is with losing its rooms, if it is to lose them.
     pub drain: Option<DrainSummary>,
@@ -124,16 +124,16 @@ impl Cluster {
                     clients: row.clients,
                     pending: row.pending,
                     rtt_ms: row.rtt_ms,
-                    age_s: self.now.saturating_sub(monolith.linked_at) as f64 / 1e6,
+                    age_s: self.now.saturating_sub(monolith.serving_since) as f64 / 1e6,
                     drain: self.drain_summary(id),
                 })
             })
             .collect()
     }
 
-    /// The link of every Monolith, with the moment it came up.
+    /// The link of every Monolith, with the moment since which it has taken rooms.
     pub fn links(&self) -> impl Iterator<Item = (&MonolithId, LinkId, u64)> {
-        self.monoliths.iter().map(|(id, monolith)| (id, monolith.link, monolith.linked_at))
+        self.monoliths.iter().map(|(id, monolith)| (id, monolith.link, monolith.serving_since))
     }
 
     /// The public rooms with how many of our own clients each has, in no order.

@@ -7,6 +7,7 @@
 mod claims;
 mod discovery;
 mod environment;
+mod health;
 mod load;
 mod policy;
 mod problem;
@@ -25,6 +26,7 @@ pub mod units;
 mod weights;
 
 pub use claims::ClaimsConfig;
+pub use health::HealthConfig;
 pub use load::{Loaded, Request, load};
 pub use policy::{SHIPPED_POLICIES, policy_vms};
 pub use problem::{ConfigErrors, Place, Problem};

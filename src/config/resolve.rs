@@ -9,7 +9,7 @@ use super::problem::ConfigErrors;
 use super::section::{Section, Walk};
 use super::tree::{self, Table};
 use super::types::{Config, Handover, HandoverMode, Heartbeat, Limits, QueueLimit, Takeover, Timeouts};
-use super::{claims, discovery, environment, policy, read, record, regions, scrape, weights};
+use super::{claims, discovery, environment, health, policy, read, record, regions, scrape, weights};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -103,6 +103,7 @@ fn root(mut root: Section<'_>, input: &Input<'_>) -> Config {
     config.limits = limits(root.section("limits"));
     config.timeouts = timeouts(root.section("timeouts"));
     config.heartbeat = heartbeat(root.section("heartbeat"));
+    config.health = health::read(root.section("health"));
     config.handover = handover(root.section("handover"));
     config.record = record::read(root.section("record"), input.base_dir);
     config.claims = claims::read(root.section("claims"));
@@ -123,6 +124,8 @@ pub(super) fn limits(mut section: Section<'_>) -> Limits {
     section.read(&mut limits.header, "header", read::size(4 * KIB..=MIB));
     section.read(&mut limits.place_attempts, "place_attempts", read::integer(1..=100u32));
     section.read(&mut limits.joins_per_second, "joins_per_second", read::integer(1..=1_000_000u32));
+    section.read(&mut limits.handshakes, "handshakes", read::integer(1..=10_000_000usize));
+    section.read(&mut limits.connections_per_second, "connections_per_second", read::integer(0..=1_000_000u32));
     if limits.link_queue < limits.message {
         section.error("link_queue", "is smaller than limits.message: the longest message would never fit; raise it");
     }

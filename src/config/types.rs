@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::claims::ClaimsConfig;
+use super::health::HealthConfig;
 use super::record::RecordConfig;
 use super::regions::Distances;
 use super::scrape::LoadConfig;
@@ -49,6 +50,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Pings on links and client sockets.
     pub heartbeat: Heartbeat,
+    /// When a Monolith is left alone for a while.
+    pub health: HealthConfig,
     /// How clients leave a Monolith that goes.
     pub handover: Handover,
     /// How rooms are claimed among balancers.
@@ -196,6 +199,10 @@ pub struct Limits {
     pub place_attempts: u32,
     /// Joins per second and Monolith after an outage.
     pub joins_per_second: u32,
+    /// Client sockets that have not said who they are.
+    pub handshakes: usize,
+    /// New connections per second from one address that is no trusted proxy; 0: as many as it likes.
+    pub connections_per_second: u32,
 }
 
 /// A bound in messages and in bytes, whichever is reached first.
@@ -309,6 +316,7 @@ impl Default for Config {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             heartbeat: Heartbeat::default(),
+            health: HealthConfig::default(),
             handover: Handover::default(),
             claims: ClaimsConfig::default(),
             record: RecordConfig::default(),
@@ -366,6 +374,8 @@ impl Default for Limits {
             header: 32 << 10,
             place_attempts: 3,
             joins_per_second: 200,
+            handshakes: 10_000,
+            connections_per_second: 0,
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod departures;
 mod health;
+mod knock;
 mod moves;
 pub mod policies;
 pub mod recording;
@@ -25,6 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use tokio::sync::{mpsc, oneshot};
 
 pub use self::health::{DecisionStats, Health};
+pub use self::knock::TurnedAway;
 pub use self::request::{Placement, Refused, Sent};
 pub use self::shell::{ControlSettings, spawn};
 use crate::cluster::{Cluster, MonolithSummary, Settings};
@@ -41,7 +43,7 @@ use self::routes::Routes;
 use self::stories::Stories;
 
 /// What the control thread is asked to do. The channel has no number of its own: each client has at most one join and
-/// one leave in it and before them one question of `admit`, each HTTP request at most its start and its end, and `limits`
+/// one leave in it and before them a knock, its end and one question of `admit`, each HTTP request at most its start and its end, and `limits`
 /// bounds both.
 enum Command {
     Join {
@@ -52,6 +54,14 @@ enum Command {
         reconnect: bool,
         inbox: Arc<Inbox>,
     },
+    /// A client wants an upgrade during an outage, or soon after one.
+    Knock {
+        client: ClientId,
+        room: RoomKey,
+        reply: oneshot::Sender<bool>,
+    },
+    /// It does not any more.
+    Withdraw(ClientId),
     Leave(ClientId),
     /// Enough clients have left by themselves to look at them now.
     Departures,

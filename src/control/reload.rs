@@ -15,7 +15,7 @@ use super::Control;
 use super::policies::Policies;
 use super::recording::Recordings;
 use super::watch::FileWatch;
-use crate::cluster::{Claiming, Rebalancing, Seamless, Settings};
+use crate::cluster::{Claiming, EjectionSettings, Rebalancing, Seamless, Settings};
 use crate::config::{self, ClaimsConfig, Config, Discovery, HandoverMode, Rebalance};
 use crate::discovery::{self, EndpointSet};
 use crate::link::LinkSettings;
@@ -75,6 +75,15 @@ pub fn cluster_settings(config: &Config) -> Settings {
         place_attempts: config.limits.place_attempts,
         pending_joins: config.limits.pending_joins,
         pending_rooms: config.limits.pending_rooms,
+        hold: micros(config.timeouts.hold),
+        joins_per_second: config.limits.joins_per_second,
+        ejection: EjectionSettings {
+            errors: config.health.eject_errors,
+            after: micros(config.health.eject_after),
+            flaps: config.health.eject_flaps,
+            base: micros(config.health.eject_for),
+            most: config.health.max_ejected_share,
+        },
         rebalance: config
             .policy
             .rebalance_every

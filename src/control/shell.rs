@@ -93,6 +93,8 @@ struct Shell {
     targets: BTreeMap<MonolithId, Arc<Target>>,
     inboxes: HashMap<ClientId, Arc<Inbox>, Hashing>,
     replies: HashMap<RequestId, Reply, Hashing>,
+    /// Clients that wait to hear whether they may be upgraded.
+    knocks: HashMap<ClientId, oneshot::Sender<bool>, Hashing>,
     /// Operators who wait to hear whether a room moves: answered within the command that asks.
     moves: HashMap<RequestId, moves::Reply, Hashing>,
     effects: Vec<Effect>,
@@ -130,6 +132,7 @@ impl Shell {
             targets: BTreeMap::new(),
             inboxes: HashMap::default(),
             replies: HashMap::default(),
+            knocks: HashMap::default(),
             moves: HashMap::default(),
             effects: Vec::new(),
             events: Events::default(),
@@ -178,6 +181,7 @@ impl Shell {
                 () = tokio::time::sleep_until(sleep_until), if deadline.is_some() => self.apply(Event::Tick),
             }
             self.routes.set_list_version(self.cluster.list_version());
+            self.routes.set_open(self.cluster.is_open());
         }
     }
 
@@ -220,6 +224,14 @@ impl Shell {
             Command::Join { client, room, token, region, reconnect, inbox } => {
                 self.inboxes.insert(client, inbox);
                 self.apply(Event::Join { client, room, token, region, reconnect });
+            }
+            Command::Knock { client, room, reply } => {
+                self.knocks.insert(client, reply);
+                self.apply(Event::Knock { client, room });
+            }
+            Command::Withdraw(client) => {
+                self.apply(Event::Withdraw { client });
+                self.knocks.remove(&client);
             }
             Command::Leave(client) => {
                 self.apply(Event::Leave { client, told: None });
@@ -312,6 +324,13 @@ impl Shell {
                     inbox.close(code);
                 }
             }
+            Effect::Enter { client, admitted } => {
+                if let Some(reply) = self.knocks.remove(&client) {
+                    // Whoever knocked may have gone.
+                    let _ = reply.send(admitted);
+                }
+            }
+            Effect::Ejection(ejection) => super::health::log(&ejection),
             Effect::Send { request, monolith, awaited } => {
                 let target = self.targets.get(&monolith).cloned();
                 if let Some(reply) = self.replies.remove(&request) {

@@ -21,6 +21,7 @@ use crate::control::reload::{cluster_settings, link_settings};
 use crate::control::shell::in_virtual_time;
 use crate::control::{Control, ControlSettings};
 use crate::front::clients::Clients;
+use crate::front::handshakes::Handshakes;
 use crate::front::room_socket::{RoomRequest, SocketContext, SocketSettings, serve, websocket_config};
 use crate::link::inbox::Inbox;
 use crate::link::tap::Tap;
@@ -173,7 +174,8 @@ impl Balancer {
             heartbeat: self.config.heartbeat,
         };
         let room = RoomName::parse(room).ok()?;
-        let request = RoomRequest { client, room, region: Some("ewr".into()), reconnect };
+        let handshake = Handshakes::default().begin(1)?;
+        let request = RoomRequest { client, room, region: Some("ewr".into()), reconnect, handshake };
         let context = self.context.clone();
         let task = watched(ledger, "the task of a client", async move {
             let socket = WebSocketStream::from_raw_socket(ours, Role::Server, Some(websocket_config(&settings))).await;

@@ -17,6 +17,7 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tracing::debug;
 
 use super::clients::{ClientCounters, Clients};
+use super::handshakes::Handshake;
 use crate::config::{Heartbeat, QueueLimit};
 use crate::control::Control;
 use crate::link::Command;
@@ -45,6 +46,8 @@ pub struct RoomRequest {
     pub region: Option<Region>,
     /// Whether it says that it comes back.
     pub reconnect: bool,
+    /// Its place among those that have not said who they are.
+    pub handshake: Handshake,
 }
 
 /// What every client's task shares.
@@ -392,7 +395,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientTask<S> {
             }
         };
         let Phase::AwaitingAuth(request) = std::mem::replace(&mut self.phase, Phase::Joining) else { return Ok(()) };
-        let RoomRequest { client, room, region, reconnect } = request;
+        let RoomRequest { client, room, region, reconnect, handshake } = request;
+        drop(handshake);
         timer.reset(Instant::now() + self.settings.heartbeat.interval);
         self.context
             .control

@@ -66,6 +66,8 @@ pub(super) struct Session {
 
 /// Pings that a Monolith may send between two of our heartbeats. The real one sends none.
 const PINGS: u32 = 1000;
+/// Why a link is lost whose Monolith has closed it in good order, as one does that is stopped.
+const GOODBYE: &str = "closed by the monolith";
 /// How long the close handshake of a link may take.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -138,6 +140,12 @@ impl Session {
         }
         self.members.end();
         let reports = self.context.reports.clone();
+        if matches!(end, End::Lost(GOODBYE)) {
+            // It has said so: the end of this link is no sign of trouble.
+            let leaving = Event::LinkState { link: self.link, state: MonolithState::Draining };
+            // Without a control thread there is nobody left to be told.
+            let _ = reports.send(Report::Event(leaving)).await;
+        }
         let down = Report::Event(Event::LinkDown { link: self.link });
         // The members are told through the control thread; a link that is gone owes nobody a leave.
         if reports.send(down).await.is_err() {
@@ -249,7 +257,7 @@ impl Session {
             Message::Close(frame) => {
                 let code = frame.as_ref().map(|frame| u16::from(frame.code));
                 info!(monolith = %self.init.id, ?code, "monolith closes its link");
-                return Err(End::Lost("closed by the monolith"));
+                return Err(End::Lost(GOODBYE));
             }
             // The answers wait in the socket, outside of every bound, for one that sends and does not read.
             Message::Ping(_) => {

@@ -108,6 +108,18 @@ pub enum Event {
         /// Whether it says that it comes back.
         reconnect: bool,
     },
+    /// A client asks whether it may be upgraded, as everybody has to during an outage and for a while after it.
+    Knock {
+        /// The client.
+        client: ClientId,
+        /// The room.
+        room: RoomKey,
+    },
+    /// A client that has knocked waits no longer.
+    Withdraw {
+        /// The client.
+        client: ClientId,
+    },
     /// A client has gone.
     Leave {
         /// The client.
@@ -300,6 +312,15 @@ pub enum Effect {
         /// With which code.
         code: CloseCode,
     },
+    /// The answer to a knock.
+    Enter {
+        /// Who knocked.
+        client: ClientId,
+        /// Whether it may be upgraded; else too many wait already.
+        admitted: bool,
+    },
+    /// A Monolith is ejected, or is back.
+    Ejection(Ejection),
     /// A request has a Monolith.
     Send {
         /// The request.
@@ -332,4 +353,54 @@ pub enum Effect {
     Claim(ClaimCommand),
     /// Something for the story of a room.
     Story(Box<Note>),
+}
+
+/// Why a Monolith is left alone for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EjectionCause {
+    /// Too many of its HTTP requests failed.
+    Errors,
+    /// Its links broke too often.
+    Flaps,
+}
+
+impl EjectionCause {
+    /// Every cause.
+    pub const ALL: [Self; 2] = [Self::Errors, Self::Flaps];
+
+    /// A stable label for metrics and logs.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Errors => "errors",
+            Self::Flaps => "flaps",
+        }
+    }
+}
+
+/// What happened to a Monolith that keeps failing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ejection {
+    /// It gets nothing new for a while.
+    Out {
+        /// Which.
+        monolith: MonolithId,
+        /// Why.
+        cause: EjectionCause,
+        /// For how long, in microseconds.
+        lasts: Micros,
+        /// How often it was of late, this time included.
+        times: u32,
+    },
+    /// It should be, but too many are already, or nobody else serves.
+    Spared {
+        /// Which.
+        monolith: MonolithId,
+        /// Why it should be.
+        cause: EjectionCause,
+    },
+    /// Its time is over.
+    Back {
+        /// Which.
+        monolith: MonolithId,
+    },
 }

@@ -307,6 +307,7 @@ fn table(decided: &Decided) -> Vec<String> {
         MonolithState::Up => "up",
         MonolithState::Suspect => "suspect",
         MonolithState::Draining => "draining",
+        MonolithState::Ejected => "ejected",
     };
     let column = |head: &str, text: &dyn Fn(&Candidate) -> String| -> Vec<String> {
         std::iter::once(head.to_string()).chain(rows.iter().map(text)).collect()

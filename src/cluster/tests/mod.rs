@@ -7,6 +7,7 @@
 mod claims;
 mod drain;
 mod duplicates;
+mod ejection;
 mod facts;
 mod failures;
 mod handover;
@@ -14,6 +15,7 @@ mod joins;
 mod links;
 mod model;
 mod moves;
+mod pace;
 mod property;
 mod reports;
 mod requests;
@@ -22,10 +24,10 @@ mod story;
 use std::sync::Arc;
 
 use super::members::Place;
-use super::{Cluster, Settings};
+use super::{Cluster, EjectionSettings, Settings};
 use crate::config::Weights;
 use crate::model::claims::{ClaimAnswer, ClaimCommand, ClaimOutcome};
-use crate::model::event::{Effect, Event, Micros, RequestOutcome, Token, UnloadCause};
+use crate::model::event::{Effect, Ejection, Event, Micros, RequestOutcome, Token, UnloadCause};
 use crate::model::policy::{Answer, Call, Cause, Fault, Hook, MonolithState, Move, View};
 use crate::model::story::{About, Note};
 use crate::model::wire::{Frame, FromMonolith, RoomReport, UnloadReason};
@@ -82,6 +84,9 @@ fn settings() -> Settings {
         place_attempts: 3,
         pending_joins: 100,
         pending_rooms: 50,
+        hold: 10 * SECOND,
+        joins_per_second: 10,
+        ejection: EjectionSettings { errors: 0.5, after: 5 * SECOND, flaps: 3, base: 30 * SECOND, most: 0.5 },
         rebalance: None,
         seamless: None,
         move_rate: 50,
@@ -162,6 +167,13 @@ fn show(effect: &Effect) -> String {
         Effect::Moving { request, outcome: Err(refusal) } => format!("r{request} stays {}", refusal.label()),
         Effect::Rebalanced(done) => format!("rebalanced {}-{} of {}", done.asked, done.refused, done.rooms),
         Effect::Close { client, code } => format!("close c{} {code}", number(client)),
+        Effect::Enter { client, admitted: true } => format!("enter c{}", number(client)),
+        Effect::Enter { client, admitted: false } => format!("turn away c{}", number(client)),
+        Effect::Ejection(Ejection::Out { monolith, cause, lasts, times }) => {
+            format!("eject {monolith} {} {}s {times}x", cause.label(), lasts / SECOND)
+        }
+        Effect::Ejection(Ejection::Spared { monolith, cause }) => format!("spare {monolith} {}", cause.label()),
+        Effect::Ejection(Ejection::Back { monolith }) => format!("{monolith} is back"),
         Effect::Send { request, monolith, awaited } => {
             format!("send r{request} {monolith}{}", if *awaited { " awaited" } else { "" })
         }
@@ -212,7 +224,12 @@ impl World {
     }
 
     fn state(&mut self, link: u64, state: MonolithState) {
-        self.event(Event::LinkState { link: LinkId(link), state }).gives("");
+        self.state_gives(link, state, "");
+    }
+
+    #[track_caller]
+    fn state_gives(&mut self, link: u64, state: MonolithState, expected: &str) {
+        self.event(Event::LinkState { link: LinkId(link), state }).gives(expected);
     }
 
     fn loaded(&mut self, link: u64, room: &str, epoch: u32) -> Got {

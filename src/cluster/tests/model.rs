@@ -42,6 +42,8 @@ pub(super) struct Model {
     next_request: u64,
     /// Clients whose sockets are open.
     pub(super) clients: BTreeSet<ClientId>,
+    /// Clients that wait before their upgrade.
+    pub(super) knocking: BTreeSet<ClientId>,
     /// Requests that wait to hear where to go, and those that were sent and are awaited.
     pub(super) asking: BTreeSet<RequestId>,
     pub(super) awaited: BTreeMap<RequestId, (Option<usize>, bool)>,
@@ -87,6 +89,7 @@ impl Model {
             next_client: 1,
             next_request: 1,
             clients: BTreeSet::new(),
+            knocking: BTreeSet::new(),
             asking: BTreeSet::new(),
             awaited: BTreeMap::new(),
             wanted: BTreeMap::new(),
@@ -229,6 +232,12 @@ impl Model {
                 assert!(!self.seamless || code != CloseCode::AWAY, "{client} could have stayed");
                 self.speaking.remove(&client);
             }
+            Effect::Enter { client, .. } => assert!(self.knocking.remove(&client), "{client} does not knock"),
+            Effect::Ejection(Ejection::Out { monolith, .. }) => {
+                let serving = self.w.cluster.view().rows().iter().filter(|row| row.serves()).count();
+                assert!(serving > 0, "{monolith} was the last one");
+            }
+            Effect::Ejection(Ejection::Spared { .. } | Ejection::Back { .. }) => {}
             Effect::Send { request, monolith, awaited } => {
                 assert!(self.asking.remove(&request), "{request} was answered twice");
                 assert!(self.peers.values().any(|peer| peer.id == monolith), "{monolith} is not linked");
@@ -399,6 +408,12 @@ impl Model {
             self.feed(Event::Tick);
         }
         assert_eq!((self.w.cluster.waiting(), &self.asking), (0, &BTreeSet::new()), "somebody waits for ever");
+        let serving = self.w.cluster.view().rows().iter().any(|row| row.serves());
+        assert_eq!(self.w.cluster.held(), self.knocking.len());
+        assert!(!serving || (self.knocking.is_empty() && self.w.cluster.is_open()), "somebody is held for ever");
+        for client in std::mem::take(&mut self.knocking) {
+            self.feed(Event::Withdraw { client });
+        }
         let members = self.members();
         assert_eq!(members.len(), self.clients.len(), "every client is a member somewhere");
         for peer in self.peers.values() {

@@ -19,6 +19,9 @@ enum Step {
     Join(usize),
     Leave(usize),
     LeaveDirectly(usize),
+    Knock(usize),
+    Withdraw(usize),
+    Errors(usize, u8),
     Request { room: Option<usize>, create: bool },
     Outcome { request: usize, kind: u8 },
     LinkUp { monolith: u64 },
@@ -49,6 +52,9 @@ fn step() -> impl Strategy<Value = Step> {
         12 => index().prop_map(Step::Join),
         5 => index().prop_map(Step::Leave),
         5 => index().prop_map(Step::LeaveDirectly),
+        5 => index().prop_map(Step::Knock),
+        1 => index().prop_map(Step::Withdraw),
+        1 => (index(), 0u8..=10).prop_map(|(link, tenths)| Step::Errors(link, tenths)),
         5 => (proptest::option::weighted(0.8, index()), any::<bool>())
             .prop_map(|(room, create)| Step::Request { room, create: create || room.is_none() }),
         5 => (index(), 0u8..8).prop_map(|(request, kind)| Step::Outcome { request, kind }),
@@ -94,6 +100,25 @@ impl Model {
             Step::LeaveDirectly(index) => {
                 if let Some(client) = pick(index, self.clients.iter().copied()) {
                     self.leave_directly(client);
+                }
+            }
+            Step::Knock(room) => {
+                let client = client(self.next_client);
+                self.next_client += 1;
+                self.knocking.insert(client);
+                self.feed(Event::Knock { client, room: RoomKey::of(ROOMS[room % ROOMS.len()]) });
+            }
+            Step::Withdraw(index) => {
+                if let Some(client) = pick(index, self.knocking.iter().copied()) {
+                    self.knocking.remove(&client);
+                    self.feed(Event::Withdraw { client });
+                }
+            }
+            Step::Errors(index, tenths) => {
+                if let Some(link) = link_at(self, index) {
+                    let id = self.peers[&link].id.clone();
+                    let errors = f64::from(tenths) / 10.0;
+                    self.w.cluster.measure(|view| view.update(&id, |row| row.errors = errors));
                 }
             }
             Step::Request { room, create } => self.request(room, create),

@@ -110,6 +110,8 @@ fn told(event: &Event, id_of: impl Fn(LinkId) -> Option<MonolithId>) -> Option<L
         | Event::LinkUp { .. }
         | Event::LinkState { .. }
         | Event::Answered { .. }
+        | Event::Knock { .. }
+        | Event::Withdraw { .. }
         | Event::RequestDone { .. }
         | Event::Move { .. }
         | Event::Claim { .. }

@@ -261,6 +261,8 @@ impl<'w> Run<'w> {
             | Effect::Watch { .. }
             | Effect::Moving { .. }
             | Effect::Rebalanced(_)
+            | Effect::Enter { .. }
+            | Effect::Ejection(_)
             | Effect::Send { .. }
             | Effect::Refuse { .. }
             | Effect::Bind { .. }

@@ -274,15 +274,13 @@ fn what_overlaps_ends_with_the_last_that_began_it() {
 }
 
 #[test]
-fn a_monolith_dies_of_a_request_to_unload_that_crosses_its_own_and_comes_back() {
+fn balancers_that_see_one_duplicate_take_turns_at_asking_for_it() {
     let found = crowded("random");
-    let crossed = found.figure(Metric::CrossedUnloads);
-    assert!(crossed > 0.0, "{:?}", found.side.figures);
+    let figure = |metric| found.figure(metric);
+    assert!(figure(Metric::Duplicates) > 0.0, "{:?}", found.side.figures);
+    // A second request would find the room gone, and end its Monolith.
     let demand: Assertion = "crossed_unloads == 0".parse().unwrap();
-    assert!(!found.side(&[demand]).assertions[0].ok);
-    let away: usize = (found.side.load.as_ref().unwrap().monoliths.iter())
-        .map(|series| series.values.iter().filter(|value| value.is_none()).count())
-        .sum();
-    assert!(away > 0 && (away as f64) < 20.0 * crossed, "{away} moments for {crossed}, of a minute each");
-    assert_eq!(crowded("hash-ring").figure(Metric::CrossedUnloads), 0.0);
+    assert!(found.side(&[demand]).assertions[0].ok, "{:?}", found.side.figures);
+    let series = &found.side.load.as_ref().unwrap().monoliths;
+    assert!(!series.iter().any(|one| one.values.iter().any(Option::is_none)), "a Monolith was away");
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::random::Sampler;
-use crate::cluster::{Rebalancing, Settings};
+use crate::cluster::{EjectionSettings, Rebalancing, Settings};
 use crate::config::scenario::{Behaviour, FailureKind, PolicyTerms, Reconnect, Scenario};
 use crate::config::{Distances, Limits, Timeouts, Weights};
 use crate::model::Region;
@@ -189,6 +189,10 @@ impl World {
             place_attempts: self.limits.place_attempts,
             pending_joins: self.limits.pending_joins,
             pending_rooms: self.limits.pending_rooms,
+            hold: micros(self.timeouts.hold),
+            joins_per_second: self.limits.joins_per_second,
+            // There are no requests that could fail, and a link that ends is what the scenario says.
+            ejection: EjectionSettings { errors: 0.0, after: 0, flaps: 0, base: 1_000_000, most: 0.0 },
             rebalance: self.policy.rebalance_every.map(|every| Rebalancing { every: micros(every), dry: false }),
             seamless: None,
             move_rate: self.policy.move_rate,
