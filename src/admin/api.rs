@@ -14,13 +14,18 @@ use crate::model::RoomKey;
 const PAGE: (usize, usize) = (100, 1000);
 
 impl Admin {
-    /// `/api/state`, in the shape of ott-balancer; `waiting` are the rooms whose clients have no Monolith at this moment.
+    /// `/api/state`, in the shape of ott-balancer. Where rooms have clients and no Monolith at this moment, `waiting` has
+    /// them.
     pub(super) async fn state(&self) -> Result<Response<Bytes>, AdminError> {
         let read = self.control.query(|cluster| (cluster.state(), cluster.rooms_without_monolith()));
         let (monoliths, waiting) = read.await.map_err(|_| AdminError::stopping())?;
         let id: &str = self.tap.balancer();
         let region = self.config.load().region.clone();
-        Ok(answer(StatusCode::OK, &json!({"id": id, "region": region, "monoliths": monoliths, "waiting": waiting})))
+        let mut document = json!({"id": id, "region": region, "monoliths": monoliths});
+        if !waiting.is_empty() {
+            document["waiting"] = json!(waiting);
+        }
+        Ok(answer(StatusCode::OK, &document))
     }
 
     /// `/api/balancing`: a text for people.

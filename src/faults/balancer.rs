@@ -122,6 +122,7 @@ impl Balancer {
                 way.open.store(0, Relaxed);
             }
             let supervisor = Supervisor {
+                balancer: name.to_owned(),
                 endpoint: format!("{name}-way-{number}:1").into(),
                 monolith: monolith.clone(),
                 world: around.world.clone(),
@@ -226,6 +227,7 @@ impl Drop for AbortOnDrop {
 }
 
 struct Supervisor {
+    balancer: String,
     endpoint: Arc<str>,
     monolith: Monolith,
     world: World,
@@ -244,6 +246,7 @@ impl Supervisor {
                 Some(id) => {
                     let (ours, theirs, line) = pipe(self.dice.millis(1..25));
                     let number = self.world.next_link();
+                    self.ledger.link_began(number, &self.balancer);
                     *lock(&self.line) = Some(line.clone());
                     self.monolith.accept(theirs, line, number);
                     let socket = WebSocketStream::from_raw_socket(ours, Role::Client, Some(small())).await;

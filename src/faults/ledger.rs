@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -20,15 +21,24 @@ struct Seen {
     violations: Vec<String>,
     story: Vec<String>,
     inputs: BTreeMap<Session, Inputs>,
-    ended_links: BTreeSet<LinkNumber>,
+    links: BTreeMap<LinkNumber, Link>,
     counts: BTreeMap<&'static str, u64>,
 }
+
+/// A link in its life.
+struct Link {
+    balancer: String,
+    ended: Option<Instant>,
+}
+
+/// How long after its end a balancer may still be busy with a link before it says so.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// What Monoliths heard of a session.
 #[derive(Default)]
 struct Inputs {
-    /// Each input, and over which link it came.
-    heard: BTreeMap<u64, LinkNumber>,
+    /// Each input: when, and over which link it came.
+    heard: BTreeMap<u64, (Instant, LinkNumber)>,
     /// The last one over each link.
     last: BTreeMap<LinkNumber, u64>,
     /// Its room went without its balancer's doing after these: what it said at that moment may be lost.
@@ -38,18 +48,25 @@ struct Inputs {
 impl Inputs {
     /// What was never heard although nothing excuses it. An input that was under way on a link that ended is lost with
     /// it, and one that was under way to a room that went.
-    fn lost(&self, ended: &BTreeSet<LinkNumber>) -> Vec<u64> {
+    fn lost(&self, links: &BTreeMap<LinkNumber, Link>) -> Vec<u64> {
         let newest = self.heard.last_key_value().map_or(0, |(number, _)| *number);
         let missing = (1..newest).filter(|number| !self.heard.contains_key(number));
         let excused = |number: u64| {
             let before = self.heard.range(..number).next_back();
             let after = self.heard.range(number..).next();
-            let with_link = self.last.iter().any(|(link, last)| {
-                ended.contains(link) && *last < number && after.is_none_or(|(_, other)| other != link)
+            let (Some((_, (since, _))), Some((_, (until, heard_over)))) = (before, after) else {
+                return before.is_none();
+            };
+            // The Monolith at its other end need not have read anything of this session.
+            let balancer = links.get(heard_over).map(|link| &link.balancer);
+            let with_link = links.iter().any(|(at, link)| {
+                let Some(ended) = link.ended.filter(|_| Some(&link.balancer) == balancer) else { return false };
+                let meanwhile = *since <= ended && ended <= *until + GOODBYE;
+                meanwhile || (at != heard_over && self.last.get(at).is_some_and(|last| *last < number))
             });
             // Before the first one, nothing says which link it would have come over.
             let surprised = before.is_some_and(|(last, _)| self.surprised_after.contains(last));
-            with_link || surprised || before.is_none()
+            with_link || surprised
         };
         missing.filter(|number| !excused(*number)).collect()
     }
@@ -82,7 +99,7 @@ impl Ledger {
         let mut seen = self.lock();
         *seen.counts.entry("inputs").or_default() += 1;
         let inputs = seen.inputs.entry(session).or_default();
-        let wrong = if let Some(other) = inputs.heard.insert(number, link) {
+        let wrong = if let Some((_, other)) = inputs.heard.insert(number, (Instant::now(), link)) {
             Some(format!("input {number} of session {session} came twice, over links {other} and {link}"))
         } else {
             let last = inputs.last.insert(link, number).filter(|last| *last > number);
@@ -103,16 +120,23 @@ impl Ledger {
         }
     }
 
+    /// A balancer has a link.
+    pub(super) fn link_began(&self, link: LinkNumber, balancer: &str) {
+        self.lock().links.insert(link, Link { balancer: balancer.to_owned(), ended: None });
+    }
+
     /// A link has ended; what was under way on it is lost.
     pub(super) fn link_ended(&self, link: LinkNumber) {
-        self.lock().ended_links.insert(link);
+        if let Some(link) = self.lock().links.get_mut(&link) {
+            link.ended.get_or_insert(Instant::now());
+        }
     }
 
     /// What was violated, what led to it, and what happened how often.
     pub(super) fn close(self) -> (Vec<String>, Vec<String>, BTreeMap<&'static str, u64>) {
         let mut seen = std::mem::take(&mut *self.lock());
         for (session, inputs) in &seen.inputs {
-            let lost = inputs.lost(&seen.ended_links);
+            let lost = inputs.lost(&seen.links);
             if !lost.is_empty() {
                 let links: Vec<_> = inputs.last.keys().collect();
                 seen.violations
@@ -165,6 +189,7 @@ mod tests {
 
     fn violations(steps: impl FnOnce(&Ledger)) -> usize {
         let ledger = Ledger::new();
+        [1, 2].iter().for_each(|link| ledger.link_began(*link, "b"));
         steps(&ledger);
         ledger.close().0.len()
     }

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use usher::testkit::http;
 use usher::testkit::{Client, Monolith, RoomInfo, World};
 
-use super::harness::{KEY, SOON, discovery_line, eventually, monoliths};
+use super::harness::{KEY, SOON, discovery_line, eventually, eventually_within, monoliths};
 
 /// usher with nothing of this process's environment that could matter to it.
 pub fn usher(folder: &Path) -> Command {
@@ -62,7 +62,8 @@ pub async fn output(command: &mut Command) -> Output {
     let mut child = Kept(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
     let stdout = read_all(child.0.stdout.take().unwrap());
     let stderr = read_all(child.0.stderr.take().unwrap());
-    let status = child.ended().await;
+    // Some of them simulate hours, in a build without optimisation.
+    let status = eventually_within(6 * SOON, "the command ends", async || child.0.try_wait().unwrap()).await;
     Output { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use usher::testkit::http;
 use usher::testkit::{Monolith, RoomInfo, World};
 
-use super::harness::{Balancer, eventually, quick};
+use super::harness::{Balancer, SOON, eventually, quick};
 
 const LIST: &str = "/api/room/list";
 
@@ -92,6 +92,8 @@ async fn a_room_on_two_monoliths_is_listed_once_and_one_that_goes_is_not() {
     assert_eq!(names(&list), ["Twice", "other"], "the older load wins");
     balancer.monoliths[1].unload("other", usher::testkit::monolith::UnloadReason::Keepalive);
     assert_eq!(names(&list_of(&balancer, 1).await), ["Twice"]);
+    // The copy that lost goes when it is this balancer's turn to ask; until then it could still stand in.
+    balancer.monoliths[1].wait_for(|state| state.unload_count() == 1, SOON).await.unwrap();
     balancer.monoliths[0].kill().await;
     list_of(&balancer, 0).await;
     balancer.all_alive();

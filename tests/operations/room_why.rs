@@ -181,7 +181,7 @@ async fn a_room_tells_why_it_is_where_it_is() {
         &format!("by policy {before}, "),
         "said: cdg if it is there",
         &format!("{cdg} was lost, with 1 client in it"),
-        &format!("moves from {ewr} to {cdg}, by hand; closes 1 client, to come back"),
+        &format!("moves from {ewr} to {cdg}, by hand, with 1 client"),
         &format!("by policy {after}, "),
         "policy.lua:5:",
     ] {
