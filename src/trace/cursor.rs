@@ -5,6 +5,8 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 
+use super::scan;
+
 /// A place in a line. Every read is `None` where something else stands, and then says nothing about where it stopped.
 pub(super) struct Cursor<'a> {
     text: &'a str,
@@ -41,10 +43,31 @@ impl<'a> Cursor<'a> {
         self.eat(what).then_some(())
     }
 
+    /// Goes past this text if it stands here. It has to be one that was read without escapes, and so is written without.
+    #[inline]
+    pub(super) fn eat_text(&mut self, known: &str) -> bool {
+        let body = self.rest().strip_prefix(b"\"").and_then(|body| body.strip_prefix(known.as_bytes()));
+        let found = body.is_some_and(|rest| rest.first() == Some(&b'"'));
+        if found {
+            self.at += known.len() + 2;
+        }
+        found
+    }
+
+    /// What was read since a place that [`Self::place`] named.
+    pub(super) fn since(&self, place: usize) -> &'a str {
+        self.text.get(place..self.at).unwrap_or_default()
+    }
+
+    /// Where it is.
+    pub(super) fn place(&self) -> usize {
+        self.at
+    }
+
     /// A text; one with escapes is copied.
     pub(super) fn text(&mut self) -> Option<Cow<'a, str>> {
         let body = self.rest().strip_prefix(b"\"")?;
-        let end = body.iter().position(|byte| ENDS_TEXT[usize::from(*byte)])?;
+        let end = scan::plain_run(body)?;
         if body[end] != b'"' {
             return self.value::<String>().map(Cow::Owned);
         }
@@ -60,20 +83,15 @@ impl<'a> Cursor<'a> {
 
     /// A whole number. What follows it is for the next read to judge, so that `1.5` is not taken for 1.
     pub(super) fn whole(&mut self) -> Option<u64> {
-        let rest = self.rest();
-        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-        let (all, leads) = (&rest[..digits], rest.first() == Some(&b'0'));
+        let (value, digits) = digits(self.rest());
+        let leads = self.rest().first() == Some(&b'0');
         if digits == 0 || digits > 20 || leads && digits > 1 {
             return None;
         }
-        self.at += digits;
         // Nineteen digits always fit.
-        let (safe, last) = all.split_at(digits.min(19));
-        let value = safe.iter().fold(0, |value: u64, byte| value * 10 + u64::from(byte - b'0'));
-        match last {
-            [] => Some(value),
-            [byte, ..] => value.checked_mul(10)?.checked_add(u64::from(byte - b'0')),
-        }
+        let value = if digits < 20 { value } else { self.text.get(self.at..self.at + digits)?.parse().ok()? };
+        self.at += digits;
+        Some(value)
     }
 
     /// A whole number of a smaller type.
@@ -83,6 +101,9 @@ impl<'a> Cursor<'a> {
 
     /// A number.
     pub(super) fn number(&mut self) -> Option<f64> {
+        if let Some(value) = self.short_decimal() {
+            return Some(value);
+        }
         let rest = self.rest();
         let digits = |from: usize| rest[from..].iter().take_while(|byte| byte.is_ascii_digit()).count();
         let sign = usize::from(rest.first() == Some(&b'-'));
@@ -109,6 +130,25 @@ impl<'a> Cursor<'a> {
         let value: f64 = self.text.get(self.at..self.at + end)?.parse().ok()?;
         self.at += end;
         value.is_finite().then_some(value)
+    }
+
+    /// A number such as `1.5`, of at most fifteen digits. Those and the powers of ten up to 10^15 are exact, so that one
+    /// division rounds as it should (Clinger, "How to read floating point numbers accurately", 1990).
+    #[inline]
+    fn short_decimal(&mut self) -> Option<f64> {
+        let rest = self.rest();
+        let (whole, before) = digits(rest);
+        if before == 0 || before > 1 && rest[0] == b'0' || rest.get(before) != Some(&b'.') {
+            return None;
+        }
+        let (fraction, after) = digits(&rest[before + 1..]);
+        let end = before + 1 + after;
+        if after == 0 || before + after > 15 || matches!(rest.get(end), Some(b'e' | b'E')) {
+            return None;
+        }
+        let scale = POWERS_OF_TEN[after];
+        self.at += end;
+        Some((whole * scale + fraction) as f64 / scale as f64)
     }
 
     /// `true` or `false`.
@@ -141,17 +181,29 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// The bytes at which a plain run of a text ends: its quote, an escape, and what JSON allows in no text.
-const ENDS_TEXT: [bool; 256] = {
-    let mut ends = [false; 256];
-    let mut byte = 0;
-    while byte < 0x20 {
-        ends[byte] = true;
-        byte += 1;
+/// The number that the digits here make, and how many they are. One of more than nineteen may be wrong.
+#[inline]
+fn digits(bytes: &[u8]) -> (u64, usize) {
+    let (mut value, mut count) = (0u64, 0);
+    for byte in bytes {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            break;
+        }
+        value = value.wrapping_mul(10).wrapping_add(u64::from(digit));
+        count += 1;
     }
-    ends[b'"' as usize] = true;
-    ends[b'\\' as usize] = true;
-    ends
+    (value, count)
+}
+
+const POWERS_OF_TEN: [u64; 16] = {
+    let mut powers = [1; 16];
+    let mut at = 1;
+    while at < 16 {
+        powers[at] = powers[at - 1] * 10;
+        at += 1;
+    }
+    powers
 };
 
 #[cfg(test)]

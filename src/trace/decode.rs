@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 
 use super::FORMAT;
-use super::quick::{self, DecisionRead, Texts};
+use super::quick::{self, DecisionRead, Texts, Written};
 use super::record::{AnyLine, Counts, Gap, Header, Outcome, PolicyText, TraceEvent};
 use crate::model::MonolithId;
 use crate::model::policy::{Call, MonolithRow, View};
@@ -48,6 +48,8 @@ pub struct Decoder {
     /// The counts of the line at hand, in the order of the rows.
     counted: Vec<(usize, Counts)>,
     texts: Texts,
+    /// The counts of the line before.
+    written: Written,
 }
 
 impl Decoder {
@@ -81,16 +83,7 @@ impl Decoder {
     }
 
     fn quick_decision(&mut self, text: &str) -> Option<(u64, Item)> {
-        let (view, counted) = (&self.view, &mut self.counted);
-        counted.clear();
-        let mut next = 0;
-        let read = quick::decision(text, &mut self.texts, &mut |id, counts| {
-            // The encoder writes them in the order of the rows.
-            let at = next + view.rows().get(next..)?.binary_search_by(|row| row.id.as_str().cmp(id)).ok()?;
-            next = at + 1;
-            counted.push((at, counts));
-            Some(())
-        })?;
+        let read = quick::decision(text, &mut self.texts, self.view.rows(), &mut self.written, &mut self.counted)?;
         if self.number != Some(read.view) {
             return None;
         }
@@ -175,6 +168,7 @@ impl Decoder {
         };
         for id in &left {
             if let Some(at) = self.position(id) {
+                self.written.forget();
                 self.base.remove(at);
                 self.view.remove(id);
             }
@@ -190,6 +184,7 @@ impl Decoder {
                     }
                 }
                 None => {
+                    self.written.forget();
                     self.view.insert(row);
                     if let Some(at) = self.position(&id) {
                         self.base.insert(at, counts);

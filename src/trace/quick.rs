@@ -2,6 +2,7 @@
 //! else by the hundred thousand. It understands a line wholly or not at all: one that looks otherwise, such as one that
 //! was written by hand, is left to the general way in `decode.rs`, which also says what is wrong with it.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,21 +24,76 @@ const LONGEST_TEXT: usize = 64;
 
 /// Texts that came up before: ids, regions and rooms stand in line after line, and one allocation serves them all.
 #[derive(Debug, Default)]
-pub(super) struct Texts(HashSet<Arc<str>, RandomState>);
+pub(super) struct Texts {
+    known: HashSet<Arc<str>, RandomState>,
+    /// What stood last at the places whose texts hardly ever change, if it was written without escapes.
+    last: [Option<Arc<str>>; LAST],
+}
+
+/// The places whose last texts are looked at first.
+#[derive(Clone, Copy)]
+enum At {
+    Balancer,
+    Room,
+    Regions,
+    Client,
+    Policy,
+    Method,
+    Path,
+    Host,
+    Request,
+    /// Ids of Monoliths have two, by turns.
+    First,
+    Second,
+}
+
+const LAST: usize = At::Second as usize + 1;
 
 impl Texts {
     pub(super) fn shared(&mut self, text: &str) -> Arc<str> {
-        if let Some(known) = self.0.get(text) {
+        if let Some(known) = self.known.get(text) {
             return known.clone();
         }
         let shared = Arc::<str>::from(text);
         if text.len() <= LONGEST_TEXT {
-            if self.0.len() >= MOST_TEXTS {
-                self.0.clear();
+            if self.known.len() >= MOST_TEXTS {
+                self.known.clear();
             }
-            self.0.insert(shared.clone());
+            self.known.insert(shared.clone());
         }
         shared
+    }
+
+    /// The text that stands here, if it is the one that stood last at this place.
+    #[inline]
+    fn again(&self, cursor: &mut Cursor<'_>, at: At) -> Option<Arc<str>> {
+        self.last[at as usize].as_ref().filter(|last| cursor.eat_text(last)).cloned()
+    }
+
+    /// The text that stands here, which becomes the last one of this place.
+    fn read(&mut self, cursor: &mut Cursor<'_>, at: At) -> Option<Arc<str>> {
+        let text = cursor.text()?;
+        let shared = self.shared(&text);
+        self.last[at as usize] = matches!(text, Cow::Borrowed(_)).then(|| shared.clone());
+        Some(shared)
+    }
+}
+
+/// The counts of the line before, as they were written: most of them stand in the next line again.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    text: String,
+    /// Where the counts of each Monolith end in the text, its row, and the counts.
+    entries: Vec<(usize, usize, Counts)>,
+    /// Room for those of the next line.
+    spare: Vec<(usize, usize, Counts)>,
+}
+
+impl Written {
+    /// Rows have come or gone.
+    pub(super) fn forget(&mut self) {
+        self.text.clear();
+        self.entries.clear();
     }
 }
 
@@ -50,12 +106,15 @@ pub(super) struct DecisionRead {
     pub(super) outcome: Box<Outcome>,
 }
 
-/// Reads such a line; `counted` is told the counts of each Monolith and may refuse them.
+/// Reads such a line. `rows` are those of the view, and `counted` becomes the places of rows with their counts.
 pub(super) fn decision(
     line: &str,
     texts: &mut Texts,
-    counted: &mut dyn FnMut(&str, Counts) -> Option<()>,
+    rows: &[MonolithRow],
+    written: &mut Written,
+    counted: &mut Vec<(usize, Counts)>,
 ) -> Option<DecisionRead> {
+    counted.clear();
     let mut line = Line { cursor: Cursor::new(line), texts };
     line.cursor.expect("{\"t\":")?;
     let t = line.cursor.whole()?;
@@ -66,12 +125,60 @@ pub(super) fn decision(
     line.cursor.expect(",\"view\":")?;
     let view = line.cursor.whole()?;
     if line.cursor.eat(",\"counts\":") {
-        line.cursor.object(|cursor, id| counted(&id, counts(cursor)?))?;
+        all_counts(&mut line.cursor, rows, written, counted)?;
     }
     line.cursor.expect(",\"call\":")?;
     let call = Box::new(line.call()?);
     let outcome = Box::new(line.outcome()?);
     line.cursor.is_at_end().then_some(DecisionRead { t, number, view, call, outcome })
+}
+
+/// The counts of Monoliths, which the encoder writes in the order of the rows.
+fn all_counts(
+    cursor: &mut Cursor<'_>,
+    rows: &[MonolithRow],
+    written: &mut Written,
+    counted: &mut Vec<(usize, Counts)>,
+) -> Option<()> {
+    let start = cursor.place();
+    if !written.text.is_empty() && cursor.eat(&written.text) {
+        counted.extend(written.entries.iter().map(|(_, at, counts)| (*at, *counts)));
+        return Some(());
+    }
+    cursor.expect("{")?;
+    let (mut entries, mut old, mut next) = (std::mem::take(&mut written.spare), 0, 0);
+    entries.clear();
+    if !cursor.eat("}") {
+        loop {
+            while written.entries.get(old).is_some_and(|(_, at, _)| *at < next) {
+                old += 1;
+            }
+            // Each begins behind a brace or a comma.
+            let begins = old.checked_sub(1).map_or(1, |before| written.entries[before].0 + 1);
+            let known = written.entries.get(old);
+            let again = known.filter(|(ends, ..)| written.text.get(begins..*ends).is_some_and(|text| cursor.eat(text)));
+            let (at, counts) = match again {
+                Some((_, at, counts)) => (*at, *counts),
+                None => {
+                    let id = cursor.text()?;
+                    cursor.expect(":")?;
+                    let counts = counts(cursor)?;
+                    (next + rows.get(next..)?.binary_search_by(|row| row.id.as_str().cmp(&id)).ok()?, counts)
+                }
+            };
+            next = at + 1;
+            counted.push((at, counts));
+            entries.push((cursor.place() - start, at, counts));
+            if !cursor.eat(",") {
+                cursor.expect("}")?;
+                break;
+            }
+        }
+    }
+    written.text.clear();
+    written.text.push_str(cursor.since(start));
+    written.spare = std::mem::replace(&mut written.entries, entries);
+    Some(())
 }
 
 fn counts(cursor: &mut Cursor<'_>) -> Option<Counts> {
@@ -130,12 +237,30 @@ impl<'a> Line<'a, '_> {
         Some(self.texts.shared(&text))
     }
 
-    fn region(&mut self) -> Option<Region> {
-        self.shared().map(Region::new)
+    /// A text of a place where it is mostly the same as in the line before.
+    fn same(&mut self, at: At) -> Option<Arc<str>> {
+        match self.texts.again(&mut self.cursor, at) {
+            Some(text) => Some(text),
+            None => self.texts.read(&mut self.cursor, at),
+        }
     }
 
+    fn region(&mut self, at: At) -> Option<Region> {
+        self.same(at).map(Region::new)
+    }
+
+    /// An answer names the same one twice, and the choice is one that it names.
     fn monolith(&mut self) -> Option<MonolithId> {
-        self.shared().map(MonolithId::new)
+        let (texts, cursor) = (&mut *self.texts, &mut self.cursor);
+        let known = texts.again(cursor, At::First).or_else(|| texts.again(cursor, At::Second));
+        let id = match known {
+            Some(id) => id,
+            None => {
+                texts.last.swap(At::First as usize, At::Second as usize);
+                texts.read(cursor, At::First)?
+            }
+        };
+        Some(MonolithId::new(id))
     }
 
     fn string(&mut self) -> Option<String> {
@@ -181,7 +306,7 @@ impl<'a> Line<'a, '_> {
         self.cursor.expect("{\"id\":")?;
         let id = self.monolith()?;
         self.cursor.expect(",\"region\":")?;
-        let region = self.region()?;
+        let region = self.region(At::Regions)?;
         let state = self.next(",\"state\":", |cursor| {
             cursor.one_of(&[
                 ("\"up\"", MonolithState::Up),
@@ -229,7 +354,7 @@ impl<'a> Line<'a, '_> {
         self.cursor.expect(",\"seed\":")?;
         let seed = self.cursor.whole()?;
         self.cursor.expect(",\"region\":")?;
-        let region = self.region()?;
+        let region = self.region(At::Balancer)?;
         let room = self.maybe(",\"room\":", Self::room)?;
         let client = self.maybe(",\"client\":", Self::client)?;
         let cause = self.maybe(",\"cause\":", |line| {
@@ -252,15 +377,11 @@ impl<'a> Line<'a, '_> {
     fn room(&mut self) -> Option<CallRoom> {
         self.cursor.expect("{")?;
         let name = self.first("\"name\":", Self::shared)?;
-        let region = self.first("\"region\":", Self::region)?;
+        let region = self.first("\"region\":", |line| line.region(At::Room))?;
         self.cursor.expect("\"clients\":")?;
         let clients = self.cursor.small()?;
         self.cursor.expect(",\"regions\":")?;
-        let (mut regions, texts) = (BTreeMap::new(), &mut *self.texts);
-        self.cursor.object(|cursor, region| {
-            regions.insert(Region::new(texts.shared(&region)), cursor.small()?);
-            Some(())
-        })?;
+        let regions = self.counts_by_region()?;
         // Nothing and null are the same.
         let metadata = self.maybe(",\"metadata\":", |line| line.cursor.value::<Option<serde_json::Value>>())?.flatten();
         let previous = self.maybe(",\"previous\":", Self::previous)?;
@@ -274,6 +395,23 @@ impl<'a> Line<'a, '_> {
         Some(CallRoom { name, region, clients, regions, metadata, previous, attempt, bound, owner, age_s })
     }
 
+    fn counts_by_region(&mut self) -> Option<BTreeMap<Region, u32>> {
+        let mut regions = BTreeMap::new();
+        self.cursor.expect("{")?;
+        if self.cursor.eat("}") {
+            return Some(regions);
+        }
+        loop {
+            let region = self.region(At::Regions)?;
+            self.cursor.expect(":")?;
+            regions.insert(region, self.cursor.small()?);
+            if !self.cursor.eat(",") {
+                self.cursor.expect("}")?;
+                return Some(regions);
+            }
+        }
+    }
+
     fn previous(&mut self) -> Option<Previous> {
         self.cursor.expect("{\"monolith\":")?;
         let monolith = self.monolith()?;
@@ -285,7 +423,7 @@ impl<'a> Line<'a, '_> {
 
     fn client(&mut self) -> Option<CallClient> {
         self.cursor.expect("{")?;
-        let region = self.first("\"region\":", Self::region)?;
+        let region = self.first("\"region\":", |line| line.region(At::Client))?;
         self.cursor.expect("\"reconnect\":")?;
         let reconnect = self.cursor.flag()?;
         self.cursor.expect(",\"attempt\":")?;
@@ -296,11 +434,11 @@ impl<'a> Line<'a, '_> {
 
     fn request(&mut self) -> Option<CallRequest> {
         self.cursor.expect("{\"method\":")?;
-        let method = self.shared()?;
+        let method = self.same(At::Method)?;
         self.cursor.expect(",\"path\":")?;
-        let path = self.shared()?;
-        let host = self.maybe(",\"host\":", Self::shared)?;
-        let region = self.maybe(",\"region\":", Self::region)?;
+        let path = self.same(At::Path)?;
+        let host = self.maybe(",\"host\":", |line| line.same(At::Host))?;
+        let region = self.maybe(",\"region\":", |line| line.region(At::Request))?;
         self.cursor.expect(",\"headers\":")?;
         let headers = self.texts_by_name()?;
         self.cursor.expect(",\"query\":")?;
@@ -325,7 +463,7 @@ impl<'a> Line<'a, '_> {
         self.cursor.expect(",\"choice\":")?;
         let choice = if self.cursor.eat("null") { None } else { Some(self.monolith()?) };
         self.cursor.expect(",\"policy\":")?;
-        let policy = self.shared()?;
+        let policy = self.same(At::Policy)?;
         self.cursor.expect(",\"ns\":")?;
         let ns = self.cursor.whole()?;
         let fallback = self.maybe(",\"fallback\":", Self::fault)?;
