@@ -2,6 +2,7 @@
 //! the line. Whatever looks otherwise is no error here but none of a cursor's business.
 
 use std::borrow::Cow;
+use std::str::FromStr;
 
 use serde::Deserialize;
 
@@ -9,28 +10,35 @@ use super::scan;
 
 /// A place in a line. Every read is `None` where something else stands, and then says nothing about where it stopped.
 pub(super) struct Cursor<'a> {
-    text: &'a str,
+    line: &'a [u8],
     at: usize,
 }
 
 impl<'a> Cursor<'a> {
-    pub(super) fn new(text: &'a str) -> Self {
-        Self { text, at: 0 }
+    pub(super) fn new(line: &'a [u8]) -> Self {
+        Self { line, at: 0 }
     }
 
     /// Whether everything is read.
     pub(super) fn is_at_end(&self) -> bool {
-        self.at == self.text.len()
+        self.at == self.line.len()
     }
 
-    fn rest(&self) -> &'a [u8] {
-        &self.text.as_bytes()[self.at..]
-    }
-
-    /// Goes past this if it stands here.
     #[inline]
+    fn rest(&self) -> &'a [u8] {
+        &self.line[self.at..]
+    }
+
+    /// Goes past this if it stands here. Where it is known to the compiler, it takes a comparison or two and no call.
+    #[inline(always)]
     pub(super) fn eat(&mut self, what: &str) -> bool {
-        let found = self.rest().starts_with(what.as_bytes());
+        self.eat_bytes(what.as_bytes())
+    }
+
+    /// The same with bytes, which may have been read from a line before.
+    #[inline(always)]
+    pub(super) fn eat_bytes(&mut self, what: &[u8]) -> bool {
+        let found = self.rest().starts_with(what);
         if found {
             self.at += what.len();
         }
@@ -38,7 +46,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Goes past this, which has to stand here.
-    #[inline]
+    #[inline(always)]
     pub(super) fn expect(&mut self, what: &str) -> Option<()> {
         self.eat(what).then_some(())
     }
@@ -55,8 +63,8 @@ impl<'a> Cursor<'a> {
     }
 
     /// What was read since a place that [`Self::place`] named.
-    pub(super) fn since(&self, place: usize) -> &'a str {
-        self.text.get(place..self.at).unwrap_or_default()
+    pub(super) fn since(&self, place: usize) -> &'a [u8] {
+        self.line.get(place..self.at).unwrap_or_default()
     }
 
     /// Where it is.
@@ -71,12 +79,13 @@ impl<'a> Cursor<'a> {
         if body[end] != b'"' {
             return self.value::<String>().map(Cow::Owned);
         }
-        let start = self.at + 1;
-        self.at = start + end + 1;
-        self.text.get(start..start + end).map(Cow::Borrowed)
+        let text = std::str::from_utf8(&body[..end]).ok()?;
+        self.at += end + 2;
+        Some(Cow::Borrowed(text))
     }
 
     /// One of a few texts, by its place among them; quotes included.
+    #[inline(always)]
     pub(super) fn one_of<T: Copy>(&mut self, known: &[(&str, T)]) -> Option<T> {
         known.iter().find(|(text, _)| self.eat(text)).map(|(_, value)| *value)
     }
@@ -89,9 +98,14 @@ impl<'a> Cursor<'a> {
             return None;
         }
         // Nineteen digits always fit.
-        let value = if digits < 20 { value } else { self.text.get(self.at..self.at + digits)?.parse().ok()? };
+        let value = if digits < 20 { value } else { self.parsed(digits)? };
         self.at += digits;
         Some(value)
+    }
+
+    /// The next bytes as the library reads them.
+    fn parsed<T: FromStr>(&self, length: usize) -> Option<T> {
+        std::str::from_utf8(self.line.get(self.at..self.at + length)?).ok()?.parse().ok()
     }
 
     /// A whole number of a smaller type.
@@ -127,7 +141,7 @@ impl<'a> Cursor<'a> {
             }
             end += 1 + sign + power;
         }
-        let value: f64 = self.text.get(self.at..self.at + end)?.parse().ok()?;
+        let value: f64 = self.parsed(end)?;
         self.at += end;
         value.is_finite().then_some(value)
     }
@@ -158,7 +172,7 @@ impl<'a> Cursor<'a> {
 
     /// Any value, which takes as long as it takes.
     pub(super) fn value<T: Deserialize<'a>>(&mut self) -> Option<T> {
-        let mut values = serde_json::Deserializer::from_str(self.text.get(self.at..)?).into_iter::<T>();
+        let mut values = serde_json::Deserializer::from_slice(self.rest()).into_iter::<T>();
         let value = values.next()?.ok()?;
         self.at += values.byte_offset();
         Some(value)
@@ -214,7 +228,7 @@ mod tests {
 
     /// What a cursor reads if that is all there is.
     fn all<'a, T>(text: &'a str, read: impl FnOnce(&mut Cursor<'a>) -> Option<T>) -> Option<T> {
-        let mut cursor = Cursor::new(text);
+        let mut cursor = Cursor::new(text.as_bytes());
         read(&mut cursor).filter(|_| cursor.is_at_end())
     }
 

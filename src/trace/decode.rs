@@ -68,11 +68,10 @@ impl Decoder {
 
     /// A decision or a view as the encoder writes it. Where there is none, nothing has changed.
     pub(super) fn quick(&mut self, text: &[u8]) -> Option<(u64, Item)> {
-        let text = std::str::from_utf8(text).ok()?;
         self.quick_decision(text).or_else(|| self.quick_view(text))
     }
 
-    fn quick_view(&mut self, text: &str) -> Option<(u64, Item)> {
+    fn quick_view(&mut self, text: &[u8]) -> Option<(u64, Item)> {
         let (t, number, monoliths, gone) = quick::view(text, &mut self.texts)?;
         // One that builds on another that is missing is told so the general way.
         if number != 1 && self.number != number.checked_sub(1) {
@@ -82,7 +81,7 @@ impl Decoder {
         Some((t, Item::View))
     }
 
-    fn quick_decision(&mut self, text: &str) -> Option<(u64, Item)> {
+    fn quick_decision(&mut self, text: &[u8]) -> Option<(u64, Item)> {
         let read = quick::decision(text, &mut self.texts, self.view.rows(), &mut self.written, &mut self.counted)?;
         if self.number != Some(read.view) {
             return None;

@@ -82,7 +82,7 @@ impl Texts {
 /// The counts of the line before, as they were written: most of them stand in the next line again.
 #[derive(Debug, Default)]
 pub(super) struct Written {
-    text: String,
+    text: Vec<u8>,
     /// Where the counts of each Monolith end in the text, its row, and the counts.
     entries: Vec<(usize, usize, Counts)>,
     /// Room for those of the next line.
@@ -108,7 +108,7 @@ pub(super) struct DecisionRead {
 
 /// Reads such a line. `rows` are those of the view, and `counted` becomes the places of rows with their counts.
 pub(super) fn decision(
-    line: &str,
+    line: &[u8],
     texts: &mut Texts,
     rows: &[MonolithRow],
     written: &mut Written,
@@ -141,7 +141,7 @@ fn all_counts(
     counted: &mut Vec<(usize, Counts)>,
 ) -> Option<()> {
     let start = cursor.place();
-    if !written.text.is_empty() && cursor.eat(&written.text) {
+    if !written.text.is_empty() && cursor.eat_bytes(&written.text) {
         counted.extend(written.entries.iter().map(|(_, at, counts)| (*at, *counts)));
         return Some(());
     }
@@ -156,7 +156,8 @@ fn all_counts(
             // Each begins behind a brace or a comma.
             let begins = old.checked_sub(1).map_or(1, |before| written.entries[before].0 + 1);
             let known = written.entries.get(old);
-            let again = known.filter(|(ends, ..)| written.text.get(begins..*ends).is_some_and(|text| cursor.eat(text)));
+            let again =
+                known.filter(|(ends, ..)| written.text.get(begins..*ends).is_some_and(|text| cursor.eat_bytes(text)));
             let (at, counts) = match again {
                 Some((_, at, counts)) => (*at, *counts),
                 None => {
@@ -176,34 +177,44 @@ fn all_counts(
         }
     }
     written.text.clear();
-    written.text.push_str(cursor.since(start));
+    written.text.extend_from_slice(cursor.since(start));
     written.spare = std::mem::replace(&mut written.entries, entries);
     Some(())
 }
 
 fn counts(cursor: &mut Cursor<'_>) -> Option<Counts> {
     let mut counts = Counts::default();
-    cursor.object(|cursor, name| {
-        let field = match &*name {
-            "rooms" => &mut counts.rooms,
-            "clients" => &mut counts.clients,
-            "users" => &mut counts.users,
-            "pending" => &mut counts.pending,
-            "inflight" => &mut counts.inflight,
-            _ => return None,
+    cursor.expect("{")?;
+    if cursor.eat("}") {
+        return Some(counts);
+    }
+    loop {
+        let field = if cursor.eat("\"rooms\":") {
+            &mut counts.rooms
+        } else if cursor.eat("\"clients\":") {
+            &mut counts.clients
+        } else if cursor.eat("\"users\":") {
+            &mut counts.users
+        } else if cursor.eat("\"pending\":") {
+            &mut counts.pending
+        } else {
+            cursor.expect("\"inflight\":")?;
+            &mut counts.inflight
         };
         // A key that comes twice is an error that the general way describes.
         if field.is_some() {
             return None;
         }
         *field = Some(cursor.small()?);
-        Some(())
-    })?;
-    Some(counts)
+        if !cursor.eat(",") {
+            cursor.expect("}")?;
+            return Some(counts);
+        }
+    }
 }
 
 /// The line of a view: its number, who is new or another than before, and who is gone.
-pub(super) fn view(line: &str, texts: &mut Texts) -> Option<(u64, u64, Vec<MonolithRow>, Vec<MonolithId>)> {
+pub(super) fn view(line: &[u8], texts: &mut Texts) -> Option<(u64, u64, Vec<MonolithRow>, Vec<MonolithId>)> {
     let mut line = Line { cursor: Cursor::new(line), texts };
     line.cursor.expect("{\"t\":")?;
     let t = line.cursor.whole()?;
@@ -268,11 +279,13 @@ impl<'a> Line<'a, '_> {
     }
 
     /// The value of a key that may be absent.
+    #[inline(always)]
     fn maybe<T>(&mut self, key: &str, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<Option<T>> {
         if self.cursor.eat(key) { read(self).map(Some) } else { Some(None) }
     }
 
     /// The value of a key that comes first in its object if it comes at all.
+    #[inline(always)]
     fn first<T>(&mut self, key: &str, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<Option<T>> {
         let found = self.maybe(key, read)?;
         if found.is_some() {
@@ -297,6 +310,7 @@ impl<'a> Line<'a, '_> {
     }
 
     /// The value of the key that comes next.
+    #[inline(always)]
     fn next<T>(&mut self, key: &str, read: impl FnOnce(&mut Cursor<'a>) -> Option<T>) -> Option<T> {
         self.cursor.expect(key)?;
         read(&mut self.cursor)
@@ -304,7 +318,7 @@ impl<'a> Line<'a, '_> {
 
     fn row(&mut self) -> Option<MonolithRow> {
         self.cursor.expect("{\"id\":")?;
-        let id = self.monolith()?;
+        let id = MonolithId::new(self.shared()?);
         self.cursor.expect(",\"region\":")?;
         let region = self.region(At::Regions)?;
         let state = self.next(",\"state\":", |cursor| {
