@@ -62,6 +62,13 @@ impl<'a> Cursor<'a> {
         found
     }
 
+    /// The next sixteen bytes, where there are as many.
+    #[inline]
+    pub(super) fn next_bytes(&self) -> Option<[u64; 2]> {
+        let (words, _) = self.rest().first_chunk::<16>()?.as_chunks::<8>();
+        Some([words[0], words[1]].map(u64::from_le_bytes))
+    }
+
     /// What was read since a place that [`Self::place`] named.
     pub(super) fn since(&self, place: usize) -> &'a [u8] {
         self.line.get(place..self.at).unwrap_or_default()

@@ -23,31 +23,22 @@ const MOST_TEXTS: usize = 4096;
 const LONGEST_TEXT: usize = 64;
 
 /// Texts that came up before: ids, regions and rooms stand in line after line, and one allocation serves them all.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Texts {
     known: HashSet<Arc<str>, RandomState>,
-    /// What stood last at the places whose texts hardly ever change, if it was written without escapes.
-    last: [Option<Arc<str>>; LAST],
+    /// Some of them once more, by the bytes with which they stand in a line: to find one here takes neither a look for
+    /// its end nor a hash of it. Only such as are written without escapes.
+    seen: Vec<Option<Arc<str>>>,
 }
 
-/// The places whose last texts are looked at first.
-#[derive(Clone, Copy)]
-enum At {
-    Balancer,
-    Room,
-    Regions,
-    Client,
-    Policy,
-    Method,
-    Path,
-    Host,
-    Request,
-    /// Ids of Monoliths have two, by turns.
-    First,
-    Second,
-}
+/// The places of texts that were seen, a power of two.
+const SEEN: usize = 256;
 
-const LAST: usize = At::Second as usize + 1;
+impl Default for Texts {
+    fn default() -> Self {
+        Self { known: HashSet::default(), seen: vec![None; SEEN] }
+    }
+}
 
 impl Texts {
     pub(super) fn shared(&mut self, text: &str) -> Arc<str> {
@@ -64,19 +55,24 @@ impl Texts {
         shared
     }
 
-    /// The text that stands here, if it is the one that stood last at this place.
+    /// The text that stands here.
     #[inline]
-    fn again(&self, cursor: &mut Cursor<'_>, at: At) -> Option<Arc<str>> {
-        self.last[at as usize].as_ref().filter(|last| cursor.eat_text(last)).cloned()
-    }
-
-    /// The text that stands here, which becomes the last one of this place.
-    fn read(&mut self, cursor: &mut Cursor<'_>, at: At) -> Option<Arc<str>> {
+    fn read(&mut self, cursor: &mut Cursor<'_>) -> Option<Arc<str>> {
+        let at = cursor.next_bytes().map_or(0, place);
+        if let Some(seen) = self.seen[at].as_ref().filter(|seen| cursor.eat_text(seen)) {
+            return Some(seen.clone());
+        }
         let text = cursor.text()?;
         let shared = self.shared(&text);
-        self.last[at as usize] = matches!(text, Cow::Borrowed(_)).then(|| shared.clone());
+        self.seen[at] = matches!(text, Cow::Borrowed(_)).then(|| shared.clone());
         Some(shared)
     }
+}
+
+/// The place of a text that begins with these bytes, be they its own or what follows it.
+fn place(bytes: [u64; 2]) -> usize {
+    let mixed = (bytes[0] ^ bytes[1].rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> (64 - SEEN.trailing_zeros())) as usize
 }
 
 /// The counts of the line before, as they were written: most of them stand in the next line again.
@@ -244,34 +240,15 @@ impl<'a> Line<'a, '_> {
     }
 
     fn shared(&mut self) -> Option<Arc<str>> {
-        let text = self.cursor.text()?;
-        Some(self.texts.shared(&text))
+        self.texts.read(&mut self.cursor)
     }
 
-    /// A text of a place where it is mostly the same as in the line before.
-    fn same(&mut self, at: At) -> Option<Arc<str>> {
-        match self.texts.again(&mut self.cursor, at) {
-            Some(text) => Some(text),
-            None => self.texts.read(&mut self.cursor, at),
-        }
+    fn region(&mut self) -> Option<Region> {
+        self.shared().map(Region::new)
     }
 
-    fn region(&mut self, at: At) -> Option<Region> {
-        self.same(at).map(Region::new)
-    }
-
-    /// An answer names the same one twice, and the choice is one that it names.
     fn monolith(&mut self) -> Option<MonolithId> {
-        let (texts, cursor) = (&mut *self.texts, &mut self.cursor);
-        let known = texts.again(cursor, At::First).or_else(|| texts.again(cursor, At::Second));
-        let id = match known {
-            Some(id) => id,
-            None => {
-                texts.last.swap(At::First as usize, At::Second as usize);
-                texts.read(cursor, At::First)?
-            }
-        };
-        Some(MonolithId::new(id))
+        self.shared().map(MonolithId::new)
     }
 
     fn string(&mut self) -> Option<String> {
@@ -318,9 +295,9 @@ impl<'a> Line<'a, '_> {
 
     fn row(&mut self) -> Option<MonolithRow> {
         self.cursor.expect("{\"id\":")?;
-        let id = MonolithId::new(self.shared()?);
+        let id = self.monolith()?;
         self.cursor.expect(",\"region\":")?;
-        let region = self.region(At::Regions)?;
+        let region = self.region()?;
         let state = self.next(",\"state\":", |cursor| {
             cursor.one_of(&[
                 ("\"up\"", MonolithState::Up),
@@ -368,7 +345,7 @@ impl<'a> Line<'a, '_> {
         self.cursor.expect(",\"seed\":")?;
         let seed = self.cursor.whole()?;
         self.cursor.expect(",\"region\":")?;
-        let region = self.region(At::Balancer)?;
+        let region = self.region()?;
         let room = self.maybe(",\"room\":", Self::room)?;
         let client = self.maybe(",\"client\":", Self::client)?;
         let cause = self.maybe(",\"cause\":", |line| {
@@ -391,7 +368,7 @@ impl<'a> Line<'a, '_> {
     fn room(&mut self) -> Option<CallRoom> {
         self.cursor.expect("{")?;
         let name = self.first("\"name\":", Self::shared)?;
-        let region = self.first("\"region\":", |line| line.region(At::Room))?;
+        let region = self.first("\"region\":", Self::region)?;
         self.cursor.expect("\"clients\":")?;
         let clients = self.cursor.small()?;
         self.cursor.expect(",\"regions\":")?;
@@ -416,7 +393,7 @@ impl<'a> Line<'a, '_> {
             return Some(regions);
         }
         loop {
-            let region = self.region(At::Regions)?;
+            let region = self.region()?;
             self.cursor.expect(":")?;
             regions.insert(region, self.cursor.small()?);
             if !self.cursor.eat(",") {
@@ -437,7 +414,7 @@ impl<'a> Line<'a, '_> {
 
     fn client(&mut self) -> Option<CallClient> {
         self.cursor.expect("{")?;
-        let region = self.first("\"region\":", |line| line.region(At::Client))?;
+        let region = self.first("\"region\":", Self::region)?;
         self.cursor.expect("\"reconnect\":")?;
         let reconnect = self.cursor.flag()?;
         self.cursor.expect(",\"attempt\":")?;
@@ -448,11 +425,11 @@ impl<'a> Line<'a, '_> {
 
     fn request(&mut self) -> Option<CallRequest> {
         self.cursor.expect("{\"method\":")?;
-        let method = self.same(At::Method)?;
+        let method = self.shared()?;
         self.cursor.expect(",\"path\":")?;
-        let path = self.same(At::Path)?;
-        let host = self.maybe(",\"host\":", |line| line.same(At::Host))?;
-        let region = self.maybe(",\"region\":", |line| line.region(At::Request))?;
+        let path = self.shared()?;
+        let host = self.maybe(",\"host\":", Self::shared)?;
+        let region = self.maybe(",\"region\":", Self::region)?;
         self.cursor.expect(",\"headers\":")?;
         let headers = self.texts_by_name()?;
         self.cursor.expect(",\"query\":")?;
@@ -477,7 +454,7 @@ impl<'a> Line<'a, '_> {
         self.cursor.expect(",\"choice\":")?;
         let choice = if self.cursor.eat("null") { None } else { Some(self.monolith()?) };
         self.cursor.expect(",\"policy\":")?;
-        let policy = self.same(At::Policy)?;
+        let policy = self.shared()?;
         self.cursor.expect(",\"ns\":")?;
         let ns = self.cursor.whole()?;
         let fallback = self.maybe(",\"fallback\":", Self::fault)?;
