@@ -172,11 +172,15 @@ impl Decoder {
                 self.view.remove(id);
             }
         }
+        let mut next = 0;
         for row in monoliths {
             let (id, counts) = (row.id.clone(), Counts::of(&row));
+            // They come in the order of the rows, and often all of them.
+            let here = self.view.rows().get(next).is_some_and(|row| row.id == id);
             // Only one that is new changes who is there: a VM that follows the view then patches rows, not lists.
-            match self.position(&id) {
+            match if here { Some(next) } else { self.position(&id) } {
                 Some(at) => {
+                    next = at + 1;
                     self.base[at] = counts;
                     if self.view.rows()[at] != row {
                         self.view.update_at(at, |old| *old = row);
