@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use usher::cluster::{Cluster, Settings};
+use usher::cluster::{Cluster, EjectionSettings, Settings};
 use usher::model::event::{Effect, Event, Token};
 use usher::model::wire::{Frame, FromMonolith, RoomReport};
 use usher::model::{ClientId, LinkId, MonolithId, Region, RoomName};
@@ -28,8 +28,13 @@ impl World {
             pending_joins: 10_000,
             weights: usher::config::Weights::default(),
             pending_rooms: 5_000,
+            hold: 10_000_000,
+            joins_per_second: 200,
+            ejection: EjectionSettings { errors: 0.5, after: 5_000_000, flaps: 10, base: 30_000_000, most: 0.5 },
             rebalance: None,
+            seamless: None,
             move_rate: 50,
+            claims: None,
         };
         let cluster = Cluster::new(settings, 1);
         let mut world = Self { cluster, policy: Builtin, effects: Vec::new(), now: 1 };

@@ -124,7 +124,7 @@ fn ran(task: &Path) -> Option<u64> {
 async fn joins(process: &Process, units: Arc<AtomicU64>) {
     let mut clients = Vec::new();
     for room in 0..ROOMS {
-        process.world.add(RoomInfo::permanent(&format!("room-{room}")));
+        process.world.add(RoomInfo::permanent(format!("room-{room}")));
         for _ in 0..MEMBERS {
             let mut client = Client::join(process.addr, &format!("room-{room}"), "token").await.unwrap();
             client.synced(PATIENCE).await.unwrap();

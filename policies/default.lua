@@ -1,5 +1,6 @@
 -- Own region first, then the fewest rooms. Choose it when every Monolith is much like the others and users should stay
--- close to the balancer at whose edge they arrived. It is what usher does without any policy, written out.
+-- close to the balancer at whose edge they arrived. It is what usher does without any policy, written out: a Monolith that has
+-- been there for less than 30 s counts as fuller than it is, so that one that has just come back is not flooded.
 --
 -- settings.own_region_only = true: only the Monoliths of the balancer's own region, when there is at least one.
 
@@ -12,6 +13,9 @@ function policy.place(call)
   for _, m in call.monoliths do
     -- Rooms that are on their way count at once, or everybody would go to the one that reported last.
     local load = m.rooms + m.pending
+    if m.age_s < 30 then
+      load /= math.max(m.age_s / 30, 0.1)
+    end
     if load < any_load then
       any, any_load = m, load
     end

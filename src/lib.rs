@@ -2,6 +2,7 @@
 //! holds it; a Lua policy decides everything that is a matter of choice. `ARCHITECTURE.md` is the map.
 
 pub mod admin;
+pub mod claims;
 pub mod cli;
 pub mod cluster;
 pub mod config;

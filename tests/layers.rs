@@ -23,7 +23,7 @@ const LAYERS: [(&str, &[&str]); 8] = [
     ("L2", &["cluster", "trace"]),
     // It names what there is to dial and does not dial, so `link` can stand on it.
     ("L2.5", &["discovery"]),
-    ("L3", &["link", "lab"]),
+    ("L3", &["link", "claims", "lab"]),
     ("L4", &["control"]),
     ("L5", &["front", "admin"]),
     ("L6", &["cli"]),

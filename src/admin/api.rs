@@ -14,12 +14,13 @@ use crate::model::RoomKey;
 const PAGE: (usize, usize) = (100, 1000);
 
 impl Admin {
-    /// `/api/state`, in the shape of ott-balancer.
+    /// `/api/state`, in the shape of ott-balancer; `waiting` are the rooms whose clients have no Monolith at this moment.
     pub(super) async fn state(&self) -> Result<Response<Bytes>, AdminError> {
-        let monoliths = self.control.query(crate::cluster::Cluster::state).await.map_err(|_| AdminError::stopping())?;
+        let read = self.control.query(|cluster| (cluster.state(), cluster.rooms_without_monolith()));
+        let (monoliths, waiting) = read.await.map_err(|_| AdminError::stopping())?;
         let id: &str = self.tap.balancer();
         let region = self.config.load().region.clone();
-        Ok(answer(StatusCode::OK, &json!({"id": id, "region": region, "monoliths": monoliths})))
+        Ok(answer(StatusCode::OK, &json!({"id": id, "region": region, "monoliths": monoliths, "waiting": waiting})))
     }
 
     /// `/api/balancing`: a text for people.
@@ -52,6 +53,16 @@ impl Admin {
             }
             "policy" => self.policy("", request).await,
             "record" => self.record(request).await,
+            _ if path.starts_with("monoliths/") => {
+                let (id, what) = path["monoliths/".len()..].rsplit_once('/').ok_or_else(not_found)?;
+                let on = match what {
+                    "drain" => true,
+                    "resume" => false,
+                    _ => return Err(not_found()),
+                };
+                only(request, &[Method::POST])?;
+                self.drain(id, on).await
+            }
             _ if path.starts_with("policy/") => self.policy(&path["policy/".len()..], request).await,
             _ => match path.strip_prefix("rooms/").map(|rest| rest.strip_suffix("/move").ok_or(rest)) {
                 Some(Ok(name)) if !name.is_empty() && !name.contains('/') => {

@@ -20,6 +20,7 @@ use http::{HeaderMap, Method, Response, StatusCode};
 use serde::Serialize;
 use subtle::ConstantTimeEq;
 
+use crate::claims::Health;
 use crate::config::Config;
 use crate::control::Control;
 use crate::control::policies::Policies;
@@ -31,6 +32,9 @@ pub use self::ready::Readiness;
 
 /// Somebody who has numbers for `/api/status/metrics`.
 pub type MetricsSource = Box<dyn Fn(&mut MetricsText) + Send + Sync>;
+
+/// Somebody who knows whether a limit is reached, and which.
+pub type LimitSource = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
 /// What the admin API reads and steers.
 pub struct Admin {
@@ -48,6 +52,10 @@ pub struct Admin {
     pub stopping: Arc<AtomicBool>,
     /// Whether another usher has taken over.
     pub taken_over: Arc<AtomicBool>,
+    /// How the store of claims is doing.
+    pub claims: Arc<Health>,
+    /// Whoever has limits that new clients meet.
+    pub limits: Vec<LimitSource>,
     /// Whoever else has numbers.
     pub metrics: Vec<MetricsSource>,
 }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::api::body;
 use super::{Admin, AdminError, AdminRequest, json as answer};
-use crate::cluster::MoveCounters;
+use crate::cluster::{HandOverCounters, MoveCounters};
 use crate::model::metrics::MetricsText;
 use crate::model::moves::MoveRefusal;
 use crate::model::{MonolithId, RoomKey};
@@ -37,6 +37,36 @@ impl Admin {
             }
         }
     }
+}
+
+impl Admin {
+    /// Lets a Monolith lose its rooms, or no longer: 200 with what it is then, 404 if it is not linked.
+    pub(super) async fn drain(&self, monolith: &str, on: bool) -> Result<Response<Bytes>, AdminError> {
+        let drained = self.control.drain(MonolithId::from(monolith), on).await;
+        match drained.map_err(|_| AdminError::stopping())? {
+            Some(summary) => Ok(answer(StatusCode::OK, &summary)),
+            None => {
+                let message = format!("no Monolith {monolith:?} is linked; usher monolith list shows those that are");
+                Err(AdminError::new(StatusCode::NOT_FOUND, "not_found", message))
+            }
+        }
+    }
+}
+
+/// Writes what became of members whose rooms changed their Monolith.
+pub(super) fn write_hand_overs(out: &mut MetricsText, counted: &HandOverCounters, now: usize) {
+    for (name, help, value) in [
+        ("usher_handover_rooms_total", "Rooms with members that lost their Monolith.", counted.rooms),
+        ("usher_handovers_total", "Members that lost their Monolith and kept their sockets.", counted.begun),
+        ("usher_handovers_done_total", "Members that the next Monolith has let in.", counted.done),
+        ("usher_handover_room_lost_total", "Members closed: no Monolith knew their room.", counted.room_lost),
+        ("usher_handover_window_closed_total", "Members closed: no Monolith in time.", counted.window_closed),
+        ("usher_handover_lossy_total", "Rooms that moved while somebody still talked.", counted.lossy),
+        ("usher_handover_skipped_total", "Moves left undone: the room may not be saved yet.", counted.skipped),
+    ] {
+        out.counter(name, help, value);
+    }
+    out.gauge("usher_handing_over", "Members that are between two Monoliths.", now);
 }
 
 /// Writes what is counted about moves.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::Admin;
+use crate::model::policy::MonolithState;
 
 /// The answer of `GET /_usher/ready`.
 #[derive(Debug, Serialize)]
@@ -25,8 +26,11 @@ impl Admin {
         } else if self.taken_over.load(Relaxed) {
             reasons.push("draining: taken over by another usher".to_string());
         }
-        if !self.control.routes().available() {
+        let routes = self.control.routes();
+        if !routes.available() {
             reasons.push("no Monolith is linked".to_string());
+        } else if routes.serving() == 0 {
+            reasons.push("no Monolith takes new rooms: those that are linked are suspect or draining".to_string());
         }
         let health = self.control.health();
         if health.is_late() {
@@ -37,7 +41,20 @@ impl Admin {
         if health.stalled_for() > patience {
             reasons.push(format!("joins stall: none was let in for {} s", health.stalled_for().as_secs()));
         }
+        reasons.extend(self.limits.iter().filter_map(|limit| limit()).map(|limit| format!("at a limit: {limit}")));
         let ready = reasons.is_empty();
+        for row in routes.published().view.rows() {
+            match row.state {
+                MonolithState::Suspect => reasons.push(format!("detail: Monolith {} misses heartbeats", row.id)),
+                MonolithState::Ejected => {
+                    reasons.push(format!("detail: Monolith {} is ejected: it kept failing", row.id))
+                }
+                MonolithState::Up | MonolithState::Draining => {}
+            }
+        }
+        if !routes.is_open() && routes.serving() > 0 {
+            reasons.push("detail: joins are paced after an outage (limits.joins_per_second)".to_string());
+        }
         if self.policies.breaker() != "closed" {
             // The built-in policy serves meanwhile, so this is a detail and no reason to stay away.
             reasons.push(format!("detail: the policy's breaker is {}", self.policies.breaker()));
@@ -46,6 +63,8 @@ impl Admin {
             let detail = "detail: the configured policy is broken since the start; its last good version serves";
             reasons.push(detail.to_string());
         }
+        // Rooms are placed all the same, as they would be without claims.
+        reasons.extend(self.claims.detail().map(|detail| format!("detail: {detail}")));
         Readiness { ready, reasons }
     }
 }

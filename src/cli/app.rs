@@ -19,6 +19,7 @@ use tracing::info;
 use uuid::Uuid;
 
 use crate::admin::{self, Admin, AdminRequest, Owner};
+use crate::claims;
 use crate::cluster::Settings;
 use crate::config::{self, Config, Loaded};
 use crate::control::policies::{FirstPolicy, Policies};
@@ -29,7 +30,7 @@ use crate::control::{Control, ControlSettings};
 use crate::discovery::EndpointSet;
 use crate::front::body::Body;
 use crate::front::door::{FrontDoor, RouteDecider};
-use crate::front::listener::{Handler, Listener, Peer, Stop, into_tcp};
+use crate::front::listener::{Handler, Listener, ListenerCounters, Peer, Stop, into_tcp};
 use crate::front::respond::Refusal;
 use crate::front::router;
 use crate::link::stats::LinkCounters;
@@ -44,6 +45,9 @@ use crate::policy::lua::LoadError;
 const REPORTS: usize = 4096;
 /// How long requests in flight may go on when usher stops, beyond `timeouts.shutdown`.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// How long the body of an admin request may take.
+const ADMIN_BODY: Duration = Duration::from_secs(20);
 
 /// Why a balancer does not start.
 #[derive(Debug, thiserror::Error)]
@@ -109,14 +113,23 @@ impl App {
         let config = Arc::new(ArcSwap::from_pointee(loaded.config));
         let now = config.load_full();
         let (reports, received) = mpsc::channel(REPORTS);
+        let id = Uuid::new_v4();
+        let (claims, wanted) = claims::queue();
+        let store = claims.health().clone();
         let control = crate::control::spawn(ControlSettings {
             // Two that move rooms at the same time can end a Monolith: not before it is this one's turn.
             cluster: Settings { rebalance: None, ..cluster_settings(&now) },
             policy: Box::new(first.deciding()),
             reports: received,
+            claims,
+            seed: id.as_u64_pair().1,
         })?;
+        let (claiming, claiming_now) = watch::channel(now.claims.clone());
+        let answers = control.clone();
+        let answer = Box::new(move |room, answer| answers.claimed(room, answer));
+        let claimer = claims::spawn(wanted, id.to_string(), claiming_now, answer);
         let policies = Arc::new(Policies::new(first, control.clone(), config.clone(), workers));
-        let tap = Tap::new(Uuid::new_v4().to_string().into());
+        let tap = Tap::new(id.to_string().into());
         let (handle, balancer) = (policies.handle().clone(), tap.balancer().clone());
         let recordings = Recordings::new(handle, control.clone(), config.clone(), balancer);
         let remembered = recordings.clone();
@@ -139,6 +152,7 @@ impl App {
         let taken_over = Arc::new(AtomicBool::new(false));
         let decider = Arc::new(Deciding(policies.clone()));
         let front = Arc::new(FrontDoor::new(config.clone(), control.clone(), tap.clone(), decider, stop.clone()));
+        let limited = front.clone();
         let scrapes = Arc::new(ScrapeCounters::default());
         let scraper = Scraper::new(config.clone(), control.clone(), scrapes.clone());
         let reloads = Arc::new(ReloadCounts::default());
@@ -150,7 +164,9 @@ impl App {
             tap,
             stopping: stopping.clone(),
             taken_over: taken_over.clone(),
-            metrics: metrics_sources(&front, &links, &scrapes, &reloads, &recordings),
+            claims: store.clone(),
+            limits: vec![Box::new(move || limited.at_limit())],
+            metrics: metrics_sources(&front, &links, &scrapes, &reloads, &recordings, &store, listener.counters()),
         });
         let reloader = Reloader {
             request,
@@ -159,6 +175,7 @@ impl App {
             policies: policies.clone(),
             recordings: recordings.clone(),
             link_settings: settings,
+            claims: claiming,
             endpoints: endpoints.clone(),
             discovery: start_discovery(now.discovery.clone(), endpoints),
             refused: None,
@@ -184,7 +201,7 @@ impl App {
         let admin_stop = Stop::new();
         let serving = Some(serve(listener, main_scope, &stop));
         let admin_serving = admin_listener.map(|listener| serve(listener, Scope::Admin, &admin_stop));
-        let background = vec![supervisor, tokio::spawn(scraper.run())];
+        let background = vec![supervisor, claimer, tokio::spawn(scraper.run())];
         Ok(Self {
             addr,
             admin_addr,
@@ -370,9 +387,10 @@ impl Dispatch {
         let body = match self.admin.wants_body(parts.uri.path(), &parts.headers) {
             Err(error) => return error.response().map(Body::Full),
             Ok(false) => bytes::Bytes::new(),
-            Ok(true) => match Limited::new(body, admin::BODY_LIMIT).collect().await {
-                Ok(body) => body.to_bytes(),
-                Err(_) => return Refusal::TooLarge.response(),
+            Ok(true) => match tokio::time::timeout(ADMIN_BODY, Limited::new(body, admin::BODY_LIMIT).collect()).await {
+                Ok(Ok(body)) => body.to_bytes(),
+                Ok(Err(_)) => return Refusal::TooLarge.response(),
+                Err(_) => return Refusal::TooSlow.response(),
             },
         };
         let request = AdminRequest {
@@ -414,6 +432,8 @@ fn metrics_sources(
     scrapes: &Arc<ScrapeCounters>,
     reloads: &Arc<ReloadCounts>,
     recordings: &Arc<Recordings>,
+    claims: &Arc<claims::Health>,
+    connections: Arc<ListenerCounters>,
 ) -> Vec<admin::MetricsSource> {
     let (front, links, scrapes, reloads) = (front.clone(), links.clone(), scrapes.clone(), reloads.clone());
     let of_front: admin::MetricsSource = Box::new(move |out: &mut MetricsText| front.write_metrics(out));
@@ -422,5 +442,8 @@ fn metrics_sources(
     let of_reloads: admin::MetricsSource = Box::new(move |out: &mut MetricsText| reloads.write_metrics(out));
     let recordings = recordings.clone();
     let of_recordings: admin::MetricsSource = Box::new(move |out: &mut MetricsText| recordings.write_metrics(out));
-    vec![of_front, of_links, of_scrapes, of_reloads, of_recordings]
+    let claims = claims.clone();
+    let of_claims: admin::MetricsSource = Box::new(move |out: &mut MetricsText| claims.write_metrics(out));
+    let of_connections: admin::MetricsSource = Box::new(move |out: &mut MetricsText| connections.write_metrics(out));
+    vec![of_front, of_connections, of_links, of_scrapes, of_reloads, of_recordings, of_claims]
 }

@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::offline::{Format, PolicyAlone, hook};
+use super::output::{say, show};
 use super::{BAD, GOOD, UNABLE};
 use crate::lab::{self, Bench};
 use crate::model::policy::Hook;
@@ -48,7 +49,7 @@ pub(super) fn main(args: &BenchArgs) -> u8 {
     match args.policy.format {
         Format::Pretty => print_pretty(&found, &environment.limits),
         Format::Json => match serde_json::to_string(&found) {
-            Ok(json) => println!("{json}"),
+            Ok(json) => show!("{json}\n"),
             Err(error) => return unable(error.to_string()),
         },
     }
@@ -63,11 +64,11 @@ pub(super) fn main(args: &BenchArgs) -> u8 {
 }
 
 fn print_pretty(found: &Bench, limits: &Limits) {
-    println!("{}, {}: {} decisions at most for each size", found.policy, found.hook, most(found));
-    println!("{:>9}  {:>11}  {:>11}  {:>9}  {:>16}  {:>10}", "monoliths", "p50", "p99", "of budget", "fuel", "memory");
+    say!("{}, {}: {} decisions at most for each size", found.policy, found.hook, most(found));
+    say!("{:>9}  {:>11}  {:>11}  {:>9}  {:>16}  {:>10}", "monoliths", "p50", "p99", "of budget", "fuel", "memory");
     let share = |part: f64, whole: f64| format!("{:.1} %", 100.0 * part / whole.max(1.0));
     for size in &found.sizes {
-        println!(
+        say!(
             "{:>9}  {:>8} ns  {:>8} ns  {:>9}  {:>16}  {:>6} KiB",
             size.monoliths,
             size.p50_ns,
@@ -77,7 +78,7 @@ fn print_pretty(found: &Bench, limits: &Limits) {
             size.memory_bytes / 1024,
         );
     }
-    println!(
+    say!(
         "limits: policy.fuel {}, policy.budget {:?}, policy.memory {} KiB",
         limits.fuel,
         limits.budget,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
+use super::output::{say, show};
 use super::{BAD, ConfigArgs, GOOD};
 use crate::config::{self, Config, PolicySource};
 use crate::control::policies;
@@ -63,10 +64,10 @@ pub(super) fn main(args: &CheckArgs) -> u8 {
         }
     }
     for problem in &problems {
-        println!("{problem}");
+        show!("{problem}\n");
     }
     if problems.is_empty() {
-        println!("good");
+        say!("good");
         GOOD
     } else {
         BAD

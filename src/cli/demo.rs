@@ -11,7 +11,8 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::app::{App, Start, StartError};
-use super::{BAD, GOOD, UNABLE, logging, machine, record};
+use super::output::{say, show};
+use super::{BAD, GOOD, UNABLE, logging, machine, output, record};
 use crate::cluster::Cluster;
 use crate::config::{self, Config, Discovery, Loaded, PolicySource, Secret};
 use crate::front::listener::Listener;
@@ -108,12 +109,12 @@ async fn run(args: &DemoArgs) -> u8 {
         }
     };
     let addr = app.addr();
-    println!("usher demo: {} Monoliths, {} rooms, {} clients", args.monoliths, args.rooms, args.clients);
-    println!("  rooms     ws://{addr}/api/room/demo-0");
-    println!("  list      http://{addr}/api/room/list");
-    println!("  metrics   http://{addr}/api/status/metrics");
-    println!("  policy    {}   (edit it and watch)", policy.display());
-    println!("  steer     usher policy use least-loaded --admin http://{addr} --api-key {API_KEY}");
+    say!("usher demo: {} Monoliths, {} rooms, {} clients", args.monoliths, args.rooms, args.clients);
+    say!("  rooms     ws://{addr}/api/room/demo-0");
+    say!("  list      http://{addr}/api/room/list");
+    say!("  metrics   http://{addr}/api/status/metrics");
+    say!("  policy    {}   (edit it and watch)", policy.display());
+    say!("  steer     usher policy use least-loaded --admin http://{addr} --api-key {API_KEY}");
     let traffic = Arc::new(Traffic::default());
     let clients: Vec<_> =
         (0..args.clients).map(|number| tokio::spawn(client(addr, number, args.rooms, traffic.clone()))).collect();
@@ -124,10 +125,10 @@ async fn run(args: &DemoArgs) -> u8 {
     let recordings = app.recordings().clone();
     app.stop().await;
     drop(monoliths);
-    println!("stopped");
+    say!("stopped");
     if args.record.is_some() {
         let document = recordings.document();
-        print!("{}", record::summary(&document));
+        show!("{}", record::summary(&document));
         if !document["error"].is_null() {
             return BAD;
         }
@@ -247,7 +248,7 @@ async fn watch(app: &App, monoliths: &[Monolith], traffic: &Traffic, end: Option
             _ = terminate.recv() => break,
             _ = tick.tick() => {}
         }
-        if end.is_some_and(|end| started.elapsed() >= end) {
+        if end.is_some_and(|end| started.elapsed() >= end) || !output::is_open() {
             break;
         }
         let (joins, messages) = (traffic.joins.load(Relaxed), traffic.messages.load(Relaxed));
@@ -257,10 +258,10 @@ async fn watch(app: &App, monoliths: &[Monolith], traffic: &Traffic, end: Option
         let summary = summary(app, rates, traffic.failures.load(Relaxed)).await;
         if std::io::stdout().is_terminal() && lines > 0 {
             // Up over the last summary, so that it changes in place.
-            print!("\x1b[{lines}A\x1b[J");
+            show!("\x1b[{lines}A\x1b[J");
         }
         lines = summary.lines().count();
-        print!("{summary}");
+        show!("{summary}");
         for monolith in monoliths {
             if let Some(reason) = monolith.died() {
                 eprintln!("usher: a Monolith died: {reason}");

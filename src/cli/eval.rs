@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::Value as Json;
 
 use super::offline::{Format, PolicyAlone, hook};
+use super::output::{say, show};
 use super::{BAD, GOOD, UNABLE};
 use crate::lab::{self, Evaluation, input};
 use crate::model::policy::{Call, Hook, View};
@@ -58,7 +59,7 @@ pub(super) fn main(args: &EvalArgs) -> u8 {
     match args.policy.format {
         Format::Pretty => print_pretty(&evaluation),
         Format::Json => match serde_json::to_string(&evaluation) {
-            Ok(json) => println!("{json}"),
+            Ok(json) => show!("{json}\n"),
             Err(error) => return unable(error.to_string()),
         },
     }
@@ -66,17 +67,17 @@ pub(super) fn main(args: &EvalArgs) -> u8 {
 }
 
 fn print_pretty(evaluation: &Evaluation) {
-    println!("answer    {}", evaluation.answer);
+    say!("answer    {}", evaluation.answer);
     if let Some(choice) = &evaluation.choice {
         let rest = evaluation.choices.len().saturating_sub(1);
-        println!("choice    {choice}{}", if rest > 0 { format!(", then {rest} more") } else { String::new() });
+        say!("choice    {choice}{}", if rest > 0 { format!(", then {rest} more") } else { String::new() });
     }
     if let Some(fallback) = &evaluation.fallback {
-        println!("fallback  {fallback}");
+        say!("fallback  {fallback}");
     }
-    println!("cost      {} ns, {} safepoints", evaluation.ns, evaluation.fuel);
+    say!("cost      {} ns, {} safepoints", evaluation.ns, evaluation.fuel);
     for line in &evaluation.explain {
-        println!("  {line}");
+        say!("  {line}");
     }
 }
 

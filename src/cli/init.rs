@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::output::{say, show};
 use super::{GOOD, UNABLE};
 use crate::policy::shipped::DEFINITIONS;
 
@@ -29,9 +30,9 @@ pub(super) fn main(args: &InitArgs) -> u8 {
     match write_all(&args.dir) {
         Ok(written) => {
             for path in &written {
-                println!("wrote {}", path.display());
+                say!("wrote {}", path.display());
             }
-            print!("\nnext:\n{}", next_commands(&args.dir));
+            show!("\nnext:\n{}", next_commands(&args.dir));
             GOOD
         }
         Err(error) => {

@@ -1,21 +1,23 @@
 //! One file a subcommand; wiring; exit codes.
 //!
-//! Results go to stdout, logs and progress to stderr. Exit codes: 0 good, 1 the thing asked about is bad, 2 usage or
+//! Results go to stdout (`output`), logs and progress to stderr. Exit codes: 0 good, 1 the thing asked about is bad, 2 usage or
 //! cannot run.
 
-#![allow(clippy::print_stdout, clippy::print_stderr)]
+#![allow(clippy::print_stderr)]
 
 mod activation;
 pub mod app;
 mod bench;
 mod check;
 mod demo;
+mod drain;
 mod eval;
 mod init;
 mod logging;
 mod machine;
 mod notify;
 mod offline;
+mod output;
 mod policy;
 pub mod progress;
 mod record;
@@ -96,7 +98,7 @@ struct ConfigArgs {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    ExitCode::from(match cli.command {
+    let code = match cli.command {
         None => run::main(cli.run),
         Some(Command::Run(args)) => run::main(args),
         Some(Command::Demo(args)) => demo::main(&args),
@@ -113,5 +115,6 @@ pub fn main() -> ExitCode {
         Some(Command::Monolith(args)) => steer::monolith(&args),
         Some(Command::Room(args)) => steer::room(&args),
         Some(Command::Record(args)) => record::main(&args),
-    })
+    };
+    ExitCode::from(output::exit_code(code))
 }

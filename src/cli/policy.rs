@@ -6,6 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use http::Method;
 use serde_json::{Value, json};
 
+use super::output::show;
 use super::steer::{AdminArgs, ask, print_json, report};
 use super::{BAD, GOOD};
 
@@ -93,11 +94,11 @@ pub(super) fn main(args: &PolicyArgs) -> u8 {
     let json = args.format == Format::Json;
     match &args.command {
         PolicyCommand::List if json => get(POLICY, &print_json),
-        PolicyCommand::List => get(POLICY, &|document| print!("{}", list(document))),
+        PolicyCommand::List => get(POLICY, &|document| show!("{}", list(document))),
         PolicyCommand::Show { source: false } => get(POLICY, &print_json),
         PolicyCommand::Show { source: true } => get(&format!("{POLICY}/source"), &|document| match json {
             true => print_json(document),
-            false => print!("{}", document["text"].as_str().unwrap_or_default()),
+            false => show!("{}", document["text"].as_str().unwrap_or_default()),
         }),
         PolicyCommand::Use { policy } => post("use", Some(json!({"policy": policy}))),
         PolicyCommand::Rollback => post("rollback", None),
@@ -113,7 +114,7 @@ pub(super) fn main(args: &PolicyArgs) -> u8 {
                     eprintln!("usher: there is neither a shadow nor a canary; start one with `usher policy shadow P`");
                     code = BAD;
                 } else {
-                    print!("{}", diff(document));
+                    show!("{}", diff(document));
                 }
             });
             asked.max(code)

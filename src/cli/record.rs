@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Map, Value};
 
+use super::output::show;
 use super::steer::{AdminArgs, ask, print_json, report};
 
 /// `usher record`.
@@ -51,7 +52,7 @@ pub(super) fn main(args: &RecordArgs) -> u8 {
     };
     report(&args.admin, ask(&args.admin, method, PATH, body), |document| match json {
         true => print_json(document),
-        false => print!("{}", summary(document)),
+        false => show!("{}", summary(document)),
     })
 }
 

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::offline::{Format, environment, write_report};
+use super::offline::{Format, can_report, environment, write_report};
+use super::output::{complain, show};
 use super::progress::{self, Progress};
 use super::{BAD, GOOD, UNABLE};
 use crate::lab::page_text;
-use crate::lab::replay::{Instead, Plan, Replay, Replayed};
+use crate::lab::replay::{Instead, Plan, Replay, ReplayError, Replayed};
 use crate::model::assertion::Assertion;
 use crate::policy::shipped;
 use crate::trace::read::{OnDamage, Reader};
@@ -47,33 +48,36 @@ pub(super) fn main(args: &ReplayArgs) -> u8 {
         Ok(replayed) => {
             match args.format {
                 Format::Pretty => print_pretty(&replayed),
-                Format::Json => println!("{}", replayed.document()),
+                Format::Json => show!("{}\n", replayed.document()),
             }
             // What was found is said even if it cannot be written.
             if let Err(error) = write_report(args.report.as_deref(), || replayed.page().clone()) {
-                eprintln!("usher: {error}");
+                complain!("{error}");
                 return UNABLE;
             }
             let failures = replayed.failures();
             for failure in &failures {
-                eprintln!("usher: {failure}");
+                complain!("{failure}");
             }
             if failures.is_empty() { GOOD } else { BAD }
         }
-        Err(error) => {
-            eprintln!("usher: {error}");
-            UNABLE
+        Err((code, error)) => {
+            complain!("{error}");
+            code
         }
     }
 }
 
-fn replay(args: &ReplayArgs) -> Result<Replayed, String> {
-    let text = |error: &dyn std::fmt::Display| error.to_string();
-    let instead = |name: &Option<String>| -> Result<Option<Instead>, String> {
+/// An error comes with its exit code: a policy that does not compile is bad, anything else keeps it from being asked.
+fn replay(args: &ReplayArgs) -> Result<Replayed, (u8, String)> {
+    let text = |error: &dyn std::fmt::Display| (UNABLE, error.to_string());
+    can_report(args.report.as_deref()).map_err(|e| text(&e))?;
+    let instead = |name: &Option<String>| -> Result<Option<Instead>, (u8, String)> {
         let Some(name) = name else { return Ok(None) };
         let source = shipped::resolve(name).map_err(|e| text(&e))?;
         // Each has a state of its own.
-        let environment = args.config.as_deref().map(|path| environment(Some(path))).transpose()?;
+        let environment =
+            args.config.as_deref().map(|path| environment(Some(path))).transpose().map_err(|e| text(&e))?;
         Ok(Some(Instead { source, environment }))
     };
     let plan = Plan {
@@ -84,14 +88,17 @@ fn replay(args: &ReplayArgs) -> Result<Replayed, String> {
     };
     let on_damage = if args.strict { OnDamage::Stop } else { OnDamage::Skip };
     let mut reader = Reader::open(&args.trace, on_damage).map_err(|e| text(&e))?;
-    let mut replay = Replay::new(reader.header(), plan).map_err(|e| text(&e))?;
+    let mut replay = Replay::new(reader.header(), plan).map_err(|e| (BAD, e.to_string()))?;
     let mut progress = Progress::new("replay", "decisions", None);
     let read = replay.read(&mut reader, &mut |decisions| progress.at(decisions));
     drop(progress);
-    read.map_err(|e| text(&e))?;
+    read.map_err(|error| match error {
+        ReplayError::Policy(error) => (BAD, error.to_string()),
+        error @ (ReplayError::Trace(_) | ReplayError::TimedOut { .. }) => text(&error),
+    })?;
     Ok(replay.finish())
 }
 
 fn print_pretty(replayed: &Replayed) {
-    print!("{}", page_text::render(replayed.page(), progress::terminal()));
+    show!("{}", page_text::render(replayed.page(), progress::terminal()));
 }

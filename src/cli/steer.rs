@@ -9,7 +9,8 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 
 use super::offline::Format;
-use super::{BAD, GOOD, UNABLE, why};
+use super::output::{say, show};
+use super::{BAD, GOOD, UNABLE, drain, output, why};
 
 /// Which usher to ask.
 #[derive(Args, Debug)]
@@ -35,6 +36,19 @@ pub(super) struct MonolithArgs {
 enum MonolithCommand {
     /// List the Monoliths
     List,
+    /// Let a Monolith lose its rooms: they move to the others, and it takes no new ones
+    Drain {
+        /// Its id
+        id: String,
+        /// Wait until nothing more is going to happen; with rooms left the exit code is 1
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Let a Monolith take rooms again; moves that have not begun are dropped
+    Resume {
+        /// Its id
+        id: String,
+    },
 }
 
 /// `usher room`.
@@ -63,7 +77,7 @@ enum RoomCommand {
         #[arg(long, value_enum, default_value_t = Format::Pretty)]
         format: Format,
     },
-    /// Move a room: its clients are closed with a code on which they come back, to the other Monolith
+    /// Move a room to another Monolith, once nobody in it has said anything for a moment
     Move {
         /// Its name
         name: String,
@@ -85,8 +99,13 @@ pub(super) fn status(args: &AdminArgs) -> u8 {
 }
 
 pub(super) fn monolith(args: &MonolithArgs) -> u8 {
-    let MonolithCommand::List = args.command;
-    report(&args.admin, ask(&args.admin, Method::GET, "/_usher/v1/monoliths", None), print_json)
+    match &args.command {
+        MonolithCommand::List => {
+            report(&args.admin, ask(&args.admin, Method::GET, "/_usher/v1/monoliths", None), print_json)
+        }
+        MonolithCommand::Drain { id, wait } => drain::begin(&args.admin, id, *wait),
+        MonolithCommand::Resume { id } => drain::resume(&args.admin, id),
+    }
 }
 
 pub(super) fn room(args: &RoomArgs) -> u8 {
@@ -99,18 +118,12 @@ pub(super) fn room(args: &RoomArgs) -> u8 {
                 let code = report(&args.admin, ask(&args.admin, Method::GET, &path, None), |page| {
                     for room in page["rooms"].as_array().into_iter().flatten() {
                         let text = |key: &str| room[key].as_str().unwrap_or("-").to_string();
-                        println!(
-                            "{}  {}  {}  {} clients",
-                            text("name"),
-                            text("state"),
-                            text("monolith"),
-                            room["clients"]
-                        );
+                        say!("{}  {}  {}  {} clients", text("name"), text("state"), text("monolith"), room["clients"]);
                     }
                     next = page["next"].as_str().map(str::to_string);
                 });
                 match next {
-                    Some(next) if code == GOOD => cursor = next,
+                    Some(next) if code == GOOD && output::is_open() => cursor = next,
                     _ => return code,
                 }
             }
@@ -131,20 +144,14 @@ pub(super) fn room(args: &RoomArgs) -> u8 {
             let body = serde_json::json!({"to": to});
             report(&args.admin, ask(&args.admin, Method::POST, &path, Some(body)), |moving| {
                 let text = |key: &str| moving[key].as_str().unwrap_or("-");
-                println!(
-                    "{} goes from {} to {}, {} clients",
-                    text("room"),
-                    text("from"),
-                    text("to"),
-                    moving["clients"]
-                );
+                say!("{} goes from {} to {}, {} clients", text("room"), text("from"), text("to"), moving["clients"]);
             })
         }
     }
 }
 
 pub(super) fn print_json(document: &Value) {
-    println!("{document:#}");
+    show!("{document:#}\n");
 }
 
 pub(super) fn report(args: &AdminArgs, answer: Result<(u16, Value), String>, show: impl FnOnce(&Value)) -> u8 {

@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use regex::Regex;
 
 use super::offline::environment;
+use super::output::show;
 use super::{BAD, GOOD, UNABLE};
 use crate::lab::{self, Options, Report};
 
@@ -81,10 +82,10 @@ pub(super) fn main(args: &TestArgs) -> u8 {
     let report =
         lab::run_tests(&files, &Options { filter, environment, coverage, jobs: args.jobs, ..Options::default() });
     match args.format {
-        Format::Pretty => print!("{}", report.pretty()),
-        Format::Junit => print!("{}", report.junit()),
+        Format::Pretty => show!("{}", report.pretty()),
+        Format::Junit => show!("{}", report.junit()),
         Format::Json => match serde_json::to_string(&report) {
-            Ok(json) => println!("{json}"),
+            Ok(json) => show!("{json}\n"),
             Err(error) => {
                 eprintln!("usher: {error}");
                 return UNABLE;

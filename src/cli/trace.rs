@@ -1,11 +1,12 @@
 //! `usher trace`: looks into recorded traffic.
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::offline::Format;
+use super::output::{complain, say, show};
+use super::progress::Progress;
 use super::why;
 use super::{BAD, GOOD, UNABLE};
 use crate::lab::trace_cut::cut_file;
@@ -112,7 +113,7 @@ pub(super) fn main(args: &TraceArgs) -> u8 {
         TraceCommand::Why(args) => Ok(why::traced(args)),
     };
     done.unwrap_or_else(|error| {
-        eprintln!("usher: {error}");
+        complain!("{error}");
         UNABLE
     })
 }
@@ -123,76 +124,74 @@ fn open(file: &Path, damage: Damage) -> Result<Reader, String> {
 
 fn info(args: &InfoArgs) -> Result<u8, String> {
     let mut reader = open(&args.file, args.on_damage)?;
-    let shows = std::io::stderr().is_terminal();
-    let progress = |lines: u64| {
-        if shows && lines.is_multiple_of(1 << 16) {
-            eprint!("\r{lines} lines");
-        }
-    };
-    let info = trace_info(&mut reader, &args.file.display().to_string(), progress);
-    if shows && reader.line() >= 1 << 16 {
-        eprint!("\r\x1b[K");
-    }
+    let mut progress = Progress::new("info", "lines", None);
+    let info = trace_info(&mut reader, &args.file.display().to_string(), |lines| progress.at(lines));
+    drop(progress);
     let info = info.map_err(|e| e.to_string())?;
     match args.format {
         Format::Pretty => print_info(&info),
-        Format::Json => println!("{}", serde_json::to_string(&info).map_err(|e| e.to_string())?),
+        Format::Json => show!("{}\n", serde_json::to_string(&info).map_err(|e| e.to_string())?),
     }
     Ok(GOOD)
 }
 
 fn print_info(info: &TraceInfo) {
     let redacted = if info.redacted { ", names of rooms hashed" } else { "" };
-    println!("{}: balancer {} in {}, usher {}{redacted}", info.file, info.balancer, info.region, info.usher);
-    println!("started    {}", info.started);
+    say!("{}: balancer {} in {}, usher {}{redacted}", info.file, info.balancer, info.region, info.usher);
+    say!("started    {}", info.started);
     match (&info.from, &info.to) {
         (Some(from), Some(to)) => {
-            println!("from       {} ({})", from.time, offset(from.at_s));
-            println!("to         {} ({}), {} in all", to.time, offset(to.at_s), offset(info.span_s));
+            say!("from       {} ({})", from.time, offset(from.at_s));
+            say!("to         {} ({}), {} in all", to.time, offset(to.at_s), offset(info.span_s));
         }
-        _ => println!("nothing is recorded in it"),
+        _ => say!("nothing is recorded in it"),
     }
     let files = if info.headers > 1 { format!(", {} files one behind another", info.headers) } else { String::new() };
-    println!("lines      {}{files}", info.lines);
+    say!("lines      {}{files}", info.lines);
     let about = if info.rooms_exact { "" } else { "about " };
-    println!("rooms      {about}{}", info.rooms);
-    println!("events     {}", counts(info.events.iter()));
-    println!("decisions  {}", counts(info.by_hook.iter()));
+    say!("rooms      {about}{}", info.rooms);
+    say!("events     {}", counts(info.events.iter()));
+    say!("decisions  {}", counts(info.by_hook.iter()));
     if info.bypassed > 0 {
-        println!("           {} of them past the policy, whose breaker was open", info.bypassed);
+        say!("           {} of them past the policy, whose breaker was open", info.bypassed);
     }
-    println!("monoliths  {}", info.monoliths.len() as u64 + info.more_monoliths);
+    say!("monoliths  {}", info.monoliths.len() as u64 + info.more_monoliths);
     for monolith in info.monoliths.iter().take(SHOWN) {
-        println!("  {:<36}  {:<8} placed {:>7}  up {}", monolith.id, monolith.region, monolith.placed, up(monolith));
+        say!("  {:<36}  {:<8} placed {:>7}  up {}", monolith.id, monolith.region, monolith.placed, up(monolith));
     }
     more(info.monoliths.len() as u64 + info.more_monoliths);
-    println!("policies   {}", info.policies.len());
+    say!("policies   {}", info.policies.len());
     for policy in info.policies.iter().take(SHOWN) {
         let text = if policy.text { "" } else { "  (its text is not in the trace)" };
-        println!("  {}  {:<24} {} decisions{text}", policy.version, policy.name, policy.decisions);
+        say!("  {}  {:<24} {} decisions{text}", policy.version, policy.name, policy.decisions);
     }
     more(info.policies.len() as u64);
-    println!("faults     {}", info.faults);
+    say!("faults     {}", info.faults);
     for fault in info.faults_by_kind.iter().take(SHOWN) {
-        println!(
+        say!(
             "  {} {}: {}, first at decision {}: {}",
-            fault.hook, fault.kind, fault.count, fault.decision, fault.message
+            fault.hook,
+            fault.kind,
+            fault.count,
+            fault.decision,
+            fault.message
         );
     }
     more(info.faults_by_kind.len() as u64);
     match info.gaps {
-        0 => println!("gaps       none"),
-        gaps => println!(
+        0 => say!("gaps       none"),
+        gaps => say!(
             "gaps       {gaps}: {} events and {} decisions are missing",
-            info.missing_events, info.missing_decisions
+            info.missing_events,
+            info.missing_decisions
         ),
     }
     if let Some(first) = &info.first_damage {
         let line = first.line.map(|line| format!("line {line}: ")).unwrap_or_default();
-        println!("damaged    {} lines, the first is {line}{}", info.damaged, first.what);
+        say!("damaged    {} lines, the first is {line}{}", info.damaged, first.what);
     }
     if info.cut_off {
-        println!("cut off    it ends in the middle: the recording was ended hard, or goes on");
+        say!("cut off    it ends in the middle: the recording was ended hard, or goes on");
     }
 }
 
@@ -216,7 +215,7 @@ fn up(monolith: &MonolithInfo) -> String {
 
 fn more(all: u64) {
     if all > SHOWN as u64 {
-        println!("  and {} more (--format json)", all - SHOWN as u64);
+        say!("  and {} more (--format json)", all - SHOWN as u64);
     }
 }
 
@@ -235,16 +234,19 @@ fn offset(seconds: f64) -> String {
 fn cut(args: &CutArgs) -> Result<u8, String> {
     let mut reader = open(&args.file, args.on_damage)?;
     let span = (args.from, args.to.unwrap_or(When::After(u64::MAX)));
-    let done = cut_file(&mut reader, &args.file, span, &args.out, args.force).map_err(|e| e.to_string())?;
+    let mut progress = Progress::new("cut", "lines", None);
+    let done = cut_file(&mut reader, &args.file, span, (&args.out, args.force), &mut |lines| progress.at(lines));
+    drop(progress);
+    let done = done.map_err(|e| e.to_string())?;
     let numbers = match done.numbers {
         Some((first, last)) => format!(" ({first} to {last}, which are 1 to {} now)", done.decisions),
         None => String::new(),
     };
-    println!("{}: {} events, {} decisions{numbers}", args.out.display(), done.events, done.decisions);
+    say!("{}: {} events, {} decisions{numbers}", args.out.display(), done.events, done.decisions);
     let (monoliths, rooms, clients) = done.restated;
-    println!("it begins with {monoliths} Monoliths, {rooms} rooms and {clients} clients in them");
+    say!("it begins with {monoliths} Monoliths, {rooms} rooms and {clients} clients in them");
     if done.damaged > 0 {
-        println!("{} damaged lines are told as gaps", done.damaged);
+        say!("{} damaged lines are told as gaps", done.damaged);
     }
     Ok(GOOD)
 }
@@ -254,14 +256,14 @@ fn to_test(args: &ToTestArgs) -> Result<u8, String> {
     let file = args.file.display().to_string();
     match trace_test(&mut reader, &file, args.decision, args.name.as_deref()) {
         Ok(test) => {
-            print!("{}", test.text);
+            show!("{}", test.text);
             let Some(doubt) = test.doubt else { return Ok(GOOD) };
-            eprintln!("warning: the policy of the trace does not pass it: {doubt}");
+            complain!("the policy of the trace does not pass it: {doubt}");
             Ok(BAD)
         }
         Err(NoTest::Trace(error)) => Err(error.to_string()),
         Err(NoTest::Nothing(why)) => {
-            eprintln!("usher: {why}");
+            complain!("{why}");
             Ok(BAD)
         }
     }

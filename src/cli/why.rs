@@ -12,8 +12,11 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::offline::Format;
+use super::output::{complain, say, show};
+use super::progress::Progress;
 use super::steer::{AdminArgs, ask, print_json, report};
 use super::{BAD, GOOD, UNABLE};
+use crate::lab::page_text::plain;
 use crate::lab::{RoomStory, room_story};
 use crate::model::story::Chapter;
 use crate::model::{Epoch, MonolithId};
@@ -21,6 +24,10 @@ use crate::trace::read::{OnDamage, Reader};
 
 /// Names that are shown to whoever asks for a room that a trace does not hold.
 const SUGGESTED: usize = 5;
+
+/// What a running usher tells of a room, and a trace cannot.
+const UNTOLD: &str = "(not in a trace: waits, joins sent without asking the policy, attempts that were not confirmed, ends of moves, \
+    canaries)";
 
 /// `usher trace why`.
 #[derive(Args, Debug)]
@@ -60,7 +67,7 @@ pub(super) fn live(args: &AdminArgs, name: &str, format: Format) -> u8 {
         Format::Json => print_json(document),
         // A later usher may say something that this one does not understand; the document says it all.
         Format::Pretty => match Document::deserialize(document) {
-            Ok(document) => print!("{}", told(&document)),
+            Ok(document) => show!("{}", told(&document)),
             Err(_) => print_json(document),
         },
     })
@@ -68,9 +75,10 @@ pub(super) fn live(args: &AdminArgs, name: &str, format: Format) -> u8 {
 
 fn told(document: &Document) -> String {
     let Document { name, state, monolith, epoch, clients, story, forgotten } = document;
+    let name = plain(name);
     let mut out = match (state.as_str(), monolith) {
         ("absent", _) => format!("{name}: no Monolith has it, as far as is known here"),
-        (state, Some(monolith)) => format!("{name}: {state} on {monolith}"),
+        (state, Some(monolith)) => format!("{name}: {state} on {}", plain(monolith.as_str())),
         (state, None) => format!("{name}: {state}"),
     };
     // Writing to a String cannot fail.
@@ -93,31 +101,34 @@ fn told(document: &Document) -> String {
 pub(super) fn traced(args: &TracedArgs) -> u8 {
     let last = usize::try_from(args.last).unwrap_or(usize::MAX);
     let read = Reader::open(&args.file, OnDamage::Skip).and_then(|mut reader| {
-        let story = room_story(&mut reader, &args.room, last)?;
+        let mut progress = Progress::new("why", "lines", None);
+        let story = room_story(&mut reader, &args.room, last, &mut |lines| progress.at(lines))?;
+        drop(progress);
         let (damaged, first) = reader.damage();
         if let Some(first) = first {
-            eprintln!("usher: {} could not be understood and were passed over; the first: {first}", lines(damaged));
+            complain!("{} could not be understood and were passed over; the first: {first}", lines(damaged));
         }
         if reader.was_cut() {
-            eprintln!("usher: {} ends in the middle of a line; it is told up to there", args.file.display());
+            complain!("{} ends in the middle of a line; it is told up to there", args.file.display());
         }
         Ok(story)
     });
     let story = match read {
         Ok(story) => story,
         Err(error) => {
-            eprintln!("usher: {error}");
+            complain!("{error}");
             return UNABLE;
         }
     };
     if story.chapters.is_empty() {
-        eprintln!("usher: {}", not_there(args, &story));
+        complain!("{}", not_there(args, &story));
         return BAD;
     }
     match args.format {
         Format::Pretty => {
-            println!("{} in {}", args.room, args.file.display());
-            print!("{}", text::story(&story.chapters, story.forgotten));
+            say!("{} in {}", args.room, args.file.display());
+            say!("{UNTOLD}");
+            show!("{}", text::story(&story.chapters, story.forgotten));
         }
         Format::Json => {
             let decisions: Vec<&Chapter> = story.chapters.iter().filter(|chapter| chapter.what.is_decision()).collect();

@@ -1,6 +1,6 @@
 //! What must hold after every event. Checked in debug builds and by the property tests.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::Cluster;
 use super::members::Place;
@@ -10,7 +10,11 @@ use crate::model::{ClientId, MonolithId};
 impl Cluster {
     /// The first broken rule in words, or `None` if all hold.
     pub fn broken_invariant(&self) -> Option<String> {
-        self.check_rooms().or_else(|| self.check_clients()).or_else(|| self.check_counts())
+        self.check_rooms()
+            .or_else(|| self.check_clients())
+            .or_else(|| self.check_hand_overs())
+            .or_else(|| self.check_counts())
+            .or_else(|| self.check_line())
     }
 
     fn check_rooms(&self) -> Option<String> {
@@ -29,7 +33,7 @@ impl Cluster {
             }
             if let State::Placing(Placing { out, waiting, attempt, tried, .. }) = &room.state {
                 let live = waiting.iter().filter(|waiter| self.still_waits(**waiter)).count();
-                if out.is_empty() && live > 0 {
+                if out.is_empty() && live > 0 && !self.claims.is_awaited(key) {
                     return Some(format!("{live} wait for {key} and nobody is out"));
                 }
                 if *attempt as usize > tried.len() + 1 {
@@ -37,7 +41,8 @@ impl Cluster {
                 }
             }
         }
-        (deadlines.len() != self.timers.len()).then(|| "a timer belongs to no room".to_string())
+        let idle = (deadlines.len() != self.timers.len()).then(|| "a timer belongs to no room".to_string());
+        idle.or_else(|| self.forgotten_unload())
     }
 
     fn check_clients(&self) -> Option<String> {
@@ -63,7 +68,10 @@ impl Cluster {
                         self.link_of(&unloading.monolith) == Some(link)
                     }
                     (State::Unloading(unloading), Place::Waiting) => unloading.waiting.contains(&waiter),
-                    (State::Parked { .. }, Place::Joined { .. }) | (State::Active(_), Place::Waiting) => false,
+                    (State::Active(_), Place::SentAway { .. }) => true,
+                    (State::Parked { .. }, Place::Joined { .. })
+                    | (State::Active(_), Place::Waiting)
+                    | (State::Parked { .. } | State::Placing(_) | State::Unloading(_), Place::SentAway { .. }) => false,
                 };
                 if !fine {
                     return Some(format!("{client} is {:?} while {key} is {:?}", entry.place, room.status()));
@@ -74,6 +82,22 @@ impl Cluster {
             .keys()
             .find(|client| listed.get(client) != Some(&1))
             .map(|client| format!("{client} is listed {:?} times", listed.get(client).unwrap_or(&0)))
+    }
+
+    /// Who is between two Monoliths has a window, and nobody else has one.
+    fn check_hand_overs(&self) -> Option<String> {
+        let mut expected = BTreeSet::new();
+        for (client, entry) in &self.clients {
+            expected.extend(entry.handover.map(|handover| (handover.until, *client)));
+            if let Place::SentAway { until } = entry.place {
+                expected.insert((until, *client));
+            }
+            let joined = matches!(entry.place, Place::Joined { .. });
+            if entry.opened && (!joined || entry.handover.is_some()) {
+                return Some(format!("{client} speaks to a Monolith while it is {:?}", entry.place));
+            }
+        }
+        (expected != *self.handovers.ends()).then(|| "windows and clients between two Monoliths differ".to_string())
     }
 
     fn check_counts(&self) -> Option<String> {

@@ -6,7 +6,7 @@ use super::monolith::{Monolith, Sync};
 use super::room::{Room, State};
 use super::{Cluster, Endpoint, Map, SYNC_TIMEOUT, Turn};
 use crate::model::event::{Effect, Micros};
-use crate::model::policy::{MonolithRow, MonolithState};
+use crate::model::policy::MonolithRow;
 use crate::model::{LinkId, MonolithId, Region, RoomKey};
 
 /// The first moments of a balancer: rooms may be loaded on Monoliths that it has not heard yet.
@@ -92,15 +92,21 @@ impl Cluster {
             link,
             region,
             endpoint,
-            linked_at: self.now,
+            serving_since: self.now,
             sync: Sync::Waiting { until: self.now + SYNC_TIMEOUT },
             copies: Map::default(),
             gossips: 0,
             users: 0,
             shunned: 0,
+            suspect: false,
+            unlisted: false,
+            drained: false,
+            stops: false,
+            drain: None,
         };
-        self.monoliths.insert(id, monolith);
+        self.monoliths.insert(id.clone(), monolith);
         turn.emit(Effect::AcceptLink { link });
+        self.judge_newcomer(&id, turn);
     }
 
     /// The weights of all Monoliths as the settings have them by now.
@@ -116,7 +122,15 @@ impl Cluster {
     pub(super) fn link_down(&mut self, link: LinkId, turn: &mut Turn<'_>) {
         let Some(id) = self.links.remove(&link) else { return };
         let gone = self.monoliths.remove(&id);
-        self.view.remove(&id);
+        // One that was about to leave has not broken off.
+        if let Some(gone) = gone.as_ref().filter(|gone| !gone.is_leaving()) {
+            self.note_broken_link(&gone.endpoint);
+        }
+        if self.view.remove(&id).is_some_and(|row| row.clients > 0) {
+            self.pace.lost_clients();
+        }
+        // Whoever has to be placed anew waits, if it was the last one.
+        self.notice_who_serves(turn);
         self.list_version += 1;
         // What it created without a name is no longer booked as pending; a later report will tell of the room.
         self.requests.retain(|_, request| request.room.is_some() || request.sent_to.as_ref() != Some(&id));
@@ -124,32 +138,31 @@ impl Cluster {
             self.rooms.iter().filter(|(_, room)| room.monolith() == Some(&id)).map(|(key, _)| key.clone()).collect();
         // The order of effects must not depend on how a table hashes.
         orphans.sort_unstable();
+        self.moves.lost(&id);
         let mut copies = gone.map(|gone| gone.copies).unwrap_or_default();
         for key in orphans {
             if let (Some(room), Some(copy)) = (self.rooms.get_mut(&key), copies.remove(&key)) {
                 room.metadata = Some(copy.metadata);
             }
-            self.orphan(&key, turn);
+            self.orphan(&key, &id, turn);
         }
         self.unpark_all_if_synced(turn);
     }
 
-    pub(super) fn link_state(&mut self, link: LinkId, state: MonolithState) {
-        let Some(id) = self.sender(link) else { return };
-        self.view.update(&id, |row| {
-            row.state = state;
-            row.draining = state == MonolithState::Draining;
-        });
-    }
-
     /// Whether every Monolith that discovery listed first has said what it has, or has had its time to.
     pub fn has_warmed_up(&self) -> bool {
-        !self.must_wait()
+        self.sync_deadline().is_none_or(|until| until <= self.now)
     }
 
-    /// Whether some Monolith may have a room that nobody has reported.
+    /// Whether placement waits: some Monolith may have a room that nobody has reported, or none takes rooms.
     pub(super) fn must_wait(&self) -> bool {
-        self.sync_deadline().is_some_and(|until| until > self.now)
+        self.pace.is_outage() || !self.has_warmed_up()
+    }
+
+    /// Until when a room waits that cannot be placed yet.
+    pub(super) fn parked_until(&self) -> Micros {
+        let outage = self.pace.is_outage().then(|| self.now.saturating_add(self.settings.hold));
+        self.sync_deadline().max(outage).unwrap_or(self.now)
     }
 
     /// Until when placement waits at most.
@@ -194,8 +207,6 @@ impl Cluster {
         let parked = |key: &RoomKey| matches!(self.rooms.get(key), Some(Room { state: State::Parked { .. }, .. }));
         let keys: Vec<RoomKey> =
             self.timers.iter().filter(|(_, key)| parked(key)).map(|(_, key)| key.clone()).collect();
-        for key in keys {
-            self.unpark(&key, turn);
-        }
+        self.unpark_at_pace(keys, turn);
     }
 }

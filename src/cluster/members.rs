@@ -1,11 +1,12 @@
 //! Clients: one membership at a time, and exactly one `leave` for every `join`.
 
+use super::handover::HandOver;
 use super::monolith::Monolith;
 use super::placing::Refusal;
 use super::room::{Active, Binding, Placing, State, Waiter};
 use super::{Cluster, Turn};
-use crate::model::event::{Effect, Token};
-use crate::model::policy::CallClient;
+use crate::model::event::{Effect, Micros, Token};
+use crate::model::policy::{CallClient, Cause};
 use crate::model::story::What;
 use crate::model::{Attachment, ClientId, CloseCode, LinkId, MonolithId, Region, RoomKey, RoomName};
 
@@ -19,6 +20,10 @@ pub(super) struct Client {
     token: Token,
     attachments: u64,
     pub(super) place: Place,
+    /// Whether what it says goes on to the Monolith.
+    pub(super) opened: bool,
+    /// Set while its room is between two Monoliths: until the next one has let it in.
+    pub(super) handover: Option<HandOver>,
     /// Where it stands in its room's list of members.
     index: usize,
 }
@@ -30,6 +35,8 @@ pub(super) enum Place {
     Waiting,
     /// The Monolith at the other end of this link got its `join`, and is owed a `leave`.
     Joined { link: LinkId, attachment: Attachment },
+    /// Its Monolith has sent it away with 1001 and still has the room: more is to come, or it goes back in.
+    SentAway { until: Micros },
 }
 
 impl Cluster {
@@ -60,6 +67,8 @@ impl Cluster {
             token,
             attachments: 0,
             place: Place::Waiting,
+            opened: false,
+            handover: None,
             index: usize::MAX,
         };
         self.clients.insert(client, entry);
@@ -112,7 +121,7 @@ impl Cluster {
         }
     }
 
-    /// The Monolith has ended a membership; the link has closed the client and owes no `leave`.
+    /// The Monolith has ended a membership and is owed no `leave`. The link has closed the client, but for 1001.
     pub(super) fn kicked(
         &mut self,
         link: LinkId,
@@ -126,9 +135,21 @@ impl Cluster {
             return;
         }
         // It is forgotten there already, so nothing is owed.
-        let (key, name) = (entry.room.clone(), entry.name.clone());
+        let (key, rejoins) = (entry.room.clone(), entry.handover.is_some());
+        if code == CloseCode::AWAY
+            && self.settings.seamless.is_some()
+            && let Some(from) = self.links.get(&link).cloned()
+        {
+            self.sent_away(client, &key, &from, turn);
+            return;
+        }
+        let name = self.name_on_the_wire(client);
         let was_out = self.is_out(&key, Waiter::Client(client));
+        self.counters.handover.room_lost += u64::from(rejoins && code == CloseCode::ROOM_NOT_FOUND);
         self.forget(client);
+        if code == CloseCode::AWAY {
+            turn.emit(Effect::Close { client, code });
+        }
         if !was_out {
             return;
         }
@@ -137,7 +158,9 @@ impl Cluster {
             if let Some(monolith) = self.links.get(&link).cloned() {
                 self.tell(&key, What::Denied { monolith, code: code.get() }, turn);
             }
-            self.refuse_same_spelling(&key, &name, turn);
+            if let Some(name) = name {
+                self.refuse_same_spelling(&key, &name, turn);
+            }
         }
         self.advance_or_drop(&key, code == CloseCode::ROOM_NOT_FOUND, turn);
     }
@@ -151,12 +174,24 @@ impl Cluster {
                 Waiter::Client(client) => Some(*client),
                 Waiter::Request(_) => None,
             })
-            .filter(|client| self.clients.get(client).is_some_and(|c| c.name.spelling() == name.spelling()))
+            .filter(|client| self.name_on_the_wire(*client).is_some_and(|own| own.spelling() == name.spelling()))
             .filter(|client| self.still_waits(Waiter::Client(*client)))
             .collect();
         for client in same {
-            self.end_client(client, Some(CloseCode::ROOM_NOT_FOUND), turn);
+            let lost = self.may_go_on_waiting(Waiter::Client(client));
+            self.counters.handover.room_lost += u64::from(lost);
+            // Whoever was in the room a moment ago has made no mistake.
+            let code = if lost { CloseCode::RESTART } else { CloseCode::ROOM_NOT_FOUND };
+            self.end_client(client, Some(code), turn);
         }
+    }
+
+    /// The room of a client as its next `join` spells it. A Monolith that has not loaded the room knows it only as it was
+    /// created: whoever was in it comes back under the name that its last Monolith gave it.
+    fn name_on_the_wire(&self, client: ClientId) -> Option<RoomName> {
+        let entry = self.clients.get(&client)?;
+        let room = self.rooms.get(&entry.room).filter(|room| room.spelled && entry.handover.is_some());
+        Some(room.map_or(&entry.name, |room| &room.name).clone())
     }
 
     /// After an answer that says there is no such room, the choice is dropped as soon as nobody else wants to try.
@@ -202,10 +237,12 @@ impl Cluster {
             && let Some(Client { place: Place::Joined { link, attachment }, .. }) = self.clients.get(&client)
         {
             turn.emit(Effect::Open { link: *link, client, attachment: *attachment });
+            self.handed_over(client);
         }
     }
 
     fn attach(&mut self, client: ClientId, open: bool, report: bool, turn: &mut Turn<'_>) {
+        let Some(room) = self.name_on_the_wire(client) else { return };
         let Some(entry) = self.clients.get_mut(&client) else { return };
         let Some(monolith) = self.rooms.get(&entry.room).and_then(super::Room::monolith) else { return };
         let Some(link) = self.monoliths.get(monolith).map(|monolith| monolith.link) else { return };
@@ -213,23 +250,36 @@ impl Cluster {
         entry.attachments += 1;
         let attachment = Attachment(entry.attachments);
         entry.place = Place::Joined { link, attachment };
-        let (room, token) = (entry.name.clone(), entry.token.clone());
+        let (token, rejoin) = (entry.token.clone(), entry.handover.is_some());
         let monolith = monolith.clone();
         self.count_client(&monolith, 1);
+        self.note_join(client, &monolith);
         self.counters.joins += 1;
         self.list_version += 1;
-        turn.emit(Effect::Attach { link, client, attachment, room, token, open, report });
+        turn.emit(Effect::Attach { link, client, attachment, room, token, open, report, rejoin });
+        if open {
+            self.handed_over(client);
+        }
     }
 
     /// Takes a client's `join` back: it waits again. `false` for a request, which cannot be taken back.
     pub(super) fn withdraw(&mut self, waiter: Waiter, turn: &mut Turn<'_>) -> bool {
         let Waiter::Client(client) = waiter else { return false };
-        self.detach(client, turn);
-        self.clients.contains_key(&client)
+        let Some(entry) = self.clients.get(&client) else { return false };
+        let from = match entry.place {
+            Place::Joined { link, .. } if entry.opened => self.links.get(&link).cloned(),
+            Place::Joined { .. } | Place::Waiting | Place::SentAway { .. } => None,
+        };
+        match from.filter(|_| self.settings.seamless.is_some()) {
+            // It was in the room, and its join crossed an unload.
+            Some(from) => self.release(client, &from, Cause::Lost, true, turn),
+            None => self.detach(client, turn),
+        }
+        true
     }
 
     /// Tells the Monolith, if one was told of this client, that it has gone.
-    fn detach(&mut self, client: ClientId, turn: &mut Turn<'_>) {
+    pub(super) fn detach(&mut self, client: ClientId, turn: &mut Turn<'_>) {
         if let Some((link, attachment)) = self.unjoin(client) {
             turn.emit(Effect::Detach { link, client, attachment });
         }
@@ -238,9 +288,8 @@ impl Cluster {
     /// Counts a client out of its Monolith, if it is at one that is still linked.
     fn unjoin(&mut self, client: ClientId) -> Option<(LinkId, Attachment)> {
         let entry = self.clients.get_mut(&client)?;
-        let Place::Joined { link, attachment } = std::mem::replace(&mut entry.place, Place::Waiting) else {
-            return None;
-        };
+        let Place::Joined { link, attachment } = entry.place else { return None };
+        (entry.place, entry.opened) = (Place::Waiting, false);
         let monolith = self.links.get(&link)?.clone();
         self.count_client(&monolith, -1);
         self.counters.leaves += 1;
@@ -278,7 +327,7 @@ impl Cluster {
     }
 
     /// One of our clients more or less on a Monolith. Its users are at least these: what it reports is up to 20 s old.
-    fn count_client(&mut self, monolith: &MonolithId, by: i32) {
+    pub(super) fn count_client(&mut self, monolith: &MonolithId, by: i32) {
         let reported = self.monoliths.get(monolith).map_or(0, Monolith::reported_users);
         self.view.update(monolith, |row| {
             row.clients = row.clients.saturating_add_signed(by);
@@ -289,6 +338,7 @@ impl Cluster {
     /// Removes a client from every table.
     fn forget(&mut self, client: ClientId) {
         let Some(entry) = self.clients.remove(&client) else { return };
+        self.forget_window(client, entry.place, entry.handover);
         if let Place::Joined { link, .. } = entry.place
             && let Some(monolith) = self.links.get(&link).cloned()
         {

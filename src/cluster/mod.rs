@@ -2,16 +2,24 @@
 //!
 //! [`Cluster::apply`] is the only way in. Everything that can go wrong among balancers, Monoliths and clients is a
 //! sequence of [`Event`]s, and therefore a test of this module. `rooms` holds the life of a room, `placing` how
-//! one finds its Monolith, `moves` and `unloading` how it gets to another, `reports` what Monoliths say about rooms,
-//! `members` clients, `requests` HTTP, `links` the Monoliths themselves.
+//! one finds its Monolith, `claims` what other balancers agree to, `moves`, `drain` and `unloading` how it gets to another,
+//! `handover` what becomes of its members on the way, `reports` what Monoliths say about rooms, `duplicates` who wins when
+//! two have one, `members` clients, `requests` HTTP, `links` the Monoliths themselves, `ejection` those that keep failing,
+//! `pace` who may come in after an outage.
 
+mod claims;
 mod departed;
+mod drain;
+mod duplicates;
+mod ejection;
 mod facts;
+mod handover;
 mod invariants;
 mod links;
 mod members;
 mod monolith;
 mod moves;
+mod pace;
 mod placing;
 mod reports;
 mod requests;
@@ -26,18 +34,28 @@ mod unloading;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+pub use self::claims::{ClaimCounters, Claiming};
+pub use self::drain::DrainSummary;
+pub use self::duplicates::Overlaps;
+pub use self::ejection::EjectionSettings;
+pub use self::handover::{HandOverCounters, Seamless};
 pub use self::monolith::Monolith;
 pub use self::moves::{MoveCounters, Rebalancing};
 pub use self::room::{Room, RoomStatus};
 pub use self::snapshot::{MonolithSummary, RoomSummary, StateMonolith, StateRoom};
 
+use self::claims::Claims;
 use self::departed::Departed;
+use self::duplicates::Unloads;
+use self::ejection::Ejections;
+use self::handover::HandOvers;
 use self::links::WarmUp;
 use self::members::Client;
 use self::moves::Moves;
+use self::pace::Pace;
 use self::requests::Request;
 use crate::config::Weights;
-use crate::model::event::{Effect, Event, Micros};
+use crate::model::event::{Effect, EjectionCause, Event, Micros};
 use crate::model::policy::View;
 use crate::model::{ClientId, Hashing, LinkId, MonolithId, Region, RequestId, RoomKey};
 use crate::policy::Policy;
@@ -57,12 +75,23 @@ pub struct Settings {
     pub pending_joins: usize,
     /// Rooms that may be unconfirmed.
     pub pending_rooms: usize,
+    /// How long whoever waits for a Monolith does so.
+    pub hold: Micros,
+    /// Joins per second and Monolith after an outage.
+    pub joins_per_second: u32,
+    /// When a Monolith that fails is left alone for a while.
+    pub ejection: EjectionSettings,
     /// Whether and how the policy is asked what should move.
     pub rebalance: Option<Rebalancing>,
-    /// Clients per second and Monolith that moves may cost.
+    /// Whether and for how long clients keep their sockets while their room changes its Monolith; without it they are
+    /// closed and come back.
+    pub seamless: Option<Seamless>,
+    /// Clients per second and Monolith that moves may cost, and that are closed when no Monolith is left for them.
     pub move_rate: u32,
     /// The share of each Monolith relative to the others.
     pub weights: Weights,
+    /// Whether and how rooms are claimed before they are placed.
+    pub claims: Option<Claiming>,
 }
 
 /// How long a fresh link may take to send its first gossip before placement goes on without it. The real one takes 3 ms
@@ -86,14 +115,30 @@ pub struct Counters {
     pub duplicates: u64,
     /// `unload` sent to the Monolith that lost a duplicate.
     pub unloads: u64,
+    /// `unload` that was not sent, because the room had gone before this balancer's turn came.
+    pub unloads_spared: u64,
+    /// For how long rooms were on two Monoliths.
+    pub overlaps: Overlaps,
     /// Joins and requests refused because too many waited.
     pub refused_full: u64,
     /// Joins and requests refused because no Monolith took the room.
     pub refused_unplaced: u64,
     /// Events of links that are not registered.
     pub stale_events: u64,
+    /// Clients that waited before their upgrade.
+    pub held: u64,
+    /// Clients that knocked and were let in.
+    pub entered: u64,
+    /// Monoliths that were ejected, by cause.
+    pub ejections: [u64; EjectionCause::ALL.len()],
+    /// Monoliths that were not, since too many are or nobody else serves.
+    pub ejections_spared: u64,
     /// Moves of rooms.
     pub moves: MoveCounters,
+    /// Claims of rooms.
+    pub claims: ClaimCounters,
+    /// Clients whose rooms changed their Monolith.
+    pub handover: HandOverCounters,
 }
 
 /// Which room is where, who waits, which clients exist.
@@ -108,6 +153,11 @@ pub struct Cluster {
     timers: BTreeSet<(Micros, RoomKey)>,
     departed: Departed,
     moves: Moves,
+    unloads: Unloads,
+    claims: Claims,
+    handovers: HandOvers,
+    pace: Pace,
+    ejections: Ejections,
     warm_up: WarmUp,
     view: View,
     counters: Counters,
@@ -127,8 +177,12 @@ impl Cluster {
         Self {
             warm_up: WarmUp::new(now + settings.load_timeout),
             moves: Moves::new(settings.rebalance, now),
+            unloads: Unloads::default(),
+            claims: Claims::default(),
             settings,
             now,
+            pace: Pace::default(),
+            ejections: Ejections::default(),
             monoliths: BTreeMap::new(),
             links: Map::default(),
             rooms: Map::default(),
@@ -136,6 +190,7 @@ impl Cluster {
             requests: Map::default(),
             timers: BTreeSet::new(),
             departed: Departed::default(),
+            handovers: HandOvers::default(),
             view: View::default(),
             counters: Counters::default(),
             waiting: 0,
@@ -156,7 +211,7 @@ impl Cluster {
                 self.link_up(link, endpoint, monolith, region, &mut turn);
             }
             Event::LinkDown { link } => self.link_down(link, &mut turn),
-            Event::LinkState { link, state } => self.link_state(link, state),
+            Event::LinkState { link, state } => self.link_state(link, state, &mut turn),
             Event::Loaded { link, report } => self.loaded(link, report, &mut turn),
             Event::Unloaded { link, room, reason, detached } => {
                 self.unloaded(link, &room, reason, &detached, &mut turn);
@@ -167,11 +222,16 @@ impl Cluster {
             Event::Join { client, room, token, region, reconnect } => {
                 self.join(client, room, token, region, reconnect, &mut turn);
             }
+            Event::Knock { client, room } => self.knock(client, room, &mut turn),
+            Event::Withdraw { client } => self.withdraw_knock(client),
             Event::Leave { client, told } => self.leave(client, told, &mut turn),
             Event::Request { request, room, cause, region } => self.request(request, room, cause, region, &mut turn),
             Event::RequestDone { request, outcome } => self.request_done(request, outcome, &mut turn),
             Event::Move { request, room, to } => self.move_by_hand(request, &room, &to, &mut turn),
-            Event::Tick => {}
+            Event::Claim { room, answer } => self.claim_answered(&room, answer, &mut turn),
+            Event::Quiet { link, room, disturbed } => self.quiet(link, &room, disturbed, &mut turn),
+            Event::Drain { monolith, on } => self.drain(&monolith, on, &mut turn),
+            Event::Tick => self.review_monoliths(&mut turn),
         }
         self.expire(&mut turn);
         // The check walks everything: with thousands of rooms or clients a debug build would do nothing else.
@@ -189,7 +249,10 @@ impl Cluster {
     /// When the next time-out is due, if any.
     pub fn next_deadline(&self) -> Option<Micros> {
         let room = self.timers.first().map(|(at, _)| *at);
-        [room, self.next_sync_deadline(), self.moves.next_due()].into_iter().flatten().min()
+        let rooms =
+            [room, self.next_sync_deadline(), self.handovers.next_due(), self.next_unload(), self.next_renewal()];
+        let others = [self.moves.next_due(), self.next_drain_step(), self.pace.next_due()];
+        rooms.into_iter().chain(others).flatten().min()
     }
 
     /// What policies see of the Monoliths.
@@ -218,6 +281,7 @@ impl Cluster {
 
     /// Runs out whatever is due.
     fn expire(&mut self, turn: &mut Turn<'_>) {
+        self.keep_pace(turn);
         self.expire_sync(turn);
         while let Some((at, key)) = self.timers.first().cloned()
             && at <= self.now
@@ -227,8 +291,12 @@ impl Cluster {
             debug_assert!(!self.timers.contains(&(at, key.clone())), "{key} is due twice");
             self.timers.remove(&(at, key));
         }
+        self.expire_hand_overs(turn);
         self.rebalance_if_due(turn);
+        self.continue_drains();
         self.begin_due_moves(turn);
+        self.send_due_unloads(turn);
+        self.renew_claims(turn);
     }
 }
 

@@ -1,5 +1,6 @@
-//! Moves of rooms: what a policy or an operator asks for is checked, paced, begun, and remembered until the room comes
-//! back. How a room leaves its Monolith is in `unloading`.
+//! Moves of rooms: what a policy, an operator or a drain asks for is checked, paced, begun, and remembered until the room
+//! comes back. Where clients keep their sockets, a room is left to become quiet first. How a room leaves its Monolith is in
+//! `unloading`.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
@@ -9,7 +10,7 @@ use crate::model::event::{Effect, Micros};
 use crate::model::moves::{MoveRefusal, Moving, Rebalanced};
 use crate::model::policy::{Answer, Call, CallRoom, Hook, MonolithState, Move};
 use crate::model::story::{Mover, What};
-use crate::model::{MonolithId, RequestId, RoomKey};
+use crate::model::{LinkId, MonolithId, RequestId, RoomKey};
 use crate::policy::decide;
 
 /// Rooms that one call of `rebalance` is shown. Where there are more, it sees those with most clients. The control thread
@@ -18,6 +19,10 @@ const SHOWN_ROOMS: usize = 2_000;
 /// How long a room that left its Monolith is expected at its target, in microseconds: long enough for clients that come
 /// back with a growing pause.
 const AIMED_FOR: Micros = 30_000_000;
+/// How long a room is left to become quiet, as a multiple of how long it is to be quiet, and at most (in microseconds).
+const QUIET_WITHIN: (Micros, Micros) = (10, 60_000_000);
+/// From what age on a temporary room is in the store, in microseconds: the real Monolith writes it with a delay of 5 s.
+const SAVED_AFTER: Micros = 6_000_000;
 /// Rooms that are expected at a target at once; beyond it the oldest is placed as any other.
 const KEPT_AIMS: usize = 10_000;
 
@@ -54,6 +59,8 @@ pub struct MoveCounters {
 /// Moves that wait for their turn, and rooms that are expected at a target.
 pub(super) struct Moves {
     lines: BTreeMap<MonolithId, Line>,
+    /// Moves that wait until their room is quiet.
+    watched: BTreeMap<RoomKey, Watched>,
     aims: Map<RoomKey, Aim>,
     /// The aims in the order of their ends.
     ends: VecDeque<(Micros, RoomKey)>,
@@ -65,7 +72,22 @@ pub(super) struct Moves {
 struct Line {
     /// Before this moment none begins.
     free_at: Micros,
-    waiting: VecDeque<(RoomKey, MonolithId)>,
+    waiting: VecDeque<Wanted>,
+}
+
+/// A move that somebody wants.
+pub(super) struct Wanted {
+    pub(super) room: RoomKey,
+    /// Where to; none if that is decided once it has left.
+    pub(super) to: Option<MonolithId>,
+    pub(super) by: Mover,
+}
+
+/// A move that has begun and waits until its room is quiet.
+struct Watched {
+    from: MonolithId,
+    to: Option<MonolithId>,
+    by: Mover,
 }
 
 struct Aim {
@@ -77,6 +99,7 @@ impl Moves {
     pub(super) fn new(rebalance: Option<Rebalancing>, now: Micros) -> Self {
         Self {
             lines: BTreeMap::new(),
+            watched: BTreeMap::new(),
             aims: Map::default(),
             ends: VecDeque::new(),
             next_call: rebalance.map(|rebalance| now.saturating_add(rebalance.every)),
@@ -86,11 +109,46 @@ impl Moves {
     /// A changed interval counts from now on. Who wants no more rebalancing wants none of the moves that wait either.
     pub(super) fn configure(&mut self, old: Option<Rebalancing>, new: Option<Rebalancing>, now: Micros) {
         if old.is_some() && new.is_none() {
-            self.lines.values_mut().for_each(|line| line.waiting.clear());
+            self.drop_rebalancing();
         }
         if old.map(|old| old.every) != new.map(|new| new.every) {
             self.next_call = new.map(|new| now.saturating_add(new.every));
         }
+    }
+
+    /// What the policy wanted and has not begun.
+    fn drop_rebalancing(&mut self) {
+        self.lines.values_mut().for_each(|line| line.waiting.retain(|wanted| wanted.by != Mover::Policy));
+    }
+
+    /// Queues a move away from a Monolith.
+    pub(super) fn queue(&mut self, from: &MonolithId, wanted: Wanted) {
+        self.lines.entry(from.clone()).or_default().waiting.push_back(wanted);
+    }
+
+    /// The rooms that wait for their turn to leave a Monolith.
+    pub(super) fn queued_from(&self, from: &MonolithId) -> HashSet<&RoomKey> {
+        self.lines.get(from).into_iter().flat_map(|line| &line.waiting).map(|wanted| &wanted.room).collect()
+    }
+
+    /// Whether rooms of a Monolith wait for their turn or to be quiet.
+    pub(super) fn is_busy(&self, from: &MonolithId) -> bool {
+        let waits = self.lines.get(from).is_some_and(|line| !line.waiting.is_empty());
+        waits || self.watched.values().any(|watched| watched.from == *from)
+    }
+
+    /// A Monolith is no longer drained: what has not been asked to go stays.
+    pub(super) fn call_off(&mut self, from: &MonolithId) {
+        if let Some(line) = self.lines.get_mut(from) {
+            line.waiting.retain(|wanted| wanted.by != Mover::Drain);
+        }
+        self.watched.retain(|_, watched| watched.by != Mover::Drain || watched.from != *from);
+    }
+
+    /// A Monolith has gone: nothing moves away from it any more.
+    pub(super) fn lost(&mut self, from: &MonolithId) {
+        self.call_off(from);
+        self.watched.retain(|_, watched| watched.from != *from);
     }
 
     /// When there is something to do, if ever.
@@ -101,7 +159,7 @@ impl Moves {
 
     /// Moves that have not begun.
     pub(super) fn queued(&self) -> usize {
-        self.lines.values().map(|line| line.waiting.len()).sum()
+        self.lines.values().map(|line| line.waiting.len()).sum::<usize>() + self.watched.len()
     }
 
     /// Whoever asks for this room soon is sent there.
@@ -142,7 +200,7 @@ impl Cluster {
             return;
         }
         self.moves.next_call = Some(self.now.saturating_add(every));
-        self.moves.lines.values_mut().for_each(|line| line.waiting.clear());
+        self.moves.drop_rebalancing();
         if !turn.policy.has(Hook::Rebalance) {
             return;
         }
@@ -178,21 +236,21 @@ impl Cluster {
         let mut seen = HashSet::new();
         for Move { room, to } in moves {
             let key = RoomKey::of(&room);
-            let checked = self.may_move(&key, &to).map(|active| active.monolith.clone());
+            let checked = self.may_move(&key, Some(&to)).map(|active| active.monolith.clone());
             match checked {
                 _ if !seen.insert(key.clone()) => {
-                    self.refuse_move(&key, &to, Mover::Policy, MoveRefusal::Duplicate, turn);
+                    self.refuse_move(&key, Some(&to), Mover::Policy, MoveRefusal::Duplicate, turn);
                     done.refused += 1;
                 }
                 Err(refusal) => {
-                    self.refuse_move(&key, &to, Mover::Policy, refusal, turn);
+                    self.refuse_move(&key, Some(&to), Mover::Policy, refusal, turn);
                     done.refused += 1;
                 }
                 Ok(_) if dry => {
                     self.counters.moves.dry += 1;
                     self.tell(&key, What::WouldMove { to, policy: None }, turn);
                 }
-                Ok(from) => self.moves.lines.entry(from).or_default().waiting.push_back((key, to)),
+                Ok(from) => self.moves.queue(&from, Wanted { room: key, to: Some(to), by: Mover::Policy }),
             }
         }
         turn.emit(Effect::Rebalanced(done));
@@ -209,18 +267,18 @@ impl Cluster {
             while let Some(line) = self.moves.lines.get_mut(&from)
                 && line.free_at <= self.now
             {
-                let Some((key, to)) = line.waiting.pop_front() else {
+                let Some(Wanted { room, to, by }) = line.waiting.pop_front() else {
                     // Nothing waits and nothing is paced: there is nothing to remember of it.
                     self.moves.lines.remove(&from);
                     break;
                 };
-                match self.may_move(&key, &to) {
-                    Err(refusal) => self.refuse_move(&key, &to, Mover::Policy, refusal, turn),
+                match self.may_move(&room, to.as_ref()) {
+                    Err(refusal) => self.refuse_move(&room, to.as_ref(), by, refusal, turn),
                     Ok(active) if active.monolith != from => {
-                        self.refuse_move(&key, &to, Mover::Policy, MoveRefusal::Changed, turn);
+                        self.refuse_move(&room, to.as_ref(), by, MoveRefusal::Changed, turn);
                     }
                     Ok(_) => {
-                        self.begin_move(&key, &to, Mover::Policy, turn);
+                        self.begin_move(&room, to, by, turn);
                     }
                 }
             }
@@ -229,10 +287,11 @@ impl Cluster {
 
     /// An operator's move begins at once, whatever waits; it counts towards the pace of those that follow.
     pub(super) fn move_by_hand(&mut self, request: RequestId, key: &RoomKey, to: &MonolithId, turn: &mut Turn<'_>) {
-        let outcome = self.may_move(key, to).map(|_| ());
-        let outcome = outcome.and_then(|()| self.begin_move(key, to, Mover::Hand, turn).ok_or(MoveRefusal::NotActive));
+        let outcome = self.may_move(key, Some(to)).map(|_| ());
+        let begin = |()| self.begin_move(key, Some(to.clone()), Mover::Hand, turn).ok_or(MoveRefusal::NotActive);
+        let outcome = outcome.and_then(begin);
         if let Err(refusal) = outcome {
-            self.refuse_move(key, to, Mover::Hand, refusal, turn);
+            self.refuse_move(key, Some(to), Mover::Hand, refusal, turn);
         }
         turn.emit(Effect::Moving { request, outcome });
     }
@@ -243,21 +302,22 @@ impl Cluster {
     }
 
     /// Checks a move as things are now.
-    fn may_move(&self, key: &RoomKey, to: &MonolithId) -> Result<&Active, MoveRefusal> {
+    pub(super) fn may_move(&self, key: &RoomKey, to: Option<&MonolithId>) -> Result<&Active, MoveRefusal> {
         let room = self.rooms.get(key).ok_or(MoveRefusal::UnknownRoom)?;
         let active = match &room.state {
             State::Active(active) => active,
             State::Unloading(_) => return Err(MoveRefusal::UnderWay),
             State::Parked { .. } | State::Placing(_) => return Err(MoveRefusal::NotActive),
         };
-        if !self.monoliths.contains_key(to) {
-            return Err(MoveRefusal::UnknownMonolith);
+        if self.moves.watched.contains_key(key) {
+            return Err(MoveRefusal::UnderWay);
         }
-        if active.monolith == *to {
-            return Err(MoveRefusal::SameMonolith);
-        }
-        if !self.may_take(to) {
-            return Err(MoveRefusal::NotServing);
+        match to {
+            Some(to) if !self.monoliths.contains_key(to) => return Err(MoveRefusal::UnknownMonolith),
+            Some(to) if active.monolith == *to => return Err(MoveRefusal::SameMonolith),
+            Some(to) if !self.may_take(to) => return Err(MoveRefusal::NotServing),
+            None if !self.somebody_else_takes(&active.monolith) => return Err(MoveRefusal::Nowhere),
+            Some(_) | None => {}
         }
         let copy = self.monoliths.get(&active.monolith).and_then(|monolith| monolith.copies.get(key));
         let Some(copy) = copy.filter(|copy| active.binding == Binding::Reported(copy.epoch)) else {
@@ -269,27 +329,109 @@ impl Cluster {
         if self.view.get(&active.monolith).is_some_and(|row| row.state == MonolithState::Suspect) {
             return Err(MoveRefusal::SourceSilent);
         }
-        if room.members.is_empty() {
+        if self.joined_to(key).is_empty() {
             return Err(MoveRefusal::NoMembers);
         }
         Ok(active)
     }
 
-    fn refuse_move(&mut self, key: &RoomKey, to: &MonolithId, by: Mover, refusal: MoveRefusal, turn: &mut Turn<'_>) {
+    fn refuse_move(
+        &mut self,
+        key: &RoomKey,
+        to: Option<&MonolithId>,
+        by: Mover,
+        refusal: MoveRefusal,
+        turn: &mut Turn<'_>,
+    ) {
         self.counters.moves.refused[refusal as usize] += 1;
         self.tell_move_refused(key, to, by, refusal, turn);
     }
 
     /// Begins a checked move and books its cost: so many clients will come back, at `move_rate` a second.
-    fn begin_move(&mut self, key: &RoomKey, to: &MonolithId, by: Mover, turn: &mut Turn<'_>) -> Option<Moving> {
-        let moving = self.ask_to_let_go(key, to, turn)?;
-        let (from, to, clients) = (moving.from.clone(), to.clone(), moving.clients);
-        // The cluster does not know versions; whoever keeps the story does.
-        self.tell(key, What::Moving { from, to, clients, by, policy: None, explained: Vec::new() }, turn);
+    fn begin_move(&mut self, key: &RoomKey, to: Option<MonolithId>, by: Mover, turn: &mut Turn<'_>) -> Option<Moving> {
+        let moving = match self.settings.seamless.map(|seamless| seamless.quiet) {
+            Some(quiet) if quiet > 0 => self.wait_for_quiet(key, to, by, quiet, turn)?,
+            Some(_) | None => self.let_go(key, to, by, false, turn)?,
+        };
         let cost = (moving.clients as u64).saturating_mul(1_000_000) / u64::from(self.settings.move_rate.max(1));
         let line = self.moves.lines.entry(moving.from.clone()).or_default();
         line.free_at = line.free_at.max(self.now).saturating_add(cost.max(1));
-        line.waiting.retain(|(other, _)| other != key);
+        line.waiting.retain(|wanted| wanted.room != *key);
+        Some(moving)
+    }
+
+    /// Everything goes on in the room until nobody in it has said anything for a while.
+    fn wait_for_quiet(
+        &mut self,
+        key: &RoomKey,
+        to: Option<MonolithId>,
+        by: Mover,
+        quiet: Micros,
+        turn: &mut Turn<'_>,
+    ) -> Option<Moving> {
+        let room = self.rooms.get(key)?;
+        let from = room.bound_to()?.clone();
+        let link = self.link_of(&from)?;
+        let (name, clients) = (room.name.spelling().to_string(), room.members.len());
+        let at_most = quiet.saturating_mul(QUIET_WITHIN.0).min(QUIET_WITHIN.1);
+        turn.emit(Effect::Watch { link, room: key.clone(), quiet, at_most });
+        self.moves.watched.insert(key.clone(), Watched { from: from.clone(), to: to.clone(), by });
+        Some(Moving { room: name, from, to, clients })
+    }
+
+    /// A room is quiet, or has been waited for long enough.
+    pub(super) fn quiet(&mut self, link: LinkId, key: &RoomKey, disturbed: bool, turn: &mut Turn<'_>) {
+        let Some(monolith) = self.sender(link) else { return };
+        if self.moves.watched.get(key).is_none_or(|watched| watched.from != monolith) {
+            // It was called off.
+            return;
+        }
+        let Some(Watched { from, to, by }) = self.moves.watched.remove(key) else { return };
+        let refusal = match self.may_move(key, to.as_ref()) {
+            Err(refusal) => Some(refusal),
+            Ok(active) if active.monolith != from => Some(MoveRefusal::Changed),
+            Ok(_) if self.may_be_unsaved(key, &from) => Some(MoveRefusal::TooYoung),
+            Ok(_) => None,
+        };
+        if refusal == Some(MoveRefusal::TooYoung) {
+            self.counters.handover.skipped += 1;
+            if let Some(drain) = self.monoliths.get_mut(&from).and_then(|monolith| monolith.drain.as_mut()) {
+                drain.skipped.insert(key.clone());
+            }
+        }
+        match refusal {
+            Some(refusal) => self.refuse_move(key, to.as_ref(), by, refusal, turn),
+            None => {
+                self.let_go(key, to, by, disturbed, turn);
+            }
+        }
+    }
+
+    /// Whether a room may live in its Monolith's memory only.
+    fn may_be_unsaved(&self, key: &RoomKey, monolith: &MonolithId) -> bool {
+        let copy = self.monoliths.get(monolith).and_then(|monolith| monolith.copies.get(key));
+        copy.is_some_and(|copy| copy.metadata.temporary && self.now.saturating_sub(copy.since) < SAVED_AFTER)
+    }
+
+    /// Asks the Monolith of a checked room to let it go.
+    fn let_go(
+        &mut self,
+        key: &RoomKey,
+        to: Option<MonolithId>,
+        by: Mover,
+        lossy: bool,
+        turn: &mut Turn<'_>,
+    ) -> Option<Moving> {
+        let moving = self.ask_to_let_go(key, to, turn)?;
+        let (from, to, clients) = (moving.from.clone(), moving.to.clone(), moving.clients);
+        if lossy {
+            self.counters.handover.lossy += 1;
+            if let Some(drain) = self.monoliths.get_mut(&from).and_then(|monolith| monolith.drain.as_mut()) {
+                drain.lossy += 1;
+            }
+        }
+        // The cluster does not know versions; whoever keeps the story does.
+        self.tell(key, What::Moving { from, to, clients, by, lossy, policy: None, explained: Vec::new() }, turn);
         self.counters.moves.begun += 1;
         Some(moving)
     }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::handover::OFFER_AGAIN;
 use super::room::{Placed, Placing, State, Unloading, Waiter};
 use super::{Cluster, Turn};
 use crate::model::policy::{Answer, Call, CallClient, CallRoom, Cause, Decision, Hook, Previous};
@@ -14,17 +15,19 @@ use crate::policy::decide;
 pub(super) struct Refusal {
     pub(super) code: CloseCode,
     pub(super) status: u16,
+    /// Whether it may be different in a moment.
+    pub(super) is_passing: bool,
 }
 
 impl Refusal {
     /// No Monolith is left to try.
-    pub(super) const UNAVAILABLE: Self = Self { code: CloseCode::TRY_AGAIN, status: 503 };
+    pub(super) const UNAVAILABLE: Self = Self { code: CloseCode::TRY_AGAIN, status: 503, is_passing: true };
 
     /// What a policy said, for a socket that is already upgraded and for a plain request.
     fn of_policy(code: u16) -> Self {
         let status = if (400..600).contains(&code) { code } else { 503 };
         let close = if code == 1013 || code >= 4000 { CloseCode::sendable(code) } else { None };
-        Self { code: close.unwrap_or(CloseCode::TRY_AGAIN), status }
+        Self { code: close.unwrap_or(CloseCode::TRY_AGAIN), status, is_passing: false }
     }
 }
 
@@ -32,7 +35,7 @@ impl Cluster {
     /// The first waiter of a room that nobody has. The room must not exist.
     pub(super) fn place_first(&mut self, name: RoomName, waiter: Waiter, turn: &mut Turn<'_>) {
         let key = name.key().clone();
-        let deadline = self.sync_deadline().unwrap_or(self.now);
+        let deadline = self.parked_until();
         self.insert_room(name, State::Parked { waiting: VecDeque::from([waiter]), deadline }, turn);
         self.enlist(&key, waiter);
         self.waiting += 1;
@@ -66,11 +69,15 @@ impl Cluster {
     /// Nobody is out for a room: the next one goes, alone. Without a next one the choice stays until its deadline,
     /// since the Monolith may be loading the room all the same.
     pub(super) fn advance(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
-        let Some(State::Placing(placing)) = self.rooms.get_mut(key).map(|room| &mut room.state) else { return };
+        let Some(State::Placing(placing)) = self.rooms.get(key).map(|room| &room.state) else { return };
         if !placing.out.is_empty() {
             return;
         }
         let failed = placing.tried.contains(&placing.monolith);
+        if !failed && self.claims_first(key, turn) {
+            return;
+        }
+        let Some(State::Placing(placing)) = self.rooms.get_mut(key).map(|room| &mut room.state) else { return };
         let mut waiting = std::mem::take(&mut placing.waiting);
         while waiting.front().is_some_and(|waiter| !self.still_waits(*waiter)) {
             waiting.pop_front();
@@ -97,6 +104,9 @@ impl Cluster {
 
     /// A room's Monolith did not confirm it in time: its waiters are withdrawn and the next choice is tried.
     pub(super) fn placing_timed_out(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
+        if self.claim_timed_out(key, turn) {
+            return;
+        }
         let Some(State::Placing(placing)) = self.rooms.get_mut(key).map(|room| &mut room.state) else { return };
         let out = std::mem::take(&mut placing.out);
         if !out.is_empty() {
@@ -155,6 +165,10 @@ impl Cluster {
             self.give_up(key, Refusal::UNAVAILABLE, turn);
             return;
         }
+        if self.pace.is_outage() {
+            self.park(key, turn);
+            return;
+        }
         match self.choose(key, first, cause, attempt, tried, turn) {
             Ok(monolith) => {
                 let deadline = self.now + self.settings.load_timeout;
@@ -176,6 +190,11 @@ impl Cluster {
             self.remove_room(key, turn);
             return;
         };
+        if self.may_go_on_waiting(first) && !self.view.rows().iter().any(crate::model::policy::MonolithRow::serves) {
+            // There is nobody to choose from: no policy is asked again and again about that.
+            self.give_up(key, Refusal::UNAVAILABLE, turn);
+            return;
+        }
         match self.choose(key, first, None, 1, Vec::new(), turn) {
             Ok(monolith) => {
                 let deadline = self.now + self.settings.load_timeout;
@@ -197,6 +216,16 @@ impl Cluster {
         }
     }
 
+    /// There is nobody to ask at present: whoever waits goes on waiting, for as long as a join is held.
+    fn park(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
+        let deadline = self.parked_until();
+        self.change_room(key, turn, |room| {
+            let State::Placing(Placing { waiting, .. }) = &mut room.state else { return };
+            room.state = State::Parked { waiting: std::mem::take(waiting), deadline };
+        });
+        self.tell(key, What::Waits, turn);
+    }
+
     /// Nobody takes the room: whoever waits is told, and the room is gone.
     pub(super) fn give_up(&mut self, key: &RoomKey, refusal: Refusal, turn: &mut Turn<'_>) {
         let waiting = match self.rooms.get_mut(key).map(|room| &mut room.state) {
@@ -204,17 +233,29 @@ impl Cluster {
             Some(State::Placing(placing)) => std::mem::take(&mut placing.waiting),
             Some(State::Active(_) | State::Unloading(_)) | None => return,
         };
-        let mut refused = 0;
+        let (mut refused, mut kept) = (0, VecDeque::new());
         for waiter in waiting {
-            if self.still_waits(waiter) {
-                refused += 1;
-                self.waiting -= 1;
-                self.counters.refused_unplaced += 1;
-                self.refuse(waiter, refusal, turn);
+            if !self.still_waits(waiter) {
+                continue;
             }
+            if refusal.is_passing && self.may_go_on_waiting(waiter) {
+                kept.push_back(waiter);
+                continue;
+            }
+            refused += 1;
+            self.waiting -= 1;
+            self.counters.refused_unplaced += 1;
+            self.refuse(waiter, refusal, turn);
         }
-        self.tell(key, What::Refused { waiting: refused, code: refusal.code.get() }, turn);
-        self.unbind(key, "refused", turn);
+        if refused > 0 || kept.is_empty() {
+            self.tell(key, What::Refused { waiting: refused, code: refusal.code.get() }, turn);
+        }
+        if kept.is_empty() {
+            self.unbind(key, "refused", turn);
+            return;
+        }
+        let deadline = self.now.saturating_add(OFFER_AGAIN);
+        self.change_room(key, turn, |room| room.state = State::Parked { waiting: kept, deadline });
     }
 
     /// Where a room without a name goes: the Monolith will make one up.

@@ -1,12 +1,9 @@
-//! What Monoliths say about rooms: loaded, unloaded, gossip, and who wins when two have the same one.
-
-use std::cmp::Ordering;
+//! What Monoliths say about rooms: loaded, unloaded, gossip.
 
 use super::monolith::{Copy, Sync};
 use super::room::{Active, Binding, Placing, State, Waiter};
 use super::{Cluster, Turn};
-use crate::model::event::{Effect, UnloadCause};
-use crate::model::policy::{Cause, MonolithRow, Previous};
+use crate::model::policy::{Cause, MonolithRow};
 use crate::model::story::{MoveEnd, What};
 use crate::model::wire::{RoomReport, UnloadReason};
 use crate::model::{Attachment, ClientId, CloseCode, Epoch, LinkId, MonolithId, RoomKey};
@@ -37,14 +34,21 @@ impl Cluster {
         gone.sort_unstable();
         for key in gone {
             self.remove_copy(&monolith, &key);
-            if self.is_active_on(&key, &monolith) {
-                self.tell_unloaded(&key, &monolith, None, turn);
-                self.close_members(&key, CloseCode::RESTART, turn);
-                self.unbind(&key, "unloaded", turn);
-            } else if self.is_leaving(&key, &monolith) {
-                self.tell_unloaded(&key, &monolith, None, turn);
+            let leaving = self.is_leaving(&key, &monolith);
+            if !leaving && !self.is_active_on(&key, &monolith) {
+                continue;
+            }
+            self.tell_unloaded(&key, &monolith, None, turn);
+            let released = if self.settings.seamless.is_some() {
+                self.release_all(&key, &monolith, Cause::Lost, true, turn)
+            } else {
                 self.close_joined(&key, CloseCode::RESTART, turn);
-                self.unloading_over(&key, MoveEnd::LetGo, turn);
+                Vec::new()
+            };
+            if leaving {
+                self.unloading_over(&key, MoveEnd::LetGo, released, turn);
+            } else {
+                self.without_owner(&key, &monolith, "unloaded", released, turn);
             }
         }
         self.count_rooms(&monolith);
@@ -61,21 +65,25 @@ impl Cluster {
             if !leaving {
                 let active = Active { monolith: monolith.clone(), binding };
                 self.tell(key, What::Found { monolith: monolith.clone(), epoch }, turn);
+                let key = name.key().clone();
                 self.insert_room(name, State::Active(active), turn);
+                if let Some(room) = self.rooms.get_mut(&key) {
+                    room.spelled = true;
+                }
             }
             return;
         };
         match &room.state {
             State::Active(active) if active.monolith == *monolith => {
                 let known = active.binding == binding;
-                room.name = name.clone();
+                (room.name, room.spelled) = (name.clone(), true);
                 if !known {
                     self.rebind(key, binding, turn);
                 }
             }
             State::Unloading(unloading) if unloading.monolith == *monolith => {
                 let known = unloading.epoch == epoch;
-                room.name = name.clone();
+                (room.name, room.spelled) = (name.clone(), true);
                 if !known {
                     self.loaded_again(key, epoch, turn);
                 }
@@ -83,7 +91,7 @@ impl Cluster {
             _ if leaving => {}
             State::Unloading(_) => self.loaded_elsewhere(key, monolith, epoch, turn),
             State::Parked { .. } | State::Placing(_) => {
-                room.name = name.clone();
+                (room.name, room.spelled) = (name.clone(), true);
                 self.activate(key, monolith, binding, turn);
             }
             State::Active(active) => {
@@ -91,33 +99,6 @@ impl Cluster {
                 self.duplicate(key, (&owner, owned), (monolith, epoch), turn);
             }
         }
-    }
-
-    /// Two Monoliths have one room. The older load wins; the loser's traffic ends before it is asked to unload.
-    fn duplicate(
-        &mut self,
-        key: &RoomKey,
-        owner: (&MonolithId, Binding),
-        other: (&MonolithId, Epoch),
-        turn: &mut Turn<'_>,
-    ) {
-        let owner_wins = owner.1.epoch().is_some_and(|epoch| older((epoch, owner.0), (other.1, other.0)));
-        if owner_wins {
-            if self.ask_to_unload(other.0, key, turn) {
-                let (kept, lost) = ((owner.0, owner.1.epoch()), (other.0, Some(other.1)));
-                self.tell_duplicate(key, kept, lost, 0, turn);
-            }
-            return;
-        }
-        let clients = self.rooms.get(key).map_or(0, |room| room.members.len());
-        self.tell_duplicate(key, (other.0, Some(other.1)), (owner.0, owner.1.epoch()), clients, turn);
-        self.close_members(key, CloseCode::RESTART, turn);
-        self.ask_to_unload(owner.0, key, turn);
-        let (monolith, binding) = (other.0.clone(), Binding::Reported(other.1));
-        self.change_room(key, turn, |room| {
-            room.previous = Some(Previous { monolith: owner.0.clone(), why: "duplicate".into() });
-            room.state = State::Active(Active { monolith, binding });
-        });
     }
 
     pub(super) fn unloaded(
@@ -129,6 +110,12 @@ impl Cluster {
         turn: &mut Turn<'_>,
     ) {
         let Some(monolith) = self.sender(link) else { return };
+        if reason == UnloadReason::Shutdown
+            && let Some(entry) = self.monoliths.get_mut(&monolith)
+            && !std::mem::replace(&mut entry.stops, true)
+        {
+            self.state_changed(&monolith, turn);
+        }
         self.remove_copy(&monolith, key);
         self.count_rooms(&monolith);
         let leaving = self.is_leaving(key, &monolith);
@@ -136,58 +123,80 @@ impl Cluster {
             return;
         }
         self.tell_unloaded(key, &monolith, Some(reason), turn);
+        // Nobody wants a room that was unused or removed; one that was asked for or whose Monolith stops goes on elsewhere.
+        let cause = match reason {
+            UnloadReason::Keepalive | UnloadReason::Admin => None,
+            UnloadReason::Commanded => Some(Cause::Move),
+            UnloadReason::Shutdown | UnloadReason::Other => Some(Cause::Lost),
+        };
+        let cause = cause.filter(|_| self.settings.seamless.is_some());
+        let mut released = Vec::new();
         for (client, attachment) in detached {
             let place = super::members::Place::Joined { link, attachment: *attachment };
-            if self.clients.get(client).is_some_and(|entry| entry.room == *key && entry.place == place) {
-                self.end_client(*client, Some(reason.close_code()), turn);
+            if self.clients.get(client).is_none_or(|entry| entry.room != *key || entry.place != place) {
+                continue;
+            }
+            match cause {
+                Some(cause) => {
+                    self.release(*client, &monolith, cause, false, turn);
+                    released.push(*client);
+                }
+                None => {
+                    self.end_client(*client, Some(reason.close_code()), turn);
+                }
             }
         }
+        if cause.is_some() && reason == UnloadReason::Shutdown {
+            // A join that crossed it is answered by nobody any more.
+            released.extend(self.release_all(key, &monolith, Cause::Lost, true, turn));
+        }
         if leaving {
-            self.unloading_over(key, MoveEnd::LetGo, turn);
-        } else if self.rooms.get(key).is_none_or(|room| room.members.is_empty()) {
-            self.unbind(key, "unloaded", turn);
+            self.unloading_over(key, MoveEnd::LetGo, released, turn);
         } else {
-            // Their joins crossed the unload: they may load the room again, or be kicked. Nobody else goes meanwhile.
-            self.back_to_placing(key, true, turn);
+            self.without_owner(key, &monolith, "unloaded", released, turn);
+        }
+    }
+
+    /// The Monolith of a bound room no longer has it.
+    fn without_owner(
+        &mut self,
+        key: &RoomKey,
+        monolith: &MonolithId,
+        why: &str,
+        released: Vec<ClientId>,
+        turn: &mut Turn<'_>,
+    ) {
+        if self.rooms.get(key).is_some_and(|room| room.members.is_empty()) {
+            self.unbind(key, why, turn);
+        } else {
+            self.next_owner(key, monolith, why, released, turn);
         }
     }
 
     /// The Monolith of a room is gone, with everything that was joined there.
-    pub(super) fn orphan(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
+    pub(super) fn orphan(&mut self, key: &RoomKey, monolith: &MonolithId, turn: &mut Turn<'_>) {
         self.tell_lost(key, turn);
-        match self.rooms.get_mut(key).map(|room| &mut room.state) {
-            Some(State::Active(_)) => {
-                self.close_members(key, CloseCode::AWAY, turn);
-                self.unbind(key, "link_down", turn);
+        if let Some(State::Placing(Placing { out, .. })) = self.rooms.get_mut(key).map(|room| &mut room.state) {
+            let out: Vec<Waiter> = std::mem::take(out);
+            self.recall(key, &out, turn);
+            match self.best_copy(key) {
+                Some((monolith, epoch)) => self.activate(key, &monolith, Binding::Reported(epoch), turn),
+                None => self.next_attempt(key, "link_down", Some(Cause::Lost), turn),
             }
-            Some(State::Placing(Placing { out, .. })) => {
-                let out: Vec<Waiter> = std::mem::take(out);
-                self.recall(key, &out, turn);
-                match self.best_copy(key) {
-                    Some((monolith, epoch)) => self.activate(key, &monolith, Binding::Reported(epoch), turn),
-                    None => self.next_attempt(key, "link_down", Some(Cause::Lost), turn),
-                }
-            }
-            Some(State::Unloading(_)) => {
-                self.close_joined(key, CloseCode::AWAY, turn);
-                self.unloading_over(key, MoveEnd::SourceLost, turn);
-            }
-            Some(State::Parked { .. }) | None => {}
+            return;
         }
-    }
-
-    /// The oldest copy of a room that was not asked to go.
-    pub(super) fn best_copy(&self, key: &RoomKey) -> Option<(MonolithId, Epoch)> {
-        let mut best: Option<(Epoch, &MonolithId)> = None;
-        for (id, monolith) in &self.monoliths {
-            if let Some(copy) = monolith.copies.get(key)
-                && !copy.is_leaving()
-                && best.is_none_or(|best| older((copy.epoch, id), best))
-            {
-                best = Some((copy.epoch, id));
-            }
+        let released = if self.settings.seamless.is_some() {
+            // The link has told its members before it said that it is gone.
+            self.release_all(key, monolith, Cause::Lost, false, turn)
+        } else {
+            self.close_joined(key, CloseCode::AWAY, turn);
+            Vec::new()
+        };
+        if self.is_leaving(key, monolith) {
+            self.unloading_over(key, MoveEnd::SourceLost, released, turn);
+        } else {
+            self.without_owner(key, monolith, "link_down", released, turn);
         }
-        best.map(|(epoch, id)| (id.clone(), epoch))
     }
 
     pub(super) fn copy_epoch(&self, monolith: &MonolithId, key: &RoomKey) -> Option<Epoch> {
@@ -196,18 +205,6 @@ impl Cluster {
 
     pub(super) fn is_active_on(&self, key: &RoomKey, monolith: &MonolithId) -> bool {
         self.rooms.get(key).and_then(super::Room::bound_to) == Some(monolith)
-    }
-
-    /// Asks the loser of a duplicate to unload it: only what it has reported, and never twice, since an `unload` of a
-    /// room that is not loaded kills a Monolith. Returns whether it is asked now.
-    fn ask_to_unload(&mut self, monolith: &MonolithId, key: &RoomKey, turn: &mut Turn<'_>) -> bool {
-        let Some(entry) = self.monoliths.get_mut(monolith) else { return false };
-        let Some(copy) = entry.copies.get_mut(key).filter(|copy| copy.asked.is_none()) else { return false };
-        copy.asked = Some(entry.gossips);
-        self.counters.duplicates += 1;
-        self.counters.unloads += 1;
-        turn.emit(Effect::Unload { link: entry.link, room: copy.name.clone(), why: UnloadCause::Duplicate });
-        true
     }
 
     /// Writes down what a Monolith has. Returns whether that copy is on its way out.
@@ -219,13 +216,17 @@ impl Cluster {
             Some(copy) => {
                 entry.users -= u64::from(copy.metadata.users);
                 self.list_version += u64::from(copy.metadata != metadata);
-                let asked = copy.asked.filter(|_| copy.epoch == epoch);
-                *copy = Copy { name, epoch, metadata, gossip, asked };
+                let same = copy.epoch == epoch;
+                let (asked, contested) = if same { (copy.asked, copy.contested) } else { (None, None) };
+                let since = if same { copy.since } else { self.now };
+                *copy = Copy { name, epoch, metadata, since, gossip, asked, contested };
                 copy.is_leaving()
             }
             None => {
                 self.list_version += 1;
-                entry.copies.insert(name.key().clone(), Copy { name, epoch, metadata, gossip, asked: None });
+                let copy =
+                    Copy { name: name.clone(), epoch, metadata, since: self.now, gossip, asked: None, contested: None };
+                entry.copies.insert(name.key().clone(), copy);
                 false
             }
         }
@@ -235,6 +236,7 @@ impl Cluster {
         let Some(entry) = self.monoliths.get_mut(monolith) else { return };
         let Some(copy) = entry.copies.remove(key) else { return };
         entry.users -= u64::from(copy.metadata.users);
+        self.copy_gone(&copy);
         if let Some(room) = self.rooms.get_mut(key)
             && room.monolith() == Some(monolith)
         {
@@ -276,15 +278,5 @@ impl Cluster {
             self.counters.stale_events += 1;
         }
         sender
-    }
-}
-
-/// Whether load `a` beats load `b`: the older one, or for equal epochs the smaller Monolith id, so that every balancer
-/// comes to the same end.
-fn older(a: (Epoch, &MonolithId), b: (Epoch, &MonolithId)) -> bool {
-    match a.0.compare(b.0) {
-        Ordering::Less => true,
-        Ordering::Greater => false,
-        Ordering::Equal => a.1 < b.1,
     }
 }

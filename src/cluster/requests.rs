@@ -148,6 +148,7 @@ impl Cluster {
                 let active = Active { monolith: monolith.clone(), binding };
                 self.tell(&key, What::Created { monolith: monolith.clone() }, turn);
                 self.insert_room(name.clone(), State::Active(active), turn);
+                self.claim_created(&key, monolith, turn);
             }
             Some(State::Placing(_) | State::Parked { .. }) => self.activate(&key, monolith, binding, turn),
             Some(State::Active(_) | State::Unloading(_)) => {}
@@ -166,7 +167,10 @@ impl Cluster {
 
     pub(super) fn cause_of(&self, waiter: Waiter) -> Cause {
         match waiter {
-            Waiter::Client(_) => Cause::Join,
+            Waiter::Client(client) => {
+                let handover = self.clients.get(&client).and_then(|entry| entry.handover);
+                handover.map_or(Cause::Join, |handover| handover.cause)
+            }
             Waiter::Request(request) => self.requests.get(&request).map_or(Cause::Http, |request| request.cause),
         }
     }

@@ -14,6 +14,8 @@ use crate::model::{ClientId, Epoch, MonolithId, Region, RequestId, RoomName};
 pub struct Room {
     /// Its name, in the Monolith's spelling once one has reported it.
     pub(super) name: RoomName,
+    /// Whether a Monolith has spelled its name: others who have not loaded it know it under no other spelling.
+    pub(super) spelled: bool,
     pub(super) state: State,
     /// Everyone who waits for it or is joined to it.
     pub(super) members: Vec<ClientId>,
@@ -40,7 +42,8 @@ pub(super) struct Placed {
 
 /// Where a room is in its life.
 pub(super) enum State {
-    /// Some Monolith has not said yet what it has: whoever has this room may be among them.
+    /// Some Monolith has not said yet what it has, and whoever has this room may be among them; or no Monolith takes it now,
+    /// and its members keep their sockets for a while.
     Parked { waiting: VecDeque<Waiter>, deadline: Micros },
     /// Chosen, and not confirmed.
     Placing(Placing),
@@ -56,8 +59,10 @@ pub(super) struct Unloading {
     pub(super) monolith: MonolithId,
     /// The load that was asked to go.
     pub(super) epoch: Epoch,
-    /// Where it is to go.
-    pub(super) to: MonolithId,
+    /// Where it is to go; none if that is decided once it has left.
+    pub(super) to: Option<MonolithId>,
+    /// Whether its members' messages are held back meanwhile.
+    pub(super) hold: bool,
     pub(super) waiting: VecDeque<Waiter>,
     /// When it is given up.
     pub(super) deadline: Micros,
@@ -124,7 +129,7 @@ pub(super) enum Waiter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RoomStatus {
-    /// Waiting for Monoliths to say what they have.
+    /// Waiting for Monoliths to say what they have, or for one that takes it.
     Parked,
     /// Chosen, and not confirmed.
     Placing,
@@ -137,7 +142,17 @@ pub enum RoomStatus {
 impl Room {
     pub(super) fn new(name: RoomName, state: State) -> Self {
         let (members, regions) = (Vec::new(), BTreeMap::new());
-        Self { name, state, members, regions, region: None, previous: None, metadata: None, placed: None }
+        Self {
+            name,
+            spelled: false,
+            state,
+            members,
+            regions,
+            region: None,
+            previous: None,
+            metadata: None,
+            placed: None,
+        }
     }
 
     pub(super) fn monolith(&self) -> Option<&MonolithId> {

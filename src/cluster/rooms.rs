@@ -75,6 +75,7 @@ impl Cluster {
             (true, false) => self.unconfirmed -= 1,
             (true, true) | (false, false) => {}
         }
+        self.settle_claim(key, turn);
     }
 
     /// Binds a room to a Monolith and lets in everyone who waited for it. Whoever was out at another Monolith is
@@ -91,7 +92,16 @@ impl Cluster {
         };
         self.tell_bound(key, monolith, binding, instead_of, turn);
         let (out, waiting) = match before {
-            State::Parked { waiting, .. } | State::Unloading(Unloading { waiting, .. }) => (Vec::new(), waiting),
+            State::Unloading(Unloading { monolith: from, hold, waiting, .. }) => {
+                if hold && from == *monolith {
+                    // It stays after all: what they have said meanwhile may go.
+                    for client in self.joined_to(key) {
+                        self.open(Waiter::Client(client), turn);
+                    }
+                }
+                (Vec::new(), waiting)
+            }
+            State::Parked { waiting, .. } => (Vec::new(), waiting),
             State::Placing(placing) if placing.monolith == *monolith => {
                 for waiter in &placing.out {
                     self.open(*waiter, turn);
@@ -167,7 +177,7 @@ impl Cluster {
         } else if room.is_confirmed() {
             self.extend_binding(key, turn);
         } else {
-            self.back_to_placing(key, false, turn);
+            self.back_to_placing(key, turn);
             self.placing_timed_out(key, turn);
         }
     }
@@ -187,17 +197,20 @@ impl Cluster {
     }
 
     /// Turns a bound room with members that nothing has answered into one that waits for their answers.
-    pub(super) fn back_to_placing(&mut self, key: &RoomKey, crossed_unload: bool, turn: &mut Turn<'_>) {
+    fn back_to_placing(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
         let deadline = self.now + self.settings.load_timeout;
+        let out = self.joined_to(key).into_iter().map(Waiter::Client).collect();
+        let waiting: VecDeque<Waiter> = self.take_sent_away(key).into_iter().map(Waiter::Client).collect();
+        self.waiting += waiting.len();
         self.change_room(key, turn, |room| {
             let Some(monolith) = room.bound_to().cloned() else { return };
             room.state = State::Placing(Placing {
                 monolith,
-                out: room.members.iter().copied().map(Waiter::Client).collect(),
-                waiting: VecDeque::new(),
+                out,
+                waiting,
                 attempt: 1,
                 tried: Vec::new(),
-                crossed_unload,
+                crossed_unload: false,
                 deadline,
             });
         });

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Cluster, RoomStatus};
+use super::{Cluster, DrainSummary, RoomStatus};
 use crate::model::policy::MonolithState;
 use crate::model::wire::Metadata;
 use crate::model::{ClientId, Epoch, LinkId, MonolithId, Region, RoomKey, RoomName};
@@ -43,8 +43,10 @@ pub struct MonolithSummary {
     pub pending: u32,
     /// Round trip of the last heartbeat.
     pub rtt_ms: f64,
-    /// Seconds since it was linked.
+    /// Seconds since it was linked, or came back from an ejection.
     pub age_s: f64,
+    /// How far it is with losing its rooms, if it is to lose them.
+    pub drain: Option<DrainSummary>,
 }
 
 /// A Monolith in `/api/state`.
@@ -122,15 +124,16 @@ impl Cluster {
                     clients: row.clients,
                     pending: row.pending,
                     rtt_ms: row.rtt_ms,
-                    age_s: self.now.saturating_sub(monolith.linked_at) as f64 / 1e6,
+                    age_s: self.now.saturating_sub(monolith.serving_since) as f64 / 1e6,
+                    drain: self.drain_summary(id),
                 })
             })
             .collect()
     }
 
-    /// The link of every Monolith, with the moment it came up.
+    /// The link of every Monolith, with the moment since which it has taken rooms.
     pub fn links(&self) -> impl Iterator<Item = (&MonolithId, LinkId, u64)> {
-        self.monoliths.iter().map(|(id, monolith)| (id, monolith.link, monolith.linked_at))
+        self.monoliths.iter().map(|(id, monolith)| (id, monolith.link, monolith.serving_since))
     }
 
     /// The public rooms with how many of our own clients each has, in no order.
@@ -146,17 +149,29 @@ impl Cluster {
         rooms
     }
 
-    /// Everything that `/api/state` shows.
+    /// The rooms with clients that no Monolith has or is to have yet, for `/api/state`.
+    pub fn rooms_without_monolith(&self) -> Vec<StateRoom> {
+        let rooms = self.rooms.values().filter(|room| room.monolith().is_none() && !room.members.is_empty());
+        let mut rooms: Vec<StateRoom> = rooms.map(|room| self.state_room(room)).collect();
+        rooms.sort_by(|a, b| a.name.cmp(&b.name));
+        rooms
+    }
+
+    fn state_room(&self, room: &super::Room) -> StateRoom {
+        let clients = room.members.iter().map(|id| StateClient {
+            id: *id,
+            edge_region: self.clients.get(id).and_then(|client| client.region.clone()),
+        });
+        StateRoom { name: room.name.spelling().to_string(), clients: clients.collect() }
+    }
+
+    /// Everything that `/api/state` shows of Monoliths.
     pub fn state(&self) -> Vec<StateMonolith> {
         let mut by_monolith: std::collections::BTreeMap<&MonolithId, Vec<StateRoom>> =
             self.monoliths.keys().map(|id| (id, Vec::new())).collect();
         for room in self.rooms.values() {
             let Some(rooms) = room.monolith().and_then(|id| by_monolith.get_mut(id)) else { continue };
-            let clients = room.members.iter().map(|id| StateClient {
-                id: *id,
-                edge_region: self.clients.get(id).and_then(|client| client.region.clone()),
-            });
-            rooms.push(StateRoom { name: room.name.spelling().to_string(), clients: clients.collect() });
+            rooms.push(self.state_room(room));
         }
         by_monolith
             .into_iter()

@@ -81,13 +81,13 @@ impl Cluster {
     pub(super) fn tell_move_refused(
         &self,
         room: &RoomKey,
-        to: &MonolithId,
+        to: Option<&MonolithId>,
         by: Mover,
         why: crate::model::moves::MoveRefusal,
         turn: &mut Turn<'_>,
     ) {
         if self.rooms.contains_key(room) {
-            self.tell(room, What::MoveRefused { to: to.clone(), by, why }, turn);
+            self.tell(room, What::MoveRefused { to: to.cloned(), by, why }, turn);
         }
     }
 
@@ -96,11 +96,11 @@ impl Cluster {
         &self,
         room: &RoomKey,
         from: &MonolithId,
-        to: &MonolithId,
+        to: Option<&MonolithId>,
         how: MoveEnd,
         turn: &mut Turn<'_>,
     ) {
-        self.tell(room, What::MoveEnded { from: from.clone(), to: to.clone(), how }, turn);
+        self.tell(room, What::MoveEnded { from: from.clone(), to: to.cloned(), how }, turn);
     }
 
     fn members_of(&self, room: &RoomKey) -> usize {

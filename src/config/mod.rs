@@ -4,8 +4,10 @@
 //! it), `section` (a walk that notices what nobody reads), `read` (types, units and ranges), and `resolve`, `policy`
 //! and `discovery` (which key means what). [`load`] is the only part that touches files and the process's environment.
 
+mod claims;
 mod discovery;
 mod environment;
+mod health;
 mod load;
 mod policy;
 mod problem;
@@ -23,6 +25,8 @@ mod types;
 pub mod units;
 mod weights;
 
+pub use claims::ClaimsConfig;
+pub use health::HealthConfig;
 pub use load::{Loaded, Request, load};
 pub use policy::{SHIPPED_POLICIES, policy_vms};
 pub use problem::{ConfigErrors, Place, Problem};

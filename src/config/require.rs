@@ -37,7 +37,7 @@ fn expression(node: &Node) -> Result<Assertion, String> {
 /// A demand that no replay can meet would refuse every version.
 fn known(assertion: Assertion) -> Result<Assertion, String> {
     match assertion.metric {
-        Metric::Duplicates | Metric::SplitRoomS => {
+        Metric::Duplicates | Metric::SplitRoomS | Metric::CrossedUnloads => {
             Err(format!("a replay has no {}; a simulation has: remove it", assertion.metric))
         }
         _ => Ok(assertion),

@@ -9,7 +9,7 @@ use super::problem::ConfigErrors;
 use super::section::{Section, Walk};
 use super::tree::{self, Table};
 use super::types::{Config, Handover, HandoverMode, Heartbeat, Limits, QueueLimit, Takeover, Timeouts};
-use super::{discovery, environment, policy, read, record, regions, scrape, weights};
+use super::{claims, discovery, environment, health, policy, read, record, regions, scrape, weights};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -103,11 +103,10 @@ fn root(mut root: Section<'_>, input: &Input<'_>) -> Config {
     config.limits = limits(root.section("limits"));
     config.timeouts = timeouts(root.section("timeouts"));
     config.heartbeat = heartbeat(root.section("heartbeat"));
+    config.health = health::read(root.section("health"));
     config.handover = handover(root.section("handover"));
     config.record = record::read(root.section("record"), input.base_dir);
-    if root.get("claims").is_some() {
-        root.error("claims", "[claims] comes with a later version; remove it");
-    }
+    config.claims = claims::read(root.section("claims"));
     root.finish();
     config
 }
@@ -125,6 +124,8 @@ pub(super) fn limits(mut section: Section<'_>) -> Limits {
     section.read(&mut limits.header, "header", read::size(4 * KIB..=MIB));
     section.read(&mut limits.place_attempts, "place_attempts", read::integer(1..=100u32));
     section.read(&mut limits.joins_per_second, "joins_per_second", read::integer(1..=1_000_000u32));
+    section.read(&mut limits.handshakes, "handshakes", read::integer(1..=10_000_000usize));
+    section.read(&mut limits.connections_per_second, "connections_per_second", read::integer(0..=1_000_000u32));
     if limits.link_queue < limits.message {
         section.error("link_queue", "is smaller than limits.message: the longest message would never fit; raise it");
     }
@@ -179,8 +180,8 @@ fn handover(mut section: Section<'_>) -> Handover {
     let mut handover = Handover::default();
     section.read(&mut handover.mode, "mode", |node| match read::text(node)?.as_str() {
         "close" => Ok(HandoverMode::Close),
-        "seamless" => Err("\"seamless\" comes with a later version; remove it".into()),
-        other => Err(format!("{:?} is no mode; write \"close\"", read::cut(other))),
+        "seamless" => Ok(HandoverMode::Seamless),
+        other => Err(format!("{:?} is no mode; write \"seamless\" or \"close\"", read::cut(other))),
     });
     let range = Duration::ZERO..=Duration::from_secs(3600);
     section.read(&mut handover.window, "window", read::duration(range.clone()));

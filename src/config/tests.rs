@@ -183,7 +183,7 @@ fn everything_can_be_set() {
     assert_eq!(config.limits.held_frames, QueueLimit { messages: 64, bytes: 2 << 10 });
     assert_eq!((config.timeouts.auth.as_millis(), config.timeouts.drain.as_secs()), (1500, 3600));
     assert_eq!(config.timeouts.takeover.as_secs(), 60);
-    assert_eq!((config.heartbeat.missed, config.handover.rate), (5, 7));
+    assert_eq!((config.heartbeat.missed, config.handover.rate, config.handover.mode), (5, 7, HandoverMode::Close));
     assert_eq!(config.regions.ms(&"lhr".into(), &"ewr".into()), Some(70.5));
     assert!(config.regions.ms(&"moon".into(), &"ewr".into()).is_some());
     assert_eq!(usher("proxy.trusted = 'none'").config().trusted, []);

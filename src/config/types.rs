@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::claims::ClaimsConfig;
+use super::health::HealthConfig;
 use super::record::RecordConfig;
 use super::regions::Distances;
 use super::scrape::LoadConfig;
@@ -48,8 +50,12 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Pings on links and client sockets.
     pub heartbeat: Heartbeat,
+    /// When a Monolith is left alone for a while.
+    pub health: HealthConfig,
     /// How clients leave a Monolith that goes.
     pub handover: Handover,
+    /// How rooms are claimed among balancers.
+    pub claims: ClaimsConfig,
     /// Recorded traffic.
     pub record: RecordConfig,
 }
@@ -193,6 +199,10 @@ pub struct Limits {
     pub place_attempts: u32,
     /// Joins per second and Monolith after an outage.
     pub joins_per_second: u32,
+    /// Client sockets that have not said who they are.
+    pub handshakes: usize,
+    /// New connections per second from one address that is no trusted proxy; 0: as many as it likes.
+    pub connections_per_second: u32,
 }
 
 /// A bound in messages and in bytes, whichever is reached first.
@@ -247,9 +257,9 @@ pub struct Heartbeat {
 pub struct Handover {
     /// What happens to the socket of a client whose room moves.
     pub mode: HandoverMode,
-    /// Over which the clients of one room are moved.
+    /// How long a client keeps its socket without a Monolith for its room.
     pub window: Duration,
-    /// Clients per second and Monolith.
+    /// Clients per second and Monolith that moves may cost, and that are closed once their window is over.
     pub rate: u32,
     /// How long a room is left in peace before it is moved, so that its Monolith can save it.
     pub quiet: Duration,
@@ -260,6 +270,8 @@ pub struct Handover {
 pub enum HandoverMode {
     /// It is closed with a code on which the client comes back.
     Close,
+    /// It stays open: the client is joined to the next Monolith, and what it says meanwhile follows.
+    Seamless,
 }
 
 impl Secret {
@@ -304,7 +316,9 @@ impl Default for Config {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             heartbeat: Heartbeat::default(),
+            health: HealthConfig::default(),
             handover: Handover::default(),
+            claims: ClaimsConfig::default(),
             record: RecordConfig::default(),
         }
     }
@@ -318,7 +332,7 @@ impl Default for Heartbeat {
 
 impl Default for Handover {
     fn default() -> Self {
-        Self { mode: HandoverMode::Close, window: Duration::from_secs(10), rate: 50, quiet: Duration::from_secs(6) }
+        Self { mode: HandoverMode::Seamless, window: Duration::from_secs(10), rate: 50, quiet: Duration::from_secs(6) }
     }
 }
 
@@ -360,6 +374,8 @@ impl Default for Limits {
             header: 32 << 10,
             place_attempts: 3,
             joins_per_second: 200,
+            handshakes: 10_000,
+            connections_per_second: 0,
         }
     }
 }

@@ -1,7 +1,11 @@
-//! How the control thread is doing, as atomics for readiness and metrics.
+//! How the control thread is doing, as atomics for readiness and metrics; and what the log says of Monoliths that fail.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use crate::model::event::Ejection;
 
 /// The control thread counts as late when it has not ticked for so long.
 const LATE: Duration = Duration::from_secs(2);
@@ -85,5 +89,20 @@ impl DecisionStats {
     /// The slowest one.
     pub fn slowest(&self) -> Duration {
         Duration::from_nanos(self.slowest_ns.load(Relaxed))
+    }
+}
+
+/// Tells the log that a Monolith is left alone for a while, or is back.
+pub(super) fn log(ejection: &Ejection) {
+    match ejection {
+        Ejection::Out { monolith, cause, lasts, times } => {
+            let lasts = Duration::from_micros(*lasts);
+            warn!(%monolith, cause = cause.label(), ?lasts, times, "ejected: no new rooms and no routed requests until it is over");
+        }
+        Ejection::Spared { monolith, cause } => {
+            let cause = cause.label();
+            warn!(%monolith, cause, "not ejected: as many are as may be (health.max_ejected_share), or nobody else serves");
+        }
+        Ejection::Back { monolith } => info!(%monolith, "back from its ejection"),
     }
 }

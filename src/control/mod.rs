@@ -5,6 +5,7 @@
 
 mod departures;
 mod health;
+mod knock;
 mod moves;
 pub mod policies;
 pub mod recording;
@@ -25,10 +26,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use tokio::sync::{mpsc, oneshot};
 
 pub use self::health::{DecisionStats, Health};
+pub use self::knock::TurnedAway;
 pub use self::request::{Placement, Refused, Sent};
 pub use self::shell::{ControlSettings, spawn};
-use crate::cluster::{Cluster, Settings};
+use crate::cluster::{Cluster, MonolithSummary, Settings};
 use crate::link::inbox::Inbox;
+use crate::model::claims::ClaimAnswer;
 use crate::model::event::{RequestOutcome, Token};
 use crate::model::policy::Cause;
 use crate::model::{Attachment, ClientId, MonolithId, Region, RequestId, RoomKey, RoomName};
@@ -40,7 +43,7 @@ use self::routes::Routes;
 use self::stories::Stories;
 
 /// What the control thread is asked to do. The channel has no number of its own: each client has at most one join and
-/// one leave in it and before them one question of `admit`, each HTTP request at most its start and its end, and `limits`
+/// one leave in it and before them a knock, its end and one question of `admit`, each HTTP request at most its start and its end, and `limits`
 /// bounds both.
 enum Command {
     Join {
@@ -51,6 +54,14 @@ enum Command {
         reconnect: bool,
         inbox: Arc<Inbox>,
     },
+    /// A client wants an upgrade during an outage, or soon after one.
+    Knock {
+        client: ClientId,
+        room: RoomKey,
+        reply: oneshot::Sender<bool>,
+    },
+    /// It does not any more.
+    Withdraw(ClientId),
     Leave(ClientId),
     /// Enough clients have left by themselves to look at them now.
     Departures,
@@ -67,6 +78,13 @@ enum Command {
         room: RoomKey,
         to: MonolithId,
         reply: moves::Reply,
+    },
+    /// The store of claims has answered: once for each room that is being placed.
+    Claim(RoomKey, ClaimAnswer),
+    Drain {
+        monolith: MonolithId,
+        on: bool,
+        reply: oneshot::Sender<Option<MonolithSummary>>,
     },
     Query(Box<dyn FnOnce(&Cluster) + Send>),
     Decide(PolicyTask),
@@ -179,6 +197,12 @@ impl Control {
         });
         self.send(Command::Decide(run))?;
         answer.await.map_err(|_| Stopped)
+    }
+
+    /// The store of claims has answered.
+    pub fn claimed(&self, room: RoomKey, answer: ClaimAnswer) {
+        // Without a control thread nobody waits for it.
+        let _ = self.send(Command::Claim(room, answer));
     }
 
     /// Changes bounds and waits.

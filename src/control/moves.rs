@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::{Command, Control, Stopped};
+use crate::cluster::MonolithSummary;
 use crate::model::moves::{MoveRefusal, Moving, Rebalanced};
 use crate::model::{MonolithId, RequestId, RoomKey};
 
@@ -13,11 +14,19 @@ use crate::model::{MonolithId, RequestId, RoomKey};
 pub(super) type Reply = oneshot::Sender<Result<Moving, MoveRefusal>>;
 
 impl Control {
-    /// Moves a room to another Monolith. What is returned has begun: the room's Monolith has been asked to let it go.
+    /// Moves a room to another Monolith. What is returned has begun: the room's Monolith has been asked to let it go, or
+    /// will be when the room is quiet.
     pub async fn move_room(&self, room: RoomKey, to: MonolithId) -> Result<Result<Moving, MoveRefusal>, Stopped> {
         let request = RequestId(self.requests.fetch_add(1, Relaxed));
         let (reply, answer) = oneshot::channel();
         self.send(Command::Move { request, room, to, reply })?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// Lets a Monolith lose its rooms, or no longer. Returns what it is then; none if it is not linked.
+    pub async fn drain(&self, monolith: MonolithId, on: bool) -> Result<Option<MonolithSummary>, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Drain { monolith, on, reply })?;
         answer.await.map_err(|_| Stopped)
     }
 }

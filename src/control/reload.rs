@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -14,10 +15,11 @@ use super::Control;
 use super::policies::Policies;
 use super::recording::Recordings;
 use super::watch::FileWatch;
-use crate::cluster::{Rebalancing, Settings};
-use crate::config::{self, Config, Discovery, Rebalance};
+use crate::cluster::{Claiming, EjectionSettings, Rebalancing, Seamless, Settings};
+use crate::config::{self, ClaimsConfig, Config, Discovery, HandoverMode, Rebalance};
 use crate::discovery::{self, EndpointSet};
 use crate::link::LinkSettings;
+use crate::model::event::Micros;
 use crate::model::metrics::MetricsText;
 
 /// Whatever takes up a changed configuration.
@@ -34,6 +36,8 @@ pub struct Reloader {
     pub recordings: Arc<Recordings>,
     /// What links take from the configuration.
     pub link_settings: watch::Sender<Arc<LinkSettings>>,
+    /// What the store of claims takes from it.
+    pub claims: watch::Sender<ClaimsConfig>,
     /// What discovery lists.
     pub endpoints: watch::Sender<EndpointSet>,
     /// The discovery that runs.
@@ -67,17 +71,37 @@ type PolicyText = Option<Vec<Option<Vec<u8>>>>;
 pub fn cluster_settings(config: &Config) -> Settings {
     Settings {
         region: config.region.clone(),
-        load_timeout: u64::try_from(config.timeouts.load.as_micros()).unwrap_or(u64::MAX),
+        load_timeout: micros(config.timeouts.load),
         place_attempts: config.limits.place_attempts,
         pending_joins: config.limits.pending_joins,
         pending_rooms: config.limits.pending_rooms,
-        rebalance: config.policy.rebalance_every.map(|every| Rebalancing {
-            every: u64::try_from(every.as_micros()).unwrap_or(u64::MAX),
-            dry: config.policy.rebalance == Rebalance::Dry,
-        }),
+        hold: micros(config.timeouts.hold),
+        joins_per_second: config.limits.joins_per_second,
+        ejection: EjectionSettings {
+            errors: config.health.eject_errors,
+            after: micros(config.health.eject_after),
+            flaps: config.health.eject_flaps,
+            base: micros(config.health.eject_for),
+            most: config.health.max_ejected_share,
+        },
+        rebalance: config
+            .policy
+            .rebalance_every
+            .map(|every| Rebalancing { every: micros(every), dry: config.policy.rebalance == Rebalance::Dry }),
+        seamless: (config.handover.mode == HandoverMode::Seamless)
+            .then(|| Seamless { window: micros(config.handover.window), quiet: micros(config.handover.quiet) }),
         move_rate: config.handover.rate,
         weights: config.weights.clone(),
+        claims: config.claims.url.is_some().then(|| Claiming {
+            // For its way through the queue and back, besides.
+            wait: micros(config.claims.timeout * 2),
+            lease: micros(config.claims.lease),
+        }),
     }
+}
+
+fn micros(duration: Duration) -> Micros {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// What links take from a configuration.
@@ -203,6 +227,9 @@ impl Reloader {
         // An error means that the control thread has ended, and usher with it.
         let _ = self.control.configure(cluster_settings(&new));
         self.link_settings.send_replace(Arc::new(link_settings(&new)));
+        if new.claims != old.claims {
+            self.claims.send_replace(new.claims.clone());
+        }
         if new.discovery != old.discovery {
             self.discovery.abort();
             self.discovery = start_discovery(new.discovery.clone(), self.endpoints.clone());

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -139,6 +139,8 @@ pub struct Routes {
     shards: Box<[RwLock<Shard>]>,
     published: ArcSwap<Published>,
     linked: AtomicU32,
+    serving: AtomicU32,
+    open: AtomicBool,
     list_version: AtomicU64,
     hasher: FixedState,
 }
@@ -151,6 +153,8 @@ impl Default for Routes {
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
             published: ArcSwap::default(),
             linked: AtomicU32::new(0),
+            serving: AtomicU32::new(0),
+            open: AtomicBool::new(false),
             list_version: AtomicU64::new(0),
             hasher: FixedState::default(),
         }
@@ -173,6 +177,16 @@ impl Routes {
         self.linked.load(Relaxed) > 0
     }
 
+    /// How many Monoliths take new rooms.
+    pub fn serving(&self) -> u32 {
+        self.serving.load(Relaxed)
+    }
+
+    /// Whether clients may be upgraded without knocking.
+    pub fn is_open(&self) -> bool {
+        self.open.load(Relaxed)
+    }
+
     /// Changes whenever the list of public rooms may have.
     pub fn list_version(&self) -> u64 {
         self.list_version.load(Relaxed)
@@ -188,7 +202,13 @@ impl Routes {
 
     pub(super) fn publish(&self, published: Published) {
         self.linked.store(u32::try_from(published.targets.len()).unwrap_or(u32::MAX), Relaxed);
+        let serving = published.view.rows().iter().filter(|row| row.serves()).count();
+        self.serving.store(u32::try_from(serving).unwrap_or(u32::MAX), Relaxed);
         self.published.store(Arc::new(published));
+    }
+
+    pub(super) fn set_open(&self, open: bool) {
+        self.open.store(open, Relaxed);
     }
 
     pub(super) fn set_list_version(&self, version: u64) {

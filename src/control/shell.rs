@@ -15,12 +15,14 @@ use super::recording::Events;
 use super::routes::{Published, Routes, Target};
 use super::stories::Stories;
 use super::{Command, Control, Refused, moves};
+use crate::claims::Claims;
 use crate::cluster::{Cluster, Settings};
 use crate::link::inbox::Inbox;
 use crate::link::{self, Report};
+use crate::model::claims::ClaimAnswer;
 use crate::model::event::{Effect, Event, Micros};
 use crate::model::policy::{Answer, Call, Decision, Fault, Hook, View};
-use crate::model::{ClientId, Hashing, LinkId, MonolithId, RequestId};
+use crate::model::{ClientId, Hashing, LinkId, MonolithId, RequestId, RoomKey};
 use crate::policy::Policy;
 
 /// How often measurements are taken in and the view is published.
@@ -36,6 +38,10 @@ pub struct ControlSettings {
     pub policy: Box<dyn Policy>,
     /// What links say.
     pub reports: mpsc::Receiver<Report>,
+    /// The store of claims.
+    pub claims: Claims,
+    /// What tells this balancer from the others.
+    pub seed: u64,
 }
 
 /// Starts the thread.
@@ -66,8 +72,10 @@ fn assemble(settings: ControlSettings, clock: Clock) -> (Control, impl Future<Ou
         departures: departures.clone(),
         stories: stories.clone(),
     };
-    let shell = Shell::new(settings.cluster, settings.policy, clock, (routes, health, departures, stories));
-    (control, shell.run(inbox, settings.reports))
+    let ControlSettings { cluster, policy, reports, claims, seed } = settings;
+    let cluster = Cluster::new(cluster, clock.now()).among_others(seed);
+    let shell = Shell::new(cluster, policy, claims, clock, (routes, health, departures, stories));
+    (control, shell.run(inbox, reports))
 }
 
 struct Shell {
@@ -78,10 +86,15 @@ struct Shell {
     health: Arc<Health>,
     departures: Arc<Departures>,
     stories: Arc<Stories>,
+    claims: Claims,
+    /// Claims that cannot be made now: the cluster hears of it after what it is doing.
+    refused_claims: Vec<(RoomKey, ClaimAnswer)>,
     links: HashMap<LinkId, Linked, Hashing>,
     targets: BTreeMap<MonolithId, Arc<Target>>,
     inboxes: HashMap<ClientId, Arc<Inbox>, Hashing>,
     replies: HashMap<RequestId, Reply, Hashing>,
+    /// Clients that wait to hear whether they may be upgraded.
+    knocks: HashMap<ClientId, oneshot::Sender<bool>, Hashing>,
     /// Operators who wait to hear whether a room moves: answered within the command that asks.
     moves: HashMap<RequestId, moves::Reply, Hashing>,
     effects: Vec<Effect>,
@@ -99,23 +112,27 @@ struct Linked {
 
 impl Shell {
     fn new(
-        settings: Settings,
+        cluster: Cluster,
         policy: Box<dyn Policy>,
+        claims: Claims,
         clock: Clock,
         (routes, health, departures, stories): (Arc<Routes>, Arc<Health>, Arc<Departures>, Arc<Stories>),
     ) -> Self {
         Self {
-            cluster: Cluster::new(settings, clock.now()),
+            cluster,
             policy: Timed { policy, health: health.clone() },
             clock,
             routes,
             health,
             departures,
             stories,
+            claims,
+            refused_claims: Vec::new(),
             links: HashMap::default(),
             targets: BTreeMap::new(),
             inboxes: HashMap::default(),
             replies: HashMap::default(),
+            knocks: HashMap::default(),
             moves: HashMap::default(),
             effects: Vec::new(),
             events: Events::default(),
@@ -164,6 +181,7 @@ impl Shell {
                 () = tokio::time::sleep_until(sleep_until), if deadline.is_some() => self.apply(Event::Tick),
             }
             self.routes.set_list_version(self.cluster.list_version());
+            self.routes.set_open(self.cluster.is_open());
         }
     }
 
@@ -207,6 +225,14 @@ impl Shell {
                 self.inboxes.insert(client, inbox);
                 self.apply(Event::Join { client, room, token, region, reconnect });
             }
+            Command::Knock { client, room, reply } => {
+                self.knocks.insert(client, reply);
+                self.apply(Event::Knock { client, room });
+            }
+            Command::Withdraw(client) => {
+                self.apply(Event::Withdraw { client });
+                self.knocks.remove(&client);
+            }
             Command::Leave(client) => {
                 self.apply(Event::Leave { client, told: None });
                 self.inboxes.remove(&client);
@@ -225,6 +251,13 @@ impl Shell {
                 self.apply(Event::Move { request, room, to });
                 self.moves.remove(&request);
             }
+            Command::Claim(room, answer) => self.apply(Event::Claim { room, answer }),
+            Command::Drain { monolith, on, reply } => {
+                self.apply(Event::Drain { monolith: monolith.clone(), on });
+                let summary = self.cluster.monoliths().into_iter().find(|summary| summary.id == monolith);
+                // Whoever asked may have gone.
+                let _ = reply.send(summary);
+            }
             Command::Query(read) => read(&self.cluster),
             Command::Decide(run) => run(self.policy.policy.as_mut(), &self.cluster),
             Command::Configure(settings) => self.cluster.configure(settings),
@@ -242,6 +275,9 @@ impl Shell {
             self.carry_out(effect);
         }
         self.effects = effects;
+        while let Some((room, answer)) = self.refused_claims.pop() {
+            self.apply(Event::Claim { room, answer });
+        }
     }
 
     fn carry_out(&mut self, effect: Effect) {
@@ -256,9 +292,19 @@ impl Shell {
                 self.tell(link, link::Command::Refuse);
                 self.links.remove(&link);
             }
-            Effect::Attach { link, client, attachment, room, token, open, report } => {
+            Effect::Attach { link, client, attachment, room, token, open, report, rejoin } => {
                 let Some(inbox) = self.inboxes.get(&client).cloned() else { return };
-                self.tell(link, link::Command::Attach { client, attachment, room, token, inbox, open, report });
+                self.tell(link, link::Command::Attach { client, attachment, room, token, inbox, open, report, rejoin });
+            }
+            // Here and not by the link that loses the client: the next one could be quicker.
+            Effect::Hold { client, attachment } => {
+                if let Some(inbox) = self.inboxes.get(&client) {
+                    inbox.detached(attachment);
+                }
+            }
+            Effect::Watch { link, room, quiet, at_most } => {
+                let (quiet, at_most) = (Duration::from_micros(quiet), Duration::from_micros(at_most));
+                self.tell(link, link::Command::Watch { room, quiet, at_most });
             }
             Effect::Open { link, client, attachment } => self.tell(link, link::Command::Open { client, attachment }),
             Effect::Detach { link, client, attachment } => {
@@ -278,6 +324,13 @@ impl Shell {
                     inbox.close(code);
                 }
             }
+            Effect::Enter { client, admitted } => {
+                if let Some(reply) = self.knocks.remove(&client) {
+                    // Whoever knocked may have gone.
+                    let _ = reply.send(admitted);
+                }
+            }
+            Effect::Ejection(ejection) => super::health::log(&ejection),
             Effect::Send { request, monolith, awaited } => {
                 let target = self.targets.get(&monolith).cloned();
                 if let Some(reply) = self.replies.remove(&request) {
@@ -296,6 +349,7 @@ impl Shell {
                 None => self.routes.unbind(&room),
             },
             Effect::Unbind { room } => self.routes.unbind(&room),
+            Effect::Claim(command) => self.refused_claims.extend(self.claims.send(command)),
             Effect::Story(note) => self.stories.note(*note),
         }
     }

@@ -15,11 +15,13 @@ use super::dice::Dice;
 use super::ledger::{Ledger, Session};
 use super::monolith::{Monolith, World};
 use super::pipe::{End, Line, pipe, small};
+use crate::claims;
 use crate::config::Config;
 use crate::control::reload::{cluster_settings, link_settings};
 use crate::control::shell::in_virtual_time;
 use crate::control::{Control, ControlSettings};
 use crate::front::clients::Clients;
+use crate::front::handshakes::Handshakes;
 use crate::front::room_socket::{RoomRequest, SocketContext, SocketSettings, serve, websocket_config};
 use crate::link::inbox::Inbox;
 use crate::link::tap::Tap;
@@ -96,6 +98,9 @@ impl Balancer {
             cluster: cluster_settings(around.config),
             policy: Box::new(Chooser(policy.clone())),
             reports: received,
+            // Nobody wants claims here, so nobody is at the other end.
+            claims: claims::queue().0,
+            seed: name.bytes().fold(1u64, |seed, byte| seed.wrapping_mul(31) + u64::from(byte)),
         };
         let (control, thread) = in_virtual_time(settings, EPOCH);
         let mut tasks = vec![watched(around.ledger, "the control thread", thread)];
@@ -169,7 +174,8 @@ impl Balancer {
             heartbeat: self.config.heartbeat,
         };
         let room = RoomName::parse(room).ok()?;
-        let request = RoomRequest { client, room, region: Some("ewr".into()), reconnect };
+        let handshake = Handshakes::default().begin(1)?;
+        let request = RoomRequest { client, room, region: Some("ewr".into()), reconnect, handshake };
         let context = self.context.clone();
         let task = watched(ledger, "the task of a client", async move {
             let socket = WebSocketStream::from_raw_socket(ours, Role::Server, Some(websocket_config(&settings))).await;

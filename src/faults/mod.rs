@@ -465,8 +465,8 @@ fn a_rule_that_is_broken_on_purpose_is_found() {
     use Sabotage::*;
     for (sabotage, says) in [
         (LeavesAreLost, "ghost"),
-        (InputComesTwice, "came after"),
-        (InputIsLost, "are lost although"),
+        (InputComesTwice, "came twice"),
+        (InputIsLost, "are lost; it was on"),
         (MessagesAreSwapped, "came after"),
         (StrayUnloads, "which it does not have"),
     ] {

@@ -16,8 +16,9 @@ use super::dice::Dice;
 use super::ledger::{Ledger, LinkNumber, Session};
 use super::pipe::{End, Line, small};
 
-/// An unload that crosses the Monolith's own on the way ends a real one and cannot be avoided: it is excused for so long.
-const CROSSING: Duration = Duration::from_millis(400);
+/// An unload that crosses the Monolith's own on the way ends a real one and cannot be avoided: it is excused for so long,
+/// since a stall keeps either of them for up to four seconds.
+const CROSSING: Duration = Duration::from_millis(4400);
 
 /// What all Monoliths of a run share: the store of rooms.
 #[derive(Clone)]
@@ -152,7 +153,7 @@ impl Monolith {
                 }
                 monolith.lock().gossip(None);
                 if monolith.lock().breaks(Sabotage::StrayUnloads) {
-                    monolith.asked_to_unload("room-of-nobody");
+                    monolith.asked_to_unload("room-of-nobody", None);
                 }
             }
         });
@@ -173,7 +174,7 @@ impl Monolith {
         if how == Ending::InOrder {
             let rooms: Vec<String> = state.rooms.keys().cloned().collect();
             for room in rooms {
-                state.unload(&room, "Shutdown", 1001, 1);
+                state.unload(&room, "Shutdown", (1001, 1), None);
             }
         }
         state.up = false;
@@ -208,7 +209,7 @@ impl Monolith {
         let mut state = self.lock();
         let empty = state.rooms.iter().find(|(_, room)| room.members.is_empty()).map(|(name, _)| name.clone());
         if let Some(room) = empty {
-            state.unload(&room, "Keepalive", 4003, 2);
+            state.unload(&room, "Keepalive", (4003, 2), None);
         }
     }
 
@@ -296,7 +297,7 @@ impl Monolith {
                 let times = if lost { 0 } else { 1 + usize::from(state.breaks(Sabotage::InputComesTwice)) };
                 (0..times).for_each(|_| state.input(link, &field("client_id"), &payload["payload"]));
             }
-            "unload" => self.asked_to_unload(&field("room").to_ascii_lowercase()),
+            "unload" => self.asked_to_unload(&field("room").to_ascii_lowercase(), Some(link)),
             _ => self.lock().ledger.violation(format!("a frame that no balancer sends: {text}")),
         }
     }
@@ -331,10 +332,10 @@ impl Monolith {
         });
     }
 
-    fn asked_to_unload(&self, room: &str) {
+    fn asked_to_unload(&self, room: &str, by: Option<LinkNumber>) {
         let mut state = self.lock();
         if state.rooms.contains_key(room) {
-            state.unload(room, "Commanded", 1001, 2);
+            state.unload(room, "Commanded", (1001, 2), by);
             return;
         }
         let lately = state.unloaded_lately.iter().any(|(at, name)| name == room && at.elapsed() < CROSSING);
@@ -473,11 +474,15 @@ impl State {
     }
 
     /// A room goes. Of the members of each link only every so-many-eth is kicked, as the real one does.
-    fn unload(&mut self, name: &str, reason: &str, code: u16, every: usize) {
+    /// A balancer that asked for it has made its own clients wait.
+    fn unload(&mut self, name: &str, reason: &str, (code, every): (u16, usize), by: Option<LinkNumber>) {
         let Some(room) = self.rooms.remove(name) else { return };
         let mut seen: BTreeMap<LinkNumber, usize> = BTreeMap::new();
         for id in room.members {
             let Some(member) = self.members.remove(&id) else { continue };
+            if by != Some(member.link) {
+                self.ledger.surprise(member.session);
+            }
             let turn = seen.entry(member.link).or_default();
             if turn.is_multiple_of(every) {
                 self.send(member.link, &json!({"type": "kick", "payload": {"client_id": id, "reason": code}}));

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::door::region_of;
 use super::listener::Stop;
 use super::proxy::{self, RouteDecider};
-use super::respond::{RETRY, Refusal};
+use super::respond::Refusal;
 use crate::config::Config;
 use crate::control::Control;
 use crate::model::metrics::MetricsText;
@@ -91,10 +91,9 @@ impl Gate {
         self.decider.admits()
     }
 
-    /// Asks until the policy says yes or no, the client has been held for too long, or usher stops. Dropping the
+    /// Asks until the policy says yes or no, the client has been held up to `deadline`, or usher stops. Dropping the
     /// future, as when the client goes away, ends it at any moment.
-    pub(super) async fn ask(&self, asking: Asking) -> Result<Verdict, Refusal> {
-        let deadline = Instant::now() + self.config.load().timeouts.hold;
+    pub(super) async fn ask(&self, asking: Asking, deadline: Instant) -> Result<Verdict, Refusal> {
         let mut held = None;
         let mut attempt = 1;
         loop {
@@ -115,12 +114,12 @@ impl Gate {
             let asked_again = Instant::now() + delay;
             tokio::select! {
                 biased;
-                () = self.stop.wait() => return Err(Refusal::Unavailable(RETRY)),
+                () = self.stop.wait() => return Err(Refusal::unavailable()),
                 () = tokio::time::sleep_until(asked_again.min(deadline)) => {}
             }
             if asked_again > deadline {
                 count(&self.counters.timed_out);
-                return Err(Refusal::Unavailable(RETRY));
+                return Err(Refusal::unavailable());
             }
             attempt += 1;
             if !self.decider.admits() {
@@ -133,12 +132,12 @@ impl Gate {
 
     async fn decide(&self, asking: &Asking, attempt: u32) -> Result<Decision, Refusal> {
         if !self.control.routes().available() {
-            return Err(Refusal::Unavailable(RETRY));
+            return Err(Refusal::unavailable());
         }
         let (key, region) = (asking.room.key().clone(), asking.region.clone());
         let facts = self.control.query(move |cluster| cluster.room_facts(&key, region)).await;
         // Without a control thread usher is stopping.
-        let room = facts.map_err(|_| Refusal::Unavailable(RETRY))?;
+        let room = facts.map_err(|_| Refusal::unavailable())?;
         let (now_us, seed) = proxy::clock_and_seed(&self.calls);
         let call = Call {
             hook: Hook::Admit,

@@ -39,8 +39,12 @@ pub struct ClientCounters {
     pub vanished: AtomicU64,
     /// Clients whose first frame was not an `auth` with a token, or did not come.
     pub unauthenticated: AtomicU64,
-    /// Clients that sent too much before their join was confirmed.
+    /// Clients that sent too much before their join was confirmed, or while their room changed its Monolith.
     pub held_too_much: AtomicU64,
+    /// Messages that were kept while a room changed its Monolith.
+    pub handover_held: AtomicU64,
+    /// Messages that were taken back from the queue of a Monolith that a room left.
+    pub handover_reclaimed: AtomicU64,
     /// Messages from clients.
     pub messages: AtomicU64,
 }

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use http::header::{CONNECTION, HOST, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -16,9 +17,11 @@ use super::admit::{Asking, Gate, Verdict};
 use super::body::Body;
 use super::clients::Clients;
 use super::forward;
+use super::handshakes::Handshakes;
+use super::hold::Hold;
 use super::listener::{Peer, Stop, into_tcp};
 use super::proxy::{self, Proxy};
-use super::respond::{RETRY, Refusal};
+use super::respond::Refusal;
 use super::room_list::{self, RoomList};
 use super::room_socket::{self, RoomRequest, SocketContext, SocketSettings};
 use super::router::{self, Intent};
@@ -40,7 +43,9 @@ pub struct FrontDoor {
     sockets: Arc<SocketContext>,
     list: RoomList,
     proxy: Proxy,
+    hold: Hold,
     gate: Gate,
+    handshakes: Handshakes,
     stop: Stop,
     /// Counters for metrics.
     pub counters: Arc<FrontCounters>,
@@ -51,10 +56,12 @@ pub struct FrontDoor {
 pub struct FrontCounters {
     /// Requests of any kind.
     pub requests: AtomicU64,
-    /// Upgrades refused because no Monolith was available.
+    /// Upgrades refused because no Monolith was available, or too many waited for one.
     pub no_monolith: AtomicU64,
     /// Upgrades refused at `limits.clients`.
     pub too_many_clients: AtomicU64,
+    /// Upgrades refused at `limits.handshakes`.
+    pub too_many_handshakes: AtomicU64,
     /// Requests passed on to Monoliths.
     pub proxied: AtomicU64,
     /// Requests that got no answer from a Monolith.
@@ -79,6 +86,8 @@ impl FrontDoor {
             sockets: Arc::new(SocketContext { control: control.clone(), clients: clients.clone(), tap: tap.clone() }),
             list: RoomList::default(),
             proxy: Proxy::new(pool, control.clone(), decider.clone(), tap, counters.clone()),
+            hold: Hold::new(control.clone(), stop.clone()),
+            handshakes: Handshakes::default(),
             gate: Gate::new(config.clone(), control.clone(), decider, stop.clone()),
             config,
             control,
@@ -174,24 +183,32 @@ impl FrontDoor {
             held: config.limits.held_frames,
             heartbeat: config.heartbeat,
         };
+        // What an outage and a policy make a client wait is one time.
+        let deadline = Instant::now() + config.timeouts.hold;
         let client = ClientId::random();
         let inbox = Inbox::new(config.limits.client_queue);
-        if room.is_ok() && !self.control.routes().available() {
-            self.counters.no_monolith.fetch_add(1, Relaxed);
-            return Err(Refusal::Unavailable(RETRY));
-        }
         let Some(registered) = self.clients.register(client, inbox.clone(), config.limits.clients) else {
             self.counters.too_many_clients.fetch_add(1, Relaxed);
-            return Err(Refusal::Unavailable(RETRY));
+            return Err(Refusal::unavailable());
         };
+        if let Ok(room) = &room
+            && let Err(refusal) = self.hold.pass(client, room.key(), deadline).await
+        {
+            self.counters.no_monolith.fetch_add(1, Relaxed);
+            return Err(refusal);
+        }
         let verdict = match &room {
             Ok(room) if self.gate.is_asked() => {
                 let asking = Asking::new(room, reconnect, &request, config);
                 // Boxed, so that those who are not asked do not carry its size.
-                Box::pin(self.gate.ask(asking)).await?
+                Box::pin(self.gate.ask(asking, deadline)).await?
             }
             // Nobody is asked about a name that is no room: it is turned away below.
             Ok(_) | Err(_) => Verdict::Admitted,
+        };
+        let Some(handshake) = self.handshakes.begin(config.limits.handshakes) else {
+            self.counters.too_many_handshakes.fetch_add(1, Relaxed);
+            return Err(Refusal::unavailable());
         };
         self.clients.counters.upgraded.fetch_add(1, Relaxed);
         let context = self.sockets.clone();
@@ -207,7 +224,7 @@ impl FrontDoor {
                 WebSocketStream::from_partially_read(stream, read.to_vec(), Role::Server, Some(websocket)).await;
             match (room, verdict) {
                 (Ok(room), Verdict::Admitted) => {
-                    let request = RoomRequest { client, room, region, reconnect };
+                    let request = RoomRequest { client, room, region, reconnect, handshake };
                     // A task of its own: this one still holds what only the upgrade needed, twice over.
                     tokio::spawn(room_socket::serve(socket, request, inbox, (registered, slot), settings, context));
                 }
@@ -224,6 +241,17 @@ impl FrontDoor {
         switching_protocols(&accept)
     }
 
+    /// The limit that is reached just now, if one is: whoever comes next is refused.
+    pub fn at_limit(&self) -> Option<String> {
+        let limits = &self.config.load().limits;
+        let (clients, handshakes) = (self.clients.len(), self.handshakes.count());
+        if clients >= limits.clients {
+            return Some(format!("limits.clients: {clients} clients are connected"));
+        }
+        (handshakes >= limits.handshakes)
+            .then(|| format!("limits.handshakes: {handshakes} clients have not said who they are"))
+    }
+
     /// Writes what the front door counts.
     pub fn write_metrics(&self, out: &mut MetricsText) {
         let (front, clients) = (&self.counters, &self.clients.counters);
@@ -233,8 +261,9 @@ impl FrontDoor {
             ("usher_http_proxied_total", "Requests passed on to Monoliths.", &front.proxied),
             ("usher_http_proxy_errors_total", "Of these, without an answer.", &front.proxy_errors),
             ("usher_route_fallbacks_total", "Calls of route that failed.", &front.route_fallbacks),
-            ("usher_refused_no_monolith_total", "Upgrades refused without a Monolith.", &front.no_monolith),
+            ("usher_refused_no_monolith_total", "Upgrades refused for want of a Monolith.", &front.no_monolith),
             ("usher_refused_clients_total", "Upgrades refused at limits.clients.", &front.too_many_clients),
+            ("usher_refused_handshakes_total", "Upgrades refused at limits.handshakes.", &front.too_many_handshakes),
             ("usher_clients_total", "Client sockets ever opened.", &clients.upgraded),
             ("usher_client_messages_total", "Messages from clients.", &clients.messages),
             ("usher_client_dropped_frames_total", "Frames that were no JSON object.", &clients.dropped_frames),
@@ -242,9 +271,17 @@ impl FrontDoor {
             ("usher_client_vanished_total", "Clients that stopped answering.", &clients.vanished),
             ("usher_client_unauthenticated_total", "Clients without a token.", &clients.unauthenticated),
             ("usher_client_held_too_much_total", "Clients that sent too much too early.", &clients.held_too_much),
+            ("usher_handover_held_frames_total", "Messages kept while a room had no Monolith.", &clients.handover_held),
+            (
+                "usher_handover_reclaimed_frames_total",
+                "Messages taken back from the queue of a Monolith that was lost.",
+                &clients.handover_reclaimed,
+            ),
         ] {
             out.counter(name, help, value.load(Relaxed));
         }
+        self.hold.write_metrics(out);
+        out.gauge("usher_handshakes", "Client sockets that have not said who they are.", self.handshakes.count());
         self.gate.write_metrics(out);
     }
 }

@@ -3,9 +3,9 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -21,8 +21,10 @@ use tokio::sync::Notify;
 use super::body::Body;
 use super::connection;
 use super::guard::Guarded;
+use super::rate::Rates;
 use super::turnstile::Turnstile;
 use crate::config::Config;
+use crate::model::metrics::MetricsText;
 
 /// Sockets beyond `limits.clients`, for HTTP: requests are short, so this is far more than are ever in use at once.
 /// Over the bound a connection is accepted and closed at once, which costs little and tells the client so.
@@ -69,6 +71,8 @@ pub trait Handler: Send + Sync + 'static {
 pub struct Settings {
     /// Sockets that are open at once, those that were upgraded included.
     pub connections: usize,
+    /// New connections per second from one address; 0: as many as it likes.
+    pub per_address: u32,
     /// Bytes of a request's head.
     pub header: usize,
     /// For the whole of a request's head.
@@ -83,6 +87,7 @@ impl From<&Config> for Settings {
     fn from(config: &Config) -> Self {
         Self {
             connections: config.limits.clients + HTTP_CONNECTIONS,
+            per_address: config.limits.connections_per_second,
             header: config.limits.header,
             head: HEAD,
             keep_alive: config.timeouts.keep_alive,
@@ -98,6 +103,25 @@ impl From<&Config> for Settings {
 pub struct Listener {
     socket: TcpListener,
     addr: SocketAddr,
+    counters: Arc<ListenerCounters>,
+}
+
+/// Connections that were closed as soon as they were accepted.
+#[derive(Debug, Default)]
+pub struct ListenerCounters {
+    /// There were as many as may be.
+    pub too_many: AtomicU64,
+    /// Their address connects more often than it may.
+    pub too_fast: AtomicU64,
+}
+
+impl ListenerCounters {
+    /// Writes what is counted.
+    pub fn write_metrics(&self, out: &mut MetricsText) {
+        let (many, fast) = (self.too_many.load(Ordering::Relaxed), self.too_fast.load(Ordering::Relaxed));
+        out.counter("usher_refused_connections_total", "Connections closed at once since too many were open.", many);
+        out.counter("usher_refused_rate_total", "Connections closed at once at limits.connections_per_second.", fast);
+    }
 }
 
 impl Listener {
@@ -136,7 +160,7 @@ impl Listener {
         socket.listen(BACKLOG)?;
         let socket = TcpListener::from_std(socket.into())?;
         let addr = socket.local_addr()?;
-        Ok(Self { socket, addr })
+        Ok(Self { socket, addr, counters: Arc::default() })
     }
 
     /// Takes a socket that listens already: one that systemd, or the usher before this one, has passed.
@@ -150,7 +174,7 @@ impl Listener {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         socket.set_nonblocking(true)?;
-        Ok(Self { socket: TcpListener::from_std(socket)?, addr })
+        Ok(Self { socket: TcpListener::from_std(socket)?, addr, counters: Arc::default() })
     }
 
     /// A second descriptor of the same socket, to be passed on. As long as it is open, connections queue up.
@@ -164,6 +188,11 @@ impl Listener {
     /// The address that was bound.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// What it counts.
+    pub fn counters(&self) -> Arc<ListenerCounters> {
+        self.counters.clone()
     }
 
     /// Accepts and serves until `stop`; then lets requests finish for `grace` (or as long as the stop says) and drops what
@@ -192,6 +221,7 @@ impl Listener {
             serving: AtomicUsize::new(0),
             last: Notify::new(),
             turnstile: Turnstile::new(),
+            counters: self.counters,
         });
         tokio::select! {
             biased;
@@ -225,6 +255,7 @@ fn no_ipv6(error: &io::Error) -> bool {
 async fn accept<H: Handler>(socket: &TcpListener, handler: Arc<H>, shared: &Arc<Shared>) {
     let mut pause = PAUSE.0;
     let mut accepted = 0usize;
+    let mut rates = Rates::default();
     loop {
         match socket.accept().await {
             Ok((stream, addr)) => {
@@ -233,7 +264,14 @@ async fn accept<H: Handler>(socket: &TcpListener, handler: Arc<H>, shared: &Arc<
                 if accepted.is_multiple_of(ACCEPT_BATCH) {
                     tokio::task::yield_now().await;
                 }
+                let rate = shared.rate_for(addr.ip());
+                if rate > 0 && !rates.take(addr.ip().to_canonical(), rate, tokio::time::Instant::now()) {
+                    shared.counters.too_fast.fetch_add(1, Ordering::Relaxed);
+                    tracing::debug!(%addr, "closed at once: this address connects more often than it may");
+                    continue;
+                }
                 let Some(slot) = Slot::take(shared) else {
+                    shared.counters.too_many.fetch_add(1, Ordering::Relaxed);
                     tracing::debug!(%addr, "closed at once: as many connections as there may be");
                     continue;
                 };
@@ -269,6 +307,7 @@ pub(super) struct Shared {
     serving: AtomicUsize,
     last: Notify,
     pub(super) turnstile: Turnstile,
+    counters: Arc<ListenerCounters>,
 }
 
 /// Where the bounds of connections come from.
@@ -284,6 +323,20 @@ impl Shared {
         match &self.bounds {
             Bounds::Fixed(settings) => *settings,
             Bounds::Live(config) => Settings::from(&**config.load()),
+        }
+    }
+
+    /// How often an address may connect; 0: as often as it likes, as trusted proxies do, behind whom many users are.
+    fn rate_for(&self, address: IpAddr) -> u32 {
+        match &self.bounds {
+            Bounds::Fixed(settings) => settings.per_address,
+            Bounds::Live(config) => {
+                let config = config.load();
+                let rate = config.limits.connections_per_second;
+                let address = address.to_canonical();
+                let trusted = rate > 0 && config.trusted.iter().any(|range| range.contains(&address));
+                if trusted { 0 } else { rate }
+            }
         }
     }
 

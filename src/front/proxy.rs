@@ -16,7 +16,7 @@ use super::body::Body;
 use super::door::{FrontCounters, region_of};
 use super::forward;
 use super::listener::Peer;
-use super::respond::{RETRY, Refusal};
+use super::respond::Refusal;
 use super::router;
 use super::upload::RequestBody;
 use super::upstream::{InFlight, Pool, SendError};
@@ -141,7 +141,7 @@ impl Proxy {
                 (Err(error), _) => return Err(error.kind.into()),
             }
         }
-        Err(Refusal::Unavailable(RETRY))
+        Err(Refusal::unavailable())
     }
 
     /// A request that names no room: the policy ranks the Monoliths, and one that cannot be reached is passed over.
@@ -154,20 +154,20 @@ impl Proxy {
         let published = self.control.routes().published();
         let choices = self.decide(&request, config, &published)?;
         let mut request = prepare(request, peer, config);
-        let mut last = Refusal::Unavailable(RETRY);
+        let mut last = None;
         for target in
             choices.iter().filter_map(|id| published.targets.get(id)).take(config.limits.place_attempts as usize)
         {
             match self.send(target, request).await {
                 Ok(response) => return Ok(response),
                 Err(SendError { request: Some(unsent), kind }) => {
-                    last = kind.into();
+                    last = Some(kind.into());
                     request = *unsent;
                 }
                 Err(error) => return Err(error.kind.into()),
             }
         }
-        Err(last)
+        Err(last.unwrap_or_else(Refusal::unavailable))
     }
 
     /// The Monolith of a room, for a request that is tunnelled.
@@ -184,15 +184,15 @@ impl Proxy {
         let published = self.control.routes().published();
         let choices = self.decide(request, config, &published)?;
         let target = choices.iter().find_map(|id| published.targets.get(id));
-        target.cloned().ok_or(Refusal::Unavailable(RETRY))
+        target.cloned().ok_or_else(Refusal::unavailable)
     }
 
     async fn place(&self, room: Option<RoomName>, cause: Cause, region: Option<Region>) -> Result<Placement, Refusal> {
         if !self.control.routes().available() {
-            return Err(Refusal::Unavailable(RETRY));
+            return Err(Refusal::unavailable());
         }
         self.control.place(room, cause, region).await.map_err(|Refused { status }| match status {
-            503 => Refusal::Unavailable(RETRY),
+            503 => Refusal::unavailable(),
             status => Refusal::Policy { status, reason: "refused by policy".into() },
         })
     }
@@ -222,7 +222,7 @@ impl Proxy {
         }
         match decision.answer {
             Answer::Reject { code, reason } => Err(Refusal::Policy { status: code, reason }),
-            _ if decision.choices.is_empty() => Err(Refusal::Unavailable(RETRY)),
+            _ if decision.choices.is_empty() => Err(Refusal::unavailable()),
             _ => Ok(decision.choices),
         }
     }
@@ -241,7 +241,9 @@ impl Proxy {
             }
             Err(error) => {
                 self.counters.proxy_errors.fetch_add(1, Relaxed);
-                target.sample(None, true);
+                if !error.kind.is_of_client() {
+                    target.sample(None, true);
+                }
                 Err(error)
             }
         }

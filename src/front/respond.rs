@@ -2,6 +2,7 @@
 //! log and the metrics learn the rest.
 
 use std::borrow::Cow;
+use std::hash::BuildHasher;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,6 +25,8 @@ pub enum Refusal {
     MethodNotAllowed(&'static str),
     /// 409: it clashes with what is; the reason is for the one who asked.
     Conflict(String),
+    /// 408: the body comes too slowly.
+    TooSlow,
     /// 413: the body is too large.
     TooLarge,
     /// 431: the head is too large.
@@ -45,10 +48,20 @@ pub enum Refusal {
     },
 }
 
-/// What `Retry-After` says when nobody knows better.
-pub const RETRY: Duration = Duration::from_secs(1);
+/// The shortest time that `Retry-After` names when nobody knows better.
+const RETRY: Duration = Duration::from_secs(1);
+/// What is drawn on top of it.
+const SPREAD: Duration = Duration::from_secs(3);
 
 impl Refusal {
+    /// 503 with a time that differs from client to client, so that those who are refused together do not come back together.
+    pub fn unavailable() -> Self {
+        let random = f64::from((foldhash::fast::RandomState::default().hash_one(0_u8) >> 32) as u32);
+        // The header counts in whole seconds, rounded up.
+        let seconds = (SPREAD.as_secs_f64() * random / f64::from(u32::MAX)).round();
+        Self::Unavailable(RETRY + Duration::from_secs_f64(seconds))
+    }
+
     /// The status.
     pub fn status(&self) -> StatusCode {
         match self {
@@ -57,6 +70,7 @@ impl Refusal {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Conflict(_) => StatusCode::CONFLICT,
+            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::HeaderTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -78,6 +92,7 @@ impl Refusal {
             Self::NotFound => "not_found",
             Self::MethodNotAllowed(_) => "method_not_allowed",
             Self::Conflict(_) => "conflict",
+            Self::TooSlow => "too_slow",
             Self::TooLarge => "too_large",
             Self::HeaderTooLarge => "header_too_large",
             Self::Internal => "internal",
@@ -95,6 +110,7 @@ impl Refusal {
             Self::NotFound => "there is nothing here",
             Self::MethodNotAllowed(_) => "this method is not allowed here",
             Self::Conflict(reason) | Self::Policy { reason, .. } => reason,
+            Self::TooSlow => "the body comes too slowly",
             Self::TooLarge => "the body is too large",
             Self::HeaderTooLarge => "the header is too large",
             Self::Internal => "something went wrong here",
@@ -131,10 +147,11 @@ impl Refusal {
 impl From<SendErrorKind> for Refusal {
     fn from(kind: SendErrorKind) -> Self {
         match kind {
-            SendErrorKind::Connect | SendErrorKind::ConnectTimeout => Self::Unavailable(RETRY),
+            SendErrorKind::Connect | SendErrorKind::ConnectTimeout => Self::unavailable(),
             SendErrorKind::HeadTimeout => Self::GatewayTimeout,
             SendErrorKind::Broken | SendErrorKind::Invalid => Self::BadGateway,
             SendErrorKind::Request => Self::BadRequest,
+            SendErrorKind::SlowRequest => Self::TooSlow,
         }
     }
 }
@@ -163,6 +180,7 @@ mod tests {
         check(Refusal::NotFound, 404, None);
         check(Refusal::MethodNotAllowed("GET"), 405, None);
         check(Refusal::Conflict("the gate refused it".into()), 409, None);
+        check(Refusal::TooSlow, 408, None);
         check(Refusal::TooLarge, 413, None);
         check(Refusal::HeaderTooLarge, 431, None);
         check(Refusal::Internal, 500, None);
@@ -174,5 +192,14 @@ mod tests {
         check(Refusal::Policy { status: 429, reason: "slowly".into() }, 429, Some("1"));
         check(Refusal::Policy { status: 503, reason: "full \"now\"\n".into() }, 503, Some("1"));
         check(Refusal::Policy { status: 200, reason: "no error".into() }, 503, Some("1"));
+    }
+    #[test]
+    fn those_who_are_refused_together_do_not_come_back_together() {
+        let mut seconds = std::collections::BTreeSet::new();
+        for _ in 0..200 {
+            let response = Refusal::unavailable().response();
+            seconds.insert(response.headers()[RETRY_AFTER].to_str().unwrap().parse::<u64>().unwrap());
+        }
+        assert_eq!(seconds, (1..=4).collect());
     }
 }

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::body::Body;
-use super::respond::{RETRY, Refusal};
+use super::respond::Refusal;
 use super::upload::RequestBody;
 use super::upstream::Pool;
 use crate::control::routes::Target;
@@ -53,7 +53,7 @@ impl RoomList {
             return Ok(json(list.clone()));
         }
         let read = control.query(|cluster| (cluster.list_version(), cluster.public_rooms())).await;
-        let (version, mut rooms) = read.map_err(|Stopped| Refusal::Unavailable(RETRY))?;
+        let (version, mut rooms) = read.map_err(|Stopped| Refusal::unavailable())?;
         rooms.sort_by(|(a, a_metadata, a_own), (b, b_metadata, b_own)| {
             let users = b_metadata.users.max(*b_own).cmp(&a_metadata.users.max(*a_own));
             users.then_with(|| a.spelling().cmp(b.spelling()))
@@ -123,7 +123,7 @@ pub async fn privileged(
         }
     }
     if lists.is_empty() {
-        return Err(Refusal::Unavailable(RETRY));
+        return Err(Refusal::unavailable());
     }
     let (merged, garbled) = merge(control, &lists);
     partial.extend(garbled);

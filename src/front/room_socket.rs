@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::{CapacityError, Error as WsError};
@@ -18,15 +17,16 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tracing::debug;
 
 use super::clients::{ClientCounters, Clients};
+use super::handshakes::Handshake;
 use crate::config::{Heartbeat, QueueLimit};
 use crate::control::Control;
 use crate::link::Command;
-use crate::link::inbox::{Inbox, Item};
-use crate::link::outbox::{Closed, Outbox};
+use crate::link::inbox::{Inbox, Item, Line};
+use crate::link::outbox::{Closed, Refused};
 use crate::link::tap::{Direction, Tap, TapKind};
 use crate::model::event::Token;
 use crate::model::wire::{self, Hello};
-use crate::model::{Attachment, ClientId, CloseCode, MemberId, Region, RoomName};
+use crate::model::{Attachment, ClientId, CloseCode, Region, RoomName};
 
 /// How long a client may take to answer a close frame.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
@@ -46,6 +46,8 @@ pub struct RoomRequest {
     pub region: Option<Region>,
     /// Whether it says that it comes back.
     pub reconnect: bool,
+    /// Its place among those that have not said who they are.
+    pub handshake: Handshake,
 }
 
 /// What every client's task shares.
@@ -65,7 +67,7 @@ pub struct SocketSettings {
     pub auth: Duration,
     /// Bytes of one message.
     pub message: usize,
-    /// What may be sent before the join is confirmed.
+    /// What may be sent before the join is confirmed, and while the room changes its Monolith.
     pub held: QueueLimit,
     /// Pings.
     pub heartbeat: Heartbeat,
@@ -137,14 +139,14 @@ enum Phase {
     Joining,
     /// What it sends goes on.
     Open,
+    /// Its room is leaving its Monolith, or has lost it: what it sends is held for the next one.
+    HandingOver,
 }
 
 /// What a client is at a Monolith.
 struct Membership {
     attachment: Attachment,
-    member: MemberId,
-    outbox: Arc<Outbox>,
-    commands: mpsc::UnboundedSender<Command>,
+    line: Line,
 }
 
 /// How a client ends.
@@ -160,7 +162,11 @@ enum End {
     Broken,
 }
 
-type PendingSend = Pin<Box<dyn Future<Output = Result<(), Closed>> + Send>>;
+/// A message that waits for room in a Monolith's queue. When this is dropped before it is done, nothing was sent.
+struct Pending {
+    text: Utf8Bytes,
+    sending: Pin<Box<dyn Future<Output = Result<(), Closed>> + Send>>,
+}
 
 struct ClientTask<S> {
     client: ClientId,
@@ -168,8 +174,8 @@ struct ClientTask<S> {
     inbox: Arc<Inbox>,
     phase: Phase,
     membership: Option<Membership>,
-    /// A message that waits for room in the Monolith's queue. Until it has it, nothing more is read from the client.
-    pending: Option<PendingSend>,
+    /// Until this has found room, nothing more is read from the client.
+    pending: Option<Pending>,
     held: VecDeque<Utf8Bytes>,
     held_bytes: usize,
     /// Heartbeats that went unanswered.
@@ -186,9 +192,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientTask<S> {
             let step = tokio::select! {
                 biased;
                 item = self.inbox.next() => self.items(item).await,
-                sent = async { self.pending.as_mut().map(Pin::as_mut)?.await.into() }, if self.pending.is_some() => {
-                    self.pending = None;
-                    self.sent(sent)
+                sent = async { Some(self.pending.as_mut()?.sending.as_mut().await) }, if self.pending.is_some() => {
+                    self.sent(sent);
+                    Ok(())
                 }
                 message = self.socket.next(), if self.pending.is_none() => {
                     let ping = matches!(message, Some(Ok(Message::Ping(_))));
@@ -211,7 +217,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientTask<S> {
     fn leave(&mut self) {
         let (client, control) = (self.client, &self.context.control);
         match (&self.phase, self.membership.take()) {
-            (Phase::Open, Some(Membership { attachment, commands, .. })) => {
+            (Phase::Open, Some(Membership { attachment, line: Line { commands, .. } })) => {
                 // The control thread's list comes first: what the link reports from now on finds it up to date.
                 control.left(client, attachment);
                 // A link that has ended owes nobody a leave.
@@ -221,14 +227,55 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientTask<S> {
         }
     }
 
-    fn sent(&mut self, sent: Option<Result<(), Closed>>) -> Result<(), End> {
-        // A link that is gone closes its clients through the control thread, with the right code.
-        if let Some(Err(Closed)) = sent {
-            self.held.clear();
-            return Ok(());
+    fn sent(&mut self, sent: Option<Result<(), Closed>>) {
+        match sent {
+            // A link that is gone says so through the inbox, and what becomes of the client.
+            Some(Err(Closed)) => self.hold(),
+            Some(Ok(())) | None => {
+                self.pending = None;
+                self.pump();
+            }
         }
-        self.pump();
+    }
+
+    /// From now on what the client sends is kept, after what has not found room yet.
+    fn hold(&mut self) {
+        if let Some(Pending { text, .. }) = self.pending.take() {
+            self.held_bytes += text.len();
+            self.held.push_front(text);
+        }
+        if matches!(self.phase, Phase::Open) {
+            self.phase = Phase::HandingOver;
+        }
+    }
+
+    /// The membership is over and the client stays. What stands unwritten in the queue of the Monolith that had it comes
+    /// back, before everything that is held.
+    fn detached(&mut self, attachment: Attachment) -> Result<(), End> {
+        let Some(Membership { line, .. }) = self.membership.take_if(|present| present.attachment == attachment) else {
+            return Ok(());
+        };
+        self.hold();
+        let unsent = line.outbox.reclaim(line.member);
+        self.counters().handover_reclaimed.fetch_add(unsent.len() as u64, Relaxed);
+        for frame in unsent.into_iter().rev() {
+            let text = Utf8Bytes::from(wire::said(&frame));
+            self.held_bytes += text.len();
+            self.held.push_front(text);
+        }
+        let limit = self.settings.held;
+        if self.held.len() > limit.messages || self.held_bytes > limit.bytes.max(self.settings.message) {
+            return Err(self.too_much());
+        }
         Ok(())
+    }
+
+    /// The client has sent more than is kept for it.
+    fn too_much(&self) -> End {
+        count(&self.counters().held_too_much);
+        // Who joins may have sent too much; whose room changes its Monolith has done nothing wrong.
+        let handing_over = matches!(self.phase, Phase::HandingOver);
+        End::Close(if handing_over { CloseCode::RESTART } else { CloseCode::TRY_AGAIN })
     }
 
     /// Writes what has come for the client, as much as there is, with one flush.
@@ -246,10 +293,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientTask<S> {
                         self.write(Message::Text(frame)).await?;
                     }
                 }
-                Item::Attached { attachment, member, outbox, commands, open } => {
-                    self.membership = Some(Membership { attachment, member, outbox, commands });
-                    self.phase = Phase::Joining;
-                    self.pending = None;
+                Item::Attached { attachment, line, open } => {
+                    self.hold();
+                    self.membership = Some(Membership { attachment, line });
                     if open {
                         self.open();
                     }
@@ -259,6 +305,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientTask<S> {
                         self.open();
                     }
                 }
+                Item::Hold(attachment, holding) => {
+                    if self.membership.as_ref().is_some_and(|membership| membership.attachment == attachment) {
+                        self.hold();
+                    }
+                    drop(holding);
+                }
+                Item::Detached(attachment) => self.detached(attachment)?,
                 Item::Close(code) => {
                     end = Some(End::Close(code));
                     break;
@@ -314,12 +367,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientTask<S> {
             count(&self.counters().dropped_frames);
             return Ok(());
         }
-        if matches!(self.phase, Phase::Joining) {
+        if matches!(self.phase, Phase::Joining | Phase::HandingOver) {
             let limit = self.settings.held;
             if self.held.len() >= limit.messages || self.held_bytes + text.len() > limit.bytes {
-                count(&self.counters().held_too_much);
-                return Err(End::Close(CloseCode::TRY_AGAIN));
+                return Err(self.too_much());
             }
+        }
+        if matches!(self.phase, Phase::HandingOver) {
+            count(&self.counters().handover_held);
         }
         self.held_bytes += text.len();
         self.held.push_back(text);
@@ -340,7 +395,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientTask<S> {
             }
         };
         let Phase::AwaitingAuth(request) = std::mem::replace(&mut self.phase, Phase::Joining) else { return Ok(()) };
-        let RoomRequest { client, room, region, reconnect } = request;
+        let RoomRequest { client, room, region, reconnect, handshake } = request;
+        drop(handshake);
         timer.reset(Instant::now() + self.settings.heartbeat.interval);
         self.context
             .control
@@ -350,17 +406,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientTask<S> {
 
     /// Sends on what may go: in order, and no further than the Monolith's queue has room.
     fn pump(&mut self) {
-        let (Phase::Open, Some(membership)) = (&self.phase, &self.membership) else { return };
+        let (Phase::Open, Some(Membership { line, .. })) = (&self.phase, &self.membership) else { return };
+        if !self.held.is_empty() {
+            line.activity.note();
+        }
+        let mut ended = false;
         while self.pending.is_none()
             && let Some(text) = self.held.pop_front()
         {
-            self.held_bytes -= text.len();
-            self.context.tap.emit(TapKind::Ws, membership.outbox.monolith(), Direction::Tx);
-            let frame = wire::client_message(membership.member, &text);
-            if let Err(frame) = membership.outbox.try_send(frame) {
-                let outbox = membership.outbox.clone();
-                self.pending = Some(Box::pin(async move { outbox.send(frame).await }));
+            match line.outbox.try_send(line.member, wire::client_message(line.member, &text)) {
+                Ok(()) => {}
+                Err(Refused::Full(frame)) => {
+                    let (outbox, member) = (line.outbox.clone(), line.member);
+                    let sending = Box::pin(async move { outbox.send(member, frame).await });
+                    self.pending = Some(Pending { text: text.clone(), sending });
+                }
+                Err(Refused::Closed) => {
+                    self.held.push_front(text);
+                    ended = true;
+                    break;
+                }
             }
+            self.held_bytes -= text.len();
+            self.context.tap.emit(TapKind::Ws, line.outbox.monolith(), Direction::Tx);
+        }
+        if ended {
+            // A link that is gone says so through the inbox, and what becomes of the client.
+            self.hold();
         }
         if self.held.is_empty() {
             self.held_bytes = 0;

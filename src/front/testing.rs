@@ -115,7 +115,14 @@ pub(super) fn timeouts() -> PoolTimeouts {
 }
 
 pub(super) fn settings() -> Settings {
-    Settings { connections: 100, header: 8 << 10, head: PATIENCE, keep_alive: PATIENCE, stall: PATIENCE }
+    Settings {
+        connections: 100,
+        per_address: 0,
+        header: 8 << 10,
+        head: PATIENCE,
+        keep_alive: PATIENCE,
+        stall: PATIENCE,
+    }
 }
 
 /// Starts a proxy to `target`.

@@ -21,7 +21,7 @@ use hyper::body::Incoming;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::upload::RequestBody;
+use super::upload::{RequestBody, UploadError};
 use super::wire::{Timer, Wire};
 use crate::config::{Config, Timeouts};
 
@@ -63,6 +63,8 @@ pub enum SendErrorKind {
     Invalid,
     /// The client's own request broke off, or was malformed.
     Request,
+    /// Its body comes too slowly.
+    SlowRequest,
 }
 
 impl SendErrorKind {
@@ -75,13 +77,23 @@ impl SendErrorKind {
             Self::Broken => "broken",
             Self::Invalid => "invalid",
             Self::Request => "request",
+            Self::SlowRequest => "slow_request",
+        }
+    }
+
+    /// Whether the client is to blame, and not the Monolith.
+    pub fn is_of_client(self) -> bool {
+        match self {
+            Self::Request | Self::SlowRequest => true,
+            Self::Connect | Self::ConnectTimeout | Self::HeadTimeout | Self::Broken | Self::Invalid => false,
         }
     }
 
     pub(super) fn of(error: &hyper::Error) -> Self {
         if error.is_user() {
             // The only thing of ours that hyper runs here is the body, and its errors are the client's.
-            Self::Request
+            let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<UploadError>());
+            if matches!(source, Some(UploadError::TooSlow)) { Self::SlowRequest } else { Self::Request }
         } else if error.is_parse() {
             Self::Invalid
         } else {

@@ -252,7 +252,7 @@ async fn a_client_that_goes_away_takes_its_request_with_it() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_holds_back_the_monolith() {
+async fn f34_a_client_that_does_not_read_holds_back_the_monolith() {
     const SIZE: u64 = 256 << 20;
     let sent = Arc::new(std::sync::atomic::AtomicU64::new(0));
     let count = Arc::clone(&sent);
@@ -302,7 +302,7 @@ async fn a_client_that_does_not_read_holds_back_the_monolith() {
 }
 
 #[tokio::test]
-async fn a_monolith_that_does_not_read_holds_back_the_client() {
+async fn f34_a_monolith_that_does_not_read_holds_back_the_client() {
     let target = monolith(|_, stream| async move {
         std::future::pending::<()>().await;
         drop(stream);

@@ -153,6 +153,10 @@ impl Wire {
                 let request = error.take_message().map(Box::new);
                 Err(Failed { kind: SendErrorKind::of(&error.into_error()), request })
             }
+            // The Monolith cannot answer what the client has not sent.
+            None if upload.is_some_and(|upload| upload.waits_for_client()) => {
+                Err(Failed { kind: SendErrorKind::SlowRequest, request: None })
+            }
             None => Err(Failed { kind: SendErrorKind::HeadTimeout, request: None }),
         }
     }

@@ -126,7 +126,7 @@ fn monolith(random: &mut Random, at: usize, regions: &[&str], may_leave: bool) -
     if may_leave && random.chance(12) {
         put("draining", json!(true));
     } else if may_leave && random.chance(6) {
-        put("state", json!("suspect"));
+        put("state", json!(["suspect", "ejected"][random.within(0, 1) as usize]));
     }
     row
 }

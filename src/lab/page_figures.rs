@@ -50,6 +50,7 @@ pub(super) fn label(metric: Metric) -> &'static str {
         Metric::Held => "Held",
         Metric::Duplicates => "Duplicates",
         Metric::SplitRoomS => "Split rooms",
+        Metric::CrossedUnloads => "Crossed unloads",
         Metric::NsP99 => "Decision, p99",
     }
 }
@@ -65,7 +66,8 @@ fn unit(metric: Metric) -> Unit {
         | Metric::Moves
         | Metric::Rejected
         | Metric::Held
-        | Metric::Duplicates => Unit::Number,
+        | Metric::Duplicates
+        | Metric::CrossedUnloads => Unit::Number,
     }
 }
 

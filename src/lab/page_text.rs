@@ -9,7 +9,8 @@ use super::page_figures::{
     Delta, NOTHING, Verdict, count, delta, demands, find, further, mean, metrics, natural, number, peak, plain_delta,
     span, written,
 };
-use table::{Cell, Paint, Table, painted, plain};
+pub use table::plain;
+use table::{Cell, Paint, Table, painted};
 
 /// Monoliths of one policy that are shown, the fullest first.
 const MONOLITHS: usize = 24;

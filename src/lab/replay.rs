@@ -28,7 +28,7 @@ use crate::model::policy::{Call, Decision, FaultKind, Hook, View};
 use crate::policy::lua::{Environment, LoadError, Program, Source};
 use crate::policy::verdict::Verdict;
 use crate::trace::Item;
-use crate::trace::read::{Reader, TraceError};
+use crate::trace::read::{OnDamage, Reader, TraceError};
 use crate::trace::record::{Gap, Header, Outcome, PolicyText};
 
 pub use self::changes::Example;
@@ -197,7 +197,8 @@ impl Replay {
     pub fn read(&mut self, reader: &mut Reader, progress: &mut dyn FnMut(u64)) -> Result<(), ReplayError> {
         let header = reader.header().clone();
         self.take_up(&header);
-        reader.skip_events(true);
+        // Whoever wants to hear of damage wants to hear of all of it.
+        reader.skip_events(reader.on_damage() == OnDamage::Skip);
         let read = self.read_items(reader, progress);
         let (damaged, first) = reader.damage();
         self.damaged += damaged;

@@ -26,6 +26,11 @@ impl Texts {
         }
     }
 
+    /// The policy of this version.
+    pub(super) fn get(&self, version: &str) -> Option<&PolicyText> {
+        self.policies.iter().find(|policy| policy.version == version)
+    }
+
     /// Takes out the policy of this version.
     pub(super) fn take(&mut self, version: &str) -> Option<PolicyText> {
         let at = self.policies.iter().position(|policy| policy.version == version)?;

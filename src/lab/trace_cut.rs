@@ -60,13 +60,13 @@ pub enum CutError {
 }
 
 /// Copies what happened from one moment on and before another into a file, which is compressed if its name ends in `.zst`.
-/// It appears under its name when it is complete. `force` replaces a file of that name; the input is never replaced.
+/// It appears under its name when it is complete. `force` replaces a file of that name; the input is never replaced. `progress` hears of every line.
 pub fn cut_file(
     reader: &mut Reader,
     input: &Path,
     span: (When, When),
-    out: &Path,
-    force: bool,
+    (out, force): (&Path, bool),
+    progress: &mut dyn FnMut(u64),
 ) -> Result<Cut, CutError> {
     let write = |error| CutError::Write { path: out.into(), error };
     let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
@@ -79,7 +79,7 @@ pub fn cut_file(
     let name = out.file_name().ok_or_else(|| CutError::Asked(format!("{}: is no name of a file", out.display())))?;
     let part = out.with_file_name(format!(".{}.part", name.to_string_lossy()));
     let file = OpenOptions::new().write(true).create(true).truncate(true).open(&part).map_err(write)?;
-    let cut = write_part(reader, span, file, out).and_then(|cut| {
+    let cut = write_part(reader, span, file, out, progress).and_then(|cut| {
         std::fs::rename(&part, out).map_err(write)?;
         Ok(cut)
     });
@@ -90,17 +90,25 @@ pub fn cut_file(
     cut
 }
 
-fn write_part(reader: &mut Reader, span: (When, When), file: File, out: &Path) -> Result<Cut, CutError> {
+fn write_part(
+    reader: &mut Reader,
+    span: (When, When),
+    file: File,
+    out: &Path,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Cut, CutError> {
     let write = |error| CutError::Write { path: out.into(), error };
     let plain = BufWriter::with_capacity(1 << 16, file);
     if out.extension().is_none_or(|extension| extension != "zst") {
         let mut plain = plain;
-        let cut = cut(reader, span, |bytes| plain.write_all(bytes).map_err(write))?;
+        let cut = cut(reader, span, |bytes| plain.write_all(bytes).map_err(write), progress)?;
         plain.flush().map_err(write)?;
         return Ok(cut);
     }
     let mut packed = zstd::stream::write::Encoder::new(plain, LEVEL).map_err(write)?;
-    let cut = cut(reader, span, |bytes| packed.write_all(bytes).map_err(write))?;
+    // Without it damage inside a block may come out as other text.
+    packed.include_checksum(true).map_err(write)?;
+    let cut = cut(reader, span, |bytes| packed.write_all(bytes).map_err(write), progress)?;
     packed.finish().and_then(|mut plain| plain.flush()).map_err(write)?;
     Ok(cut)
 }
@@ -110,6 +118,7 @@ pub fn cut(
     reader: &mut Reader,
     span: (When, When),
     write: impl FnMut(&[u8]) -> Result<(), CutError>,
+    progress: &mut dyn FnMut(u64),
 ) -> Result<Cut, CutError> {
     let started_us = reader.header().started_us;
     let (from, to) = (span.0.after(started_us), span.1.after(started_us));
@@ -131,6 +140,7 @@ pub fn cut(
     // The last number of the files before this one, and of this one so far.
     let (mut before, mut latest) = (0, 0);
     while let Some((t, item)) = reader.read()? {
+        progress(reader.line());
         if let Item::Header(header) = item {
             // A further file: its clients have numbers of their own, its times count from another start.
             file += 1;

@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use serde_json::{Map, Value as Json, json};
 
+use super::page_text::plain;
+use super::replay::recorded_limits;
 use super::report::Status;
 use super::runner::{Options, TestFile, run_tests};
 use super::texts::Texts;
 use super::{input, literal};
+use crate::config::{self, PolicyConfig};
 use crate::model::policy::{Answer, Call, FaultKind, View};
 use crate::model::read::Read;
 use crate::policy::lua::{Distances, Environment, Limits, LoadError, Program, Returned, Source, Vm};
@@ -48,7 +51,17 @@ pub(super) fn recorded_environment(header: &Header, policy: &PolicyText) -> Envi
         distances: Distances::new(move |from, to| known.ms(from, to)),
         settings: policy.settings.clone(),
         // CPU time was that of another machine; fuel is the limit that counts.
-        limits: Limits { fuel: policy.fuel, memory: policy.memory, budget: Duration::from_secs(1) },
+        limits: recorded_limits(policy),
+        ..Environment::default()
+    }
+}
+
+/// The surroundings of `usher test` without a configuration, with time enough on a slow machine.
+fn bare_environment() -> Environment {
+    let (known, defaults) = (config::Distances::default(), PolicyConfig::default());
+    Environment {
+        distances: Distances::new(move |from, to| known.ms(from, to)),
+        limits: Limits { fuel: defaults.fuel, memory: defaults.memory, budget: Duration::from_secs(1) },
         ..Environment::default()
     }
 }
@@ -72,7 +85,13 @@ pub fn trace_test(reader: &mut Reader, file: &str, number: u64, name: Option<&st
         }
     }
     let there = if last == 0 { "it has none".into() } else { format!("the last one is {last}") };
-    Err(NoTest::Nothing(format!("{file}: has no decision {number}; {there}")))
+    let damaged = match reader.damage() {
+        (lines, Some(first)) => {
+            format!("; it may have stood in one of {lines} lines that are not understood, the first: {first}")
+        }
+        (_, None) => String::new(),
+    };
+    Err(NoTest::Nothing(format!("{file}: has no decision {number}; {there}{damaged}")))
 }
 
 struct Made<'a> {
@@ -99,9 +118,10 @@ impl Made<'_> {
         let settings = policy.as_ref().map(|policy| &policy.settings).filter(|settings| !settings.is_empty());
         let state = self.state();
         let mut text = String::new();
-        let about = policy.as_ref().map_or("a policy", |policy| policy.name.as_str());
+        let about = one_line(policy.as_ref().map_or("a policy", |policy| &policy.name));
         let time = timestamp(header.started_us.saturating_add(self.t));
-        let _ = writeln!(text, "-- Decision {number} of {file}: {about} ({}) at {time}.", outcome.policy);
+        let (from, version) = (one_line(file), one_line(&outcome.policy));
+        let _ = writeln!(text, "-- Decision {number} of {from}: {about} ({version}) at {time}.");
         let object = input::object_of(call, self.view);
         let same = input::parse(Some(hook), &object).is_ok_and(|(c, v)| c == *call && v.rows() == self.view.rows());
         if !same {
@@ -109,8 +129,17 @@ impl Made<'_> {
                 "-- Not everything that the script saw can be written down: the call is a little different.\n",
             );
         }
-        if header.distances != crate::config::Distances::default() {
+        if header.distances != config::Distances::default() {
             text.push_str("-- Distances of regions come from the configuration: usher test -c usher.toml.\n");
+        }
+        let limits = policy.as_ref().map(recorded_limits);
+        let defaults = PolicyConfig::default();
+        if let Some(limits) = limits.filter(|had| had.fuel != defaults.fuel || had.memory != defaults.memory) {
+            let Limits { fuel, memory, .. } = limits;
+            let _ = writeln!(
+                text,
+                "-- It had policy.fuel = {fuel} and policy.memory = {memory}: usher test -c usher.toml, with these in it."
+            );
         }
         text.push_str("local t = usher.test\n");
         match (settings, state.is_empty()) {
@@ -185,7 +214,7 @@ impl Made<'_> {
                     _ => matches!(answer, Answer::Ranked(ids) if ids.len() != 1) || matches!(answer, Answer::Moves(_)),
                 };
                 if let (Answer::Default, Some(choice)) = (answer, choice) {
-                    let _ = writeln!(text, "  -- The default chose {} then.", choice.as_str());
+                    let _ = writeln!(text, "  -- The default chose {} then.", one_line(choice.as_str()));
                 }
                 match answer {
                     Answer::Ranked(ids) if list && ids.len() > WHOLE_LIST => {
@@ -218,13 +247,21 @@ impl Made<'_> {
         parts.into_iter().filter(|(_, map)| !map.is_empty()).map(|(key, map)| (key.into(), Json::Object(map))).collect()
     }
 
-    /// Runs the test with the recorded policy.
+    /// Runs the test with the recorded policy as `usher test` will; where that fails, in the surroundings that it had.
     fn doubt(&self, header: &Header, policy: &PolicyText, text: &str) -> Option<String> {
-        let file = TestFile { name: "the test".into(), text: Ok(text.into()), policy: Ok(source(policy)) };
-        let environment = recorded_environment(header, policy);
-        let report = run_tests(&[file], &Options { environment, ..Options::default() });
-        let failed = report.tests.into_iter().find(|test| test.status != Status::Pass)?;
-        Some(failed.message.unwrap_or_default())
+        let failure = |environment| {
+            let file = TestFile { name: "the test".into(), text: Ok(text.into()), policy: Ok(source(policy)) };
+            let report = run_tests(&[file], &Options { environment, ..Options::default() });
+            let failed = report.tests.into_iter().find(|test| test.status != Status::Pass)?;
+            Some(failed.message.unwrap_or_default())
+        };
+        let bare = failure(bare_environment())?;
+        Some(match failure(recorded_environment(header, policy)) {
+            Some(recorded) => recorded,
+            None => format!(
+                "{bare}; with the limits and distances of the trace it does: give usher test a configuration that has them (-c)"
+            ),
+        })
     }
 }
 
@@ -241,6 +278,7 @@ fn source(policy: &PolicyText) -> Source {
     Source::shipped(&stem.unwrap_or_else(|| policy.name.clone()), &policy.source)
 }
 
+/// A text from a trace in a comment of a test: it neither ends the line nor moves a cursor.
 fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    plain(&text.split_whitespace().collect::<Vec<_>>().join(" "))
 }

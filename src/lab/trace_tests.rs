@@ -192,6 +192,32 @@ return p";
     assert!(second.doubt.is_some_and(|doubt| doubt.contains("expected \"e\"")), "{}", second.text);
 }
 
+#[test]
+fn a_test_that_needs_other_limits_says_so_and_is_doubted() {
+    let busy = "return { place = function(call)\n  for n = 1, 60000 do end\n  return call.monoliths[1]\nend }";
+    let mut text = policy_text("busy", busy, Map::new());
+    (text.name, text.fuel) = ("busy\nerror('not a comment')\u{1b}[2J".into(), 200_000);
+    let version = text.version.as_str().into();
+    let (mut encoder, mut bytes) = (Encoder::new(None), Vec::new());
+    encoder.header(&header(text), &mut bytes);
+    let (answer, choice) = (crate::model::policy::Answer::Ranked(vec!["c".into()]), Some("c".into()));
+    let (reads, bypassed, incomplete) = (Vec::new(), false, false);
+    let outcome = Outcome { reads, answer, choice, policy: version, ns: 1, fallback: None, bypassed, incomplete };
+    let decided = Decided { call: place("movie", "cdg"), view: fleet().into(), outcome };
+    encoder.decision(0, decided, &mut bytes);
+    let mut damaged = bytes.clone();
+    damaged.extend_from_slice(b"{\"t\":1,\"decision\":\n");
+    let reader = |bytes: &[u8]| Reader::new("x\ny.jsonl", Cursor::new(bytes.to_vec()), OnDamage::Skip).unwrap();
+    let test = trace_test(&mut reader(&bytes), "x\ny.jsonl", 1, None).unwrap();
+    let doubt = test.doubt.unwrap();
+    assert!(doubt.contains("with the limits and distances of the trace it does"), "{doubt}");
+    assert!(test.text.contains("policy.fuel = 200000"), "{}", test.text);
+    let first = test.text.lines().next().unwrap();
+    assert!(first.contains("of x y.jsonl: busy error('not a comment')\\u{1b}[2J ("), "{first}");
+    let error = trace_test(&mut reader(&damaged), "x", 2, None).unwrap_err().to_string();
+    assert!(error.contains("the last one is 1") && error.contains("1 lines that are not understood"), "{error}");
+}
+
 fn client(n: u128) -> ClientId {
     ClientId::from_u128(n)
 }
@@ -276,7 +302,7 @@ fn a_part_stands_alone() {
     let span = |from: &str, to: &str| (When::parse(from).unwrap(), When::parse(to).unwrap());
     let cut = |span, out: &str, force| {
         let input = path("all.jsonl");
-        cut_file(&mut Reader::open(&input, OnDamage::Stop).unwrap(), &input, span, &path(out), force)
+        cut_file(&mut Reader::open(&input, OnDamage::Stop).unwrap(), &input, span, (&path(out), force), &mut |_| {})
     };
     for out in ["part.jsonl", "part.jsonl.zst"] {
         let done = cut(span("5s", "2023-11-14T22:13:29Z"), out, false).unwrap();
@@ -299,6 +325,9 @@ fn a_part_stands_alone() {
                 Item::Gap(gap) => missing += gap.decisions,
                 _ => {}
             }
+        }
+        if out.ends_with("zst") {
+            assert_eq!(crate::trace::tests::unnoticed(&std::fs::read(path(out)).unwrap()), Vec::<usize>::new());
         }
         assert_eq!(decisions, [(1, 0), (2, 1_000_000), (3, 2_000_000), (4, 3_000_000)]);
         assert_eq!((present.len(), missing), (1, 3));
@@ -334,7 +363,13 @@ fn damage_within_a_part_is_a_gap() {
     std::fs::write(&input, lines.join("\n") + "\n").unwrap();
     let cut = |on_damage, out: &str| {
         let span = (When::After(5_000_000), When::After(u64::MAX));
-        cut_file(&mut Reader::open(&input, on_damage).unwrap(), &input, span, &folder.path().join(out), false)
+        cut_file(
+            &mut Reader::open(&input, on_damage).unwrap(),
+            &input,
+            span,
+            (&folder.path().join(out), false),
+            &mut |_| {},
+        )
     };
     let error = cut(OnDamage::Stop, "a").unwrap_err();
     assert!(error.to_string().contains(&format!("all.jsonl:{}: ", line + 1)), "{error}");
@@ -359,7 +394,8 @@ fn a_part_of_several_files_tells_each_policy_in_its_time_and_counts_through() {
     std::fs::write(&input, [first.bytes, second.bytes].concat()).unwrap();
     let out = folder.path().join("part.jsonl");
     let span = (When::After(5_000_000), When::After(22_500_000));
-    let done = cut_file(&mut Reader::open(&input, OnDamage::Stop).unwrap(), &input, span, &out, false).unwrap();
+    let done =
+        cut_file(&mut Reader::open(&input, OnDamage::Stop).unwrap(), &input, span, (&out, false), &mut |_| {}).unwrap();
     assert_eq!((done.decisions, done.numbers), (7, Some((6, 12))));
     let mut reader = Reader::open(&out, OnDamage::Stop).unwrap();
     let (mut moments, mut numbers, mut third) = (Vec::new(), Vec::new(), None);

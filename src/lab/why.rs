@@ -1,21 +1,30 @@
 //! The story of one room from a trace: its decisions as they were recorded, where it was loaded, who came and went. One
 //! pass, and memory stays flat however long the trace is.
+//!
+//! What a script explained is not recorded, but its text and all that it read are: its decision is made again for it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use super::replay::recorded_limits;
+use super::texts::Texts;
+use crate::config;
 use crate::model::event::Micros;
-use crate::model::policy::{Answer, Call, Fault, FaultKind, Hook};
+use crate::model::policy::{Answer, Call, Cause, Hook, View};
 use crate::model::story::{Chapter, Decided, PolicyOf, Sign, What};
-use crate::model::{MonolithId, RoomKey};
+use crate::model::{CloseCode, MonolithId, RoomKey};
+use crate::policy::Policy as _;
 use crate::policy::decide::settle;
+use crate::policy::lua::{Distances, Environment, Origin, Program, Source, Vm};
 use crate::policy::telling;
 use crate::trace::Item;
 use crate::trace::read::{Reader, TraceError};
-use crate::trace::record::{Outcome, PolicyText, TraceEvent};
+use crate::trace::record::{Header, Outcome, PolicyText, TraceEvent};
 
 /// Names of rooms that are remembered for whoever asks for one that is not there.
 const NAMES: usize = 10_000;
+/// Versions that are kept ready to explain what they decided; beyond them all are made anew.
+const READY: usize = 16;
 
 /// What a trace tells of a room.
 #[derive(Debug, Default)]
@@ -31,13 +40,20 @@ pub struct RoomStory {
 }
 
 /// Reads a trace to its end for the story of `room`, of which the last `last` chapters are kept. In a trace without names
-/// the room is its hash, as it stands there (`r-` and 16 digits).
-pub fn room_story(reader: &mut Reader, room: &str, last: usize) -> Result<RoomStory, TraceError> {
+/// the room is its hash, as it stands there (`r-` and 16 digits). `progress` hears of every line.
+pub fn room_story(
+    reader: &mut Reader,
+    room: &str,
+    last: usize,
+    progress: &mut dyn FnMut(u64),
+) -> Result<RoomStory, TraceError> {
     let mut teller = Teller {
         room: RoomKey::of(room),
         last: last.max(1),
         started: 0,
-        versions: HashMap::new(),
+        distances: config::Distances::default(),
+        texts: Texts::default(),
+        ready: HashMap::new(),
         chapters: VecDeque::new(),
         forgotten: 0,
         owner: None,
@@ -46,18 +62,25 @@ pub fn room_story(reader: &mut Reader, room: &str, last: usize) -> Result<RoomSt
         others: HashMap::new(),
         redacted: false,
     };
-    teller.header(&reader.header().policy.clone(), reader.header().started_us, reader.header().redacted);
+    teller.header(reader.header().clone());
     while let Some((t, item)) = reader.read()? {
+        progress(reader.line());
         let at = teller.started.saturating_add(t);
         match item {
-            Item::Header(header) => teller.header(&header.policy, header.started_us, header.redacted),
-            Item::Policy(policy) => teller.version(&policy),
+            Item::Header(header) => teller.header(*header),
+            Item::Policy(policy) => teller.version(*policy),
             Item::View => {}
             Item::Gap(gap) => teller.gap(at, gap.events, gap.decisions),
             Item::Event(event) => teller.event(at, event),
             Item::Decision { call, outcome, .. } => {
+                // What was told live has the clock of the call.
+                let at = if call.now_us > 0 { call.now_us } else { at };
+                let refused = refusal(&call, &outcome);
                 if let Some(what) = teller.decision(&call, *outcome, reader) {
                     teller.tell(at, what);
+                    if let Some(refused) = refused {
+                        teller.tell(at, refused);
+                    }
                 }
             }
         }
@@ -65,12 +88,28 @@ pub fn room_story(reader: &mut Reader, room: &str, last: usize) -> Result<RoomSt
     Ok(teller.end())
 }
 
+/// What a decision that found nobody means for those who waited for it.
+fn refusal(call: &Call, outcome: &Outcome) -> Option<What> {
+    if call.hook != Hook::Place || outcome.choice.is_some() || call.cause == Some(Cause::Move) {
+        return None;
+    }
+    // As the cluster does: codes that a client cannot be closed with become the one with which it tries again.
+    let said = match outcome.answer {
+        Answer::Reject { code, .. } if code >= 4000 => CloseCode::sendable(code),
+        _ => None,
+    };
+    let waiting = call.room.as_ref().map_or(0, |room| room.clients).max(1) as usize;
+    Some(What::Refused { waiting, code: said.unwrap_or(CloseCode::TRY_AGAIN).get() })
+}
+
 struct Teller {
     room: RoomKey,
     last: usize,
     started: Micros,
-    /// Name and file of each version by its hash.
-    versions: HashMap<String, (String, String)>,
+    distances: config::Distances,
+    texts: Texts,
+    /// Versions that can be asked, by hash; none for one that does not compile.
+    ready: HashMap<String, Option<Box<Vm>>>,
     chapters: VecDeque<Chapter>,
     forgotten: u64,
     owner: Option<MonolithId>,
@@ -82,16 +121,41 @@ struct Teller {
 }
 
 impl Teller {
-    fn header(&mut self, policy: &PolicyText, started: Micros, redacted: bool) {
-        self.started = started;
-        self.redacted |= redacted;
-        self.version(policy);
+    fn header(&mut self, header: Header) {
+        self.started = header.started_us;
+        self.redacted |= header.redacted;
+        self.distances = header.distances;
+        self.ready.clear();
+        self.version(header.policy);
         // The numbers of clients begin anew with each file.
         self.members.clear();
     }
 
-    fn version(&mut self, policy: &PolicyText) {
-        self.versions.insert(policy.version.clone(), (policy.name.clone(), policy.file.clone()));
+    fn version(&mut self, policy: PolicyText) {
+        // It may have other settings or limits by now.
+        self.ready.remove(&policy.version);
+        self.texts.declare(policy);
+    }
+
+    /// What a script explained when it decided so, and the line of its hook.
+    fn again(&mut self, call: &Call, outcome: &Outcome, view: &View) -> (Vec<String>, Option<u32>) {
+        if self.ready.len() >= READY && !self.ready.contains_key(&*outcome.policy) {
+            self.ready.clear();
+        }
+        let (texts, distances) = (&self.texts, &self.distances);
+        let ready = self.ready.entry(outcome.policy.to_string());
+        let vm = ready.or_insert_with(|| texts.get(&outcome.policy).and_then(|text| vm(text, distances)));
+        let Some(vm) = vm else { return (Vec::new(), None) };
+        let line = vm.hook_lines()[call.hook as usize];
+        // Without all of its reads it is another call; past an open breaker nobody said anything.
+        if outcome.incomplete || outcome.bypassed {
+            return (Vec::new(), line);
+        }
+        vm.feed(outcome.reads.clone());
+        let answer = vm.call(call, view);
+        let explained = vm.take_explanations();
+        let same = outcome.fallback.is_some() || answer.is_ok_and(|answer| answer == outcome.answer);
+        (if same { telling::explanations(&explained) } else { Vec::new() }, line)
     }
 
     fn gap(&mut self, at: Micros, events: u64, decisions: u64) {
@@ -166,14 +230,17 @@ impl Teller {
             return None;
         }
         let policy = self.policy(&outcome.policy);
-        let fault = outcome.fallback.as_ref().map(|fault| self.located(fault, &outcome.policy));
+        let asked = call.hook == Hook::Place || outcome.fallback.is_some();
+        let (explained, line) = if asked { self.again(call, &outcome, reader.view()) } else { (Vec::new(), None) };
+        let file = self.texts.get(&outcome.policy).map_or("", |text| text.file.as_str());
+        let fault = outcome.fallback.as_ref().map(|fault| telling::located(fault, file, line));
         match call.hook {
             Hook::Place => {
                 let answer = outcome.fallback.map_or(Ok(outcome.answer), Err);
                 let decision = settle(answer, call, reader.view(), None);
                 let told = telling::decided(call, reader.view(), &decision, policy);
                 let (monolith, ns, bypassed) = (outcome.choice, outcome.ns, outcome.bypassed);
-                Some(What::Decided(Box::new(Decided { monolith, fault, ns, bypassed, ..told })))
+                Some(What::Decided(Box::new(Decided { monolith, fault, explained, ns, bypassed, ..told })))
             }
             Hook::Admit => {
                 let said_no = matches!(outcome.answer, Answer::Reject { .. } | Answer::Hold { .. });
@@ -185,16 +252,8 @@ impl Teller {
     }
 
     fn policy(&self, version: &str) -> PolicyOf {
-        let name = self.versions.get(version).map_or("a policy that the trace does not hold", |(name, _)| name);
+        let name = self.texts.get(version).map_or("a policy that the trace does not hold", |text| &text.name);
         PolicyOf { name: name.into(), version: version.into(), canary: false }
-    }
-
-    /// The text of a fault, with the file where it has none of its own.
-    fn located(&self, fault: &Fault, version: &str) -> String {
-        match self.versions.get(version) {
-            Some((_, file)) if fault.kind == FaultKind::NotEligible => format!("{file}: {}", fault.message),
-            _ => fault.message.clone(),
-        }
     }
 
     fn came(&mut self, at: Micros, (one, less, asked): (u64, u64, u64)) {
@@ -249,6 +308,20 @@ impl Teller {
     }
 }
 
+/// A version of the trace that can be asked; none if it does not compile here.
+fn vm(text: &PolicyText, distances: &config::Distances) -> Option<Box<Vm>> {
+    let distances = distances.clone();
+    let environment = Environment {
+        distances: Distances::new(move |from, to| distances.ms(from, to)),
+        settings: text.settings.clone(),
+        limits: recorded_limits(text),
+        ..Environment::default()
+    };
+    let source =
+        Source { name: text.name.clone(), text: text.source.clone(), origin: Origin::File((&text.file).into()) };
+    Program::compile(source, &environment).and_then(|program| Vm::new(&program)).ok().map(Box::new)
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Cursor;
@@ -257,12 +330,12 @@ mod tests {
 
     use super::*;
     use crate::model::ClientId;
-    use crate::model::policy::{MonolithRow, Move, View};
+    use crate::model::policy::{Fault, MonolithRow, Move};
     use crate::model::wire::UnloadReason;
     use crate::policy::lua::Source;
     use crate::trace::Encoder;
     use crate::trace::read::OnDamage;
-    use crate::trace::record::{Decided as Recorded, Gap, Header};
+    use crate::trace::record::{Decided as Recorded, Gap};
     use crate::trace::redact::Redactor;
 
     fn policy(version: &str) -> PolicyText {
@@ -316,7 +389,7 @@ mod tests {
 
         fn tell(&self, room: &str, last: usize) -> RoomStory {
             let mut reader = Reader::new("x", Cursor::new(self.bytes.clone()), OnDamage::Stop).unwrap();
-            room_story(&mut reader, room, last).unwrap()
+            room_story(&mut reader, room, last, &mut |_| {}).unwrap()
         }
     }
 
@@ -391,6 +464,20 @@ mod tests {
         assert_eq!((second.monolith.clone(), story.chapters[8].times), (Some("a".into()), 3));
         assert_eq!((story.forgotten, story.redacted), (0, false));
         assert_eq!(story.others, [("other".into(), 2)]);
+    }
+
+    #[test]
+    fn a_refusal_has_the_code_with_which_those_who_waited_were_closed() {
+        let mut tape = Tape::new(None);
+        for (cause, code) in [("join", 503), ("join", 4404), ("move", 503)] {
+            let call = json!({"hook": "place", "region": "ewr", "cause": cause,
+                "room": {"name": "movie", "attempt": 1, "clients": 2}});
+            tape.decision(call, Answer::Reject { code, reason: "no".into() }, None, "v1");
+        }
+        let story = tape.tell("movie", 10);
+        assert_eq!(kinds(&story), ["decided", "refused", "decided", "refused", "decided"]);
+        assert_eq!(story.chapters[1].what, What::Refused { waiting: 2, code: 1013 });
+        assert_eq!(story.chapters[3].what, What::Refused { waiting: 2, code: 4404 });
     }
 
     #[test]

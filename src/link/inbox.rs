@@ -10,6 +10,8 @@ use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::Command;
+use super::activity::Activity;
+use super::handover::Holding;
 use super::outbox::Outbox;
 use crate::config::QueueLimit;
 use crate::model::{Attachment, CloseCode, MemberId};
@@ -21,21 +23,36 @@ pub enum Item {
     Attached {
         /// Which of its attachments.
         attachment: Attachment,
-        /// Its name at the Monolith.
-        member: MemberId,
-        /// Where its own frames go.
-        outbox: Arc<Outbox>,
-        /// Where it says that it leaves.
-        commands: mpsc::UnboundedSender<Command>,
-        /// Whether they may go at once.
+        /// What it needs to speak to the Monolith.
+        line: Line,
+        /// Whether its own frames may go at once.
         open: bool,
     },
     /// The room is up: the client's own frames may go.
     Open(Attachment),
+    /// The room is about to leave its Monolith: what the client says from now on is kept for the next one. The other part
+    /// is dropped once everything that it has said so far stands in the outbox.
+    Hold(Attachment, Arc<Holding>),
+    /// The attachment is over, and the client stays: what the Monolith has not been sent of it, and what it says from now
+    /// on, is kept for the next one.
+    Detached(Attachment),
     /// A message for the client.
     Frame(Attachment, Utf8Bytes),
     /// The end, with a code for the client.
     Close(CloseCode),
+}
+
+/// A client's way to the Monolith of its room.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// Its name there.
+    pub member: MemberId,
+    /// Where its own frames go.
+    pub outbox: Arc<Outbox>,
+    /// Where it says that it leaves.
+    pub commands: mpsc::UnboundedSender<Command>,
+    /// Where it notes that it has said something.
+    pub activity: Arc<Activity>,
 }
 
 /// The queue of one client.
@@ -100,19 +117,23 @@ impl Inbox {
     }
 
     /// Announces an attachment.
-    pub fn attached(
-        &self,
-        attachment: Attachment,
-        member: MemberId,
-        (outbox, commands): (Arc<Outbox>, mpsc::UnboundedSender<Command>),
-        open: bool,
-    ) {
-        self.control(Item::Attached { attachment, member, outbox, commands, open });
+    pub fn attached(&self, attachment: Attachment, line: Line, open: bool) {
+        self.control(Item::Attached { attachment, line, open });
     }
 
     /// Lets the client's own frames through.
     pub fn open(&self, attachment: Attachment) {
         self.control(Item::Open(attachment));
+    }
+
+    /// Holds the client's own frames back.
+    pub fn hold(&self, attachment: Attachment, holding: Arc<Holding>) {
+        self.control(Item::Hold(attachment, holding));
+    }
+
+    /// Announces the end of an attachment whose client stays.
+    pub fn detached(&self, attachment: Attachment) {
+        self.control(Item::Detached(attachment));
     }
 
     /// Ends the client after everything that is queued already.

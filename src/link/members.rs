@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
+use super::activity::Activity;
 use super::inbox::{Inbox, Overflow};
 use crate::model::{Attachment, ClientId, Hashing, MemberId, RoomKey};
 
@@ -21,6 +22,26 @@ pub(super) struct Member {
     pub(super) answer: Answer,
     /// Whether the first frame for it is to be reported.
     pub(super) report: bool,
+    /// Whether it was in the room on another Monolith, and has not been told of the change.
+    pub(super) rejoin: bool,
+}
+
+/// What is expected of a member whose `join` is being queued.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Joining {
+    /// Whether the first frame for it is to be reported.
+    pub(super) report: bool,
+    /// Whether it was in the room on another Monolith.
+    pub(super) rejoin: bool,
+    /// How long broadcasts wait for the answer to its join.
+    pub(super) patience: Duration,
+}
+
+/// The members of one room.
+#[derive(Debug)]
+struct Room {
+    members: Vec<Member>,
+    activity: Arc<Activity>,
 }
 
 /// Whether a member has had the Monolith's answer to its join, before which no broadcast may come.
@@ -62,7 +83,7 @@ pub(super) struct Delivered {
 /// All members of a link.
 #[derive(Debug, Default)]
 pub(super) struct Members {
-    rooms: HashMap<RoomKey, Vec<Member>, Hashing>,
+    rooms: HashMap<RoomKey, Room, Hashing>,
     slots: HashMap<MemberId, Slot, Hashing>,
 }
 
@@ -71,10 +92,18 @@ impl Members {
         self.slots.len()
     }
 
-    pub(super) fn insert(&mut self, room: RoomKey, member: Member) {
-        let members = self.rooms.entry(room.clone()).or_default();
+    /// Adds a member. Returns where it notes that it says something.
+    pub(super) fn insert(&mut self, room: RoomKey, member: Member) -> Arc<Activity> {
+        let empty = || Room { members: Vec::new(), activity: Arc::new(Activity::new()) };
+        let Room { members, activity } = self.rooms.entry(room.clone()).or_insert_with(empty);
         self.slots.insert(member.id, Slot::In(room, members.len()));
         members.push(member);
+        activity.clone()
+    }
+
+    /// When somebody in a room said something last; none for a room without members.
+    pub(super) fn activity(&self, room: &RoomKey) -> Option<&Activity> {
+        self.rooms.get(room).map(|room| &*room.activity)
     }
 
     /// Forgets a member. `true` if the Monolith still counts it, so that a `leave` is due.
@@ -99,7 +128,7 @@ impl Members {
 
     pub(super) fn get_mut(&mut self, id: MemberId) -> Option<&mut Member> {
         match self.slots.get(&id)? {
-            Slot::In(room, index) => self.rooms.get_mut(room)?.get_mut(*index),
+            Slot::In(room, index) => self.rooms.get_mut(room)?.members.get_mut(*index),
             Slot::Unloaded => None,
         }
     }
@@ -121,7 +150,7 @@ impl Members {
         frame: &Utf8Bytes,
         mut first: impl FnMut(&Member),
     ) -> Option<Delivered> {
-        let members = self.rooms.get_mut(&*lower_case(room))?;
+        let Room { members, .. } = self.rooms.get_mut(&*lower_case(room))?;
         let mut delivered = Delivered::default();
         let mut now = None;
         for member in members {
@@ -142,16 +171,18 @@ impl Members {
 
     /// The members of a room.
     pub(super) fn of_room(&self, room: &str) -> &[Member] {
-        self.rooms.get(&*lower_case(room)).map_or(&[], Vec::as_slice)
+        self.rooms.get(&*lower_case(room)).map_or(&[], |room| &room.members)
     }
 
-    /// A room was unloaded: its members hear nothing more, but for those that had no frame since their `join`. Theirs
-    /// crossed the unload; they stay, and their first frame is reported. Returns those that hear nothing more.
+    /// A room was unloaded: its members hear nothing more, and are told so, but for those that had no frame since their
+    /// `join`. Theirs crossed the unload; they stay, and their first frame is reported. Returns those that hear nothing
+    /// more.
     pub(super) fn unload(&mut self, room: &RoomKey) -> Vec<(ClientId, Attachment)> {
-        let Some(members) = self.rooms.remove(room) else { return Vec::new() };
+        let Some(Room { members, .. }) = self.rooms.remove(room) else { return Vec::new() };
         let mut detached = Vec::new();
         for mut member in members {
             if member.answer == Answer::Heard {
+                member.inbox.detached(member.attachment);
                 self.slots.insert(member.id, Slot::Unloaded);
                 detached.push((member.client, member.attachment));
             } else {
@@ -162,8 +193,15 @@ impl Members {
         detached
     }
 
+    /// The link has ended: tells every member.
+    pub(super) fn end(&self) {
+        for member in self.rooms.values().flat_map(|room| &room.members) {
+            member.inbox.detached(member.attachment);
+        }
+    }
+
     fn take(&mut self, room: &RoomKey, index: usize) -> Option<Member> {
-        let members = self.rooms.get_mut(room)?;
+        let Room { members, .. } = self.rooms.get_mut(room)?;
         let member = members.swap_remove(index);
         if let Some(moved) = members.get(index)
             && let Some(Slot::In(_, at)) = self.slots.get_mut(&moved.id)
@@ -183,11 +221,15 @@ impl Member {
         client: ClientId,
         attachment: Attachment,
         inbox: Arc<Inbox>,
-        report: bool,
-        patience: Duration,
+        Joining { report, rejoin, patience }: Joining,
     ) -> Self {
         let answer = Answer::Awaited { until: Instant::now() + patience };
-        Self { client, attachment, id: client.member(attachment), inbox, answer, report }
+        Self { client, attachment, id: client.member(attachment), inbox, answer, report, rejoin }
+    }
+
+    /// Whether the Monolith has yet to answer the join of a client that was in the room before.
+    pub(super) fn is_rejoining(&self) -> bool {
+        self.rejoin && self.answer != Answer::Heard
     }
 
     fn deliver(&self, frame: Utf8Bytes, delivered: &mut Delivered) {
@@ -215,7 +257,8 @@ mod tests {
     const LIMIT: QueueLimit = QueueLimit { messages: 8, bytes: 1000 };
 
     fn member(n: u128, patience: Duration) -> Member {
-        Member::joining(ClientId::from_u128(n << 64), Attachment(1), Inbox::new(LIMIT), false, patience)
+        let joining = Joining { report: false, rejoin: false, patience };
+        Member::joining(ClientId::from_u128(n << 64), Attachment(1), Inbox::new(LIMIT), joining)
     }
 
     fn heard(inbox: &Inbox) -> Vec<String> {

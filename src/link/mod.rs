@@ -2,8 +2,10 @@
 //! `room -> members` of that link and nothing else, so the order of a room's messages is a property of the design: one
 //! reader, first-in first-out queues, no lock across rooms.
 
+pub mod activity;
 mod departed;
 mod dial;
+pub mod handover;
 pub mod inbox;
 mod members;
 pub mod outbox;
@@ -11,9 +13,11 @@ mod session;
 pub mod stats;
 mod supervisor;
 pub mod tap;
+mod writer;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 #[cfg(test)]
@@ -22,7 +26,7 @@ use tokio_tungstenite::WebSocketStream;
 pub use self::supervisor::spawn;
 use crate::config::{Heartbeat, Secret, Timeouts};
 use crate::model::event::{Event, Token, UnloadCause};
-use crate::model::{Attachment, ClientId, LinkId, MonolithId, Region, RoomName};
+use crate::model::{Attachment, ClientId, LinkId, MonolithId, Region, RoomKey, RoomName};
 
 use self::inbox::Inbox;
 use self::stats::LinkStats;
@@ -51,9 +55,9 @@ pub enum Report {
     Event(Event),
 }
 
-/// What the control thread tells a link, and what a client does that leaves. There are at most three of these per client
-/// under way (its attach, and its detach from both sides), so `3 x limits.clients` bounds the channel although it has no
-/// number of its own.
+/// What the control thread tells a link, and what clients do that leave or hold. There are at most three of these per
+/// client under way (its attach, and its detach from both sides) and three per room, which has at least one client, so
+/// `6 x limits.clients` bounds the channel although it has no number of its own.
 #[derive(Debug)]
 pub enum Command {
     /// The link is registered.
@@ -76,6 +80,8 @@ pub enum Command {
         open: bool,
         /// Whether the first frame for it is to be reported.
         report: bool,
+        /// Whether its client was in the room on another Monolith: that there is no such room is then no news for it.
+        rejoin: bool,
     },
     /// The room is up: the client's own frames may follow.
     Open {
@@ -91,12 +97,28 @@ pub enum Command {
         /// Which of its attachments.
         attachment: Attachment,
     },
-    /// Send `unload`.
+    /// Report when nobody in a room has said anything for a while.
+    Watch {
+        /// The room.
+        room: RoomKey,
+        /// For how long.
+        quiet: Duration,
+        /// How long that is waited for.
+        at_most: Duration,
+    },
+    /// Send `unload`, for a hand-over once the room's clients hold.
     Unload {
         /// The room, as this Monolith spells it.
         room: RoomName,
         /// What for.
         why: UnloadCause,
+    },
+    /// The clients of a room hold.
+    Held {
+        /// The room.
+        room: RoomKey,
+        /// Which time.
+        number: u64,
     },
     /// Close the link: usher stops.
     Stop,

@@ -5,26 +5,28 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{SinkExt, StreamExt};
+use futures_util::StreamExt;
+use futures_util::stream::SplitStream;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::tungstenite::{Bytes, Message, Utf8Bytes};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tracing::{debug, info, warn};
 
 use super::departed::Departed;
-use super::members::{Answer, Delivered, Member, Members, lower_case};
+use super::handover::HandOvers;
+use super::inbox::Line;
+use super::members::{Answer, Delivered, Joining, Member, Members, lower_case};
 use super::outbox::{Outbox, Outgoing};
 use super::stats::{LinkStats, count};
 use super::tap::{Direction, TapKind};
+use super::writer::write_loop;
 use super::{Command, LinkContext, LinkSettings, Report};
 use crate::model::event::{Event, UnloadCause};
 use crate::model::policy::MonolithState;
 use crate::model::wire::{self, Frame, FromMonolith, Gossip, Init, Recipient, RoomMessage, RoomReport};
-use crate::model::{CloseCode, Hashing, LinkId, MemberId, RoomKey};
+use crate::model::{CloseCode, Hashing, LinkId, MemberId, RoomKey, RoomName};
 
 /// How a session ended.
 #[derive(Debug)]
@@ -51,6 +53,7 @@ pub(super) struct Session {
     /// What the Monolith says it has loaded, as of the last frame that was read.
     loaded: HashMap<RoomKey, RoomReport, Hashing>,
     departed: Departed,
+    leaving: HandOvers,
     join_answer: Duration,
     drain: Duration,
     heartbeat: Heart,
@@ -63,6 +66,8 @@ pub(super) struct Session {
 
 /// Pings that a Monolith may send between two of our heartbeats. The real one sends none.
 const PINGS: u32 = 1000;
+/// Why a link is lost whose Monolith has closed it in good order, as one does that is stopped.
+const GOODBYE: &str = "closed by the monolith";
 /// How long the close handshake of a link may take.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -87,6 +92,7 @@ impl Session {
             members: Members::default(),
             loaded: HashMap::default(),
             departed: Departed::default(),
+            leaving: HandOvers::default(),
             join_answer: settings.timeouts.join_answer,
             drain: settings.timeouts.drain,
             heartbeat: Heart::new(settings.heartbeat.interval, settings.heartbeat.missed),
@@ -127,8 +133,19 @@ impl Session {
         let (sink, source) = stream.split();
         let writer = tokio::spawn(write_loop(self.outbox.clone(), sink, self.context.counters.clone()));
         let end = self.read_loop(source, &mut inbox, listed).await;
-        self.outbox.push_control(Outgoing::Close);
+        match end {
+            // Nobody reads any more. In this order: whoever takes back what was not written finds all of it.
+            End::Lost(_) => self.outbox.end(),
+            End::Refused | End::Stopped | End::Drained => self.outbox.push_control(Outgoing::Close),
+        }
+        self.members.end();
         let reports = self.context.reports.clone();
+        if matches!(end, End::Lost(GOODBYE)) {
+            // It has said so: the end of this link is no sign of trouble.
+            let leaving = Event::LinkState { link: self.link, state: MonolithState::Draining };
+            // Without a control thread there is nobody left to be told.
+            let _ = reports.send(Report::Event(leaving)).await;
+        }
         let down = Report::Event(Event::LinkDown { link: self.link });
         // The members are told through the control thread; a link that is gone owes nobody a leave.
         if reports.send(down).await.is_err() {
@@ -158,7 +175,8 @@ impl Session {
                     return End::Stopped;
                 }
             }
-            let deadline = draining.unwrap_or_else(Instant::now);
+            let due = self.leaving.next_due();
+            let deadline = [draining, due].into_iter().flatten().min();
             tokio::select! {
                 // Commands first: a member whose attach is queued must be there for the frames that follow its join.
                 biased;
@@ -193,7 +211,12 @@ impl Session {
                         return End::Drained;
                     }
                 }
-                () = tokio::time::sleep_until(deadline), if draining.is_some() => return End::Drained,
+                () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                    if draining.is_some_and(|until| until <= Instant::now()) {
+                        return End::Drained;
+                    }
+                    self.look_at_those_leaving();
+                }
                 message = source.next() => match message {
                     Some(Ok(message)) => {
                         if let Err(end) = self.message(message) {
@@ -234,7 +257,7 @@ impl Session {
             Message::Close(frame) => {
                 let code = frame.as_ref().map(|frame| u16::from(frame.code));
                 info!(monolith = %self.init.id, ?code, "monolith closes its link");
-                return Err(End::Lost("closed by the monolith"));
+                return Err(End::Lost(GOODBYE));
             }
             // The answers wait in the socket, outside of every bound, for one that sends and does not read.
             Message::Ping(_) => {
@@ -272,6 +295,7 @@ impl Session {
             FromMonolith::Unloaded { room, reason } => {
                 let detached = self.members.unload(room.key());
                 let room: RoomKey = room.key().clone();
+                self.leaving.forget(&room);
                 self.loaded.remove(&room);
                 self.events.push_back(Event::Unloaded { link: self.link, room, reason, detached });
             }
@@ -362,7 +386,13 @@ impl Session {
             count(&self.context.counters.unknown_members);
             return;
         };
-        member.inbox.close(code);
+        match code {
+            // The Monolith is going, or the room is: what becomes of the client is decided where that is known.
+            CloseCode::AWAY => member.inbox.detached(member.attachment),
+            // It was in this room a moment ago, so the user has made no mistake.
+            CloseCode::ROOM_NOT_FOUND if member.is_rejoining() => member.inbox.close(CloseCode::RESTART),
+            code => member.inbox.close(code),
+        }
         self.events.push_back(Event::Kicked {
             link: self.link,
             client: member.client,
@@ -373,14 +403,16 @@ impl Session {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Attach { client, attachment, room, token, inbox, open, report } => {
+            Command::Attach { client, attachment, room, token, inbox, open, report, rejoin } => {
                 // Subscribing and queueing the join are one step, so no answer can come before the subscription, and
                 // the client's own frames can only follow its join.
-                let member = Member::joining(client, attachment, inbox.clone(), report, self.join_answer);
+                let joining = Joining { report, rejoin, patience: self.join_answer };
+                let member = Member::joining(client, attachment, inbox.clone(), joining);
                 let id = member.id;
-                self.members.insert(room.key().clone(), member);
+                let activity = self.members.insert(room.key().clone(), member);
                 self.outbox.push_control(Outgoing::Text(wire::join(room.spelling(), id, &token.0)));
-                inbox.attached(attachment, id, (self.outbox.clone(), self.commands.clone()), open);
+                let (outbox, commands) = (self.outbox.clone(), self.commands.clone());
+                inbox.attached(attachment, Line { member: id, outbox, commands, activity }, open);
             }
             Command::Open { client, attachment } => {
                 if let Some(member) = self.members.get_mut(client.member(attachment)) {
@@ -397,22 +429,47 @@ impl Session {
                     }
                 }
             }
-            // The control thread may not have heard yet that the room has gone, and an unload of a room that is not
-            // loaded kills a Monolith.
-            Command::Unload { room, why } if !self.may_unload(room.key(), why) => {
-                count(&self.context.counters.unloads_withheld);
+            Command::Watch { room, quiet, at_most } => self.leaving.watch(room, quiet, at_most),
+            Command::Unload { room, why: UnloadCause::HandOver }
+                if self.may_unload(room.key(), UnloadCause::HandOver) =>
+            {
+                self.leaving.hold(room, &self.members, &self.commands);
             }
-            Command::Unload { room, why } => {
-                match why {
-                    UnloadCause::Duplicate => {
-                        warn!(monolith = %self.init.id, "asking the loser of a duplicate to unload it");
-                    }
-                    UnloadCause::Move => info!(monolith = %self.init.id, "asking for a room that is to move"),
+            Command::Unload { room, why } => self.unload(&room, why),
+            Command::Held { room, number } => {
+                if let Some(room) = self.leaving.all_hold(&room, number) {
+                    self.unload(&room, UnloadCause::HandOver);
                 }
-                self.outbox.push_control(Outgoing::Text(wire::unload(room.spelling())));
             }
             Command::Accept | Command::Refuse | Command::Stop => {}
         }
+    }
+
+    /// Rooms that are quiet, and rooms whose clients have had their time to hold.
+    fn look_at_those_leaving(&mut self) {
+        let (quiet, overdue) = self.leaving.due(&self.members);
+        for (room, disturbed) in quiet {
+            self.events.push_back(Event::Quiet { link: self.link, room, disturbed });
+        }
+        for room in overdue {
+            self.unload(&room, UnloadCause::HandOver);
+        }
+    }
+
+    /// Sends `unload`. The control thread may not have heard yet that the room has gone, and an unload of a room that is
+    /// not loaded kills a Monolith.
+    fn unload(&mut self, room: &RoomName, why: UnloadCause) {
+        if !self.may_unload(room.key(), why) {
+            count(&self.context.counters.unloads_withheld);
+            return;
+        }
+        match why {
+            UnloadCause::Duplicate => warn!(monolith = %self.init.id, "asking the loser of a duplicate to unload it"),
+            UnloadCause::Move | UnloadCause::HandOver => {
+                info!(monolith = %self.init.id, "asking for a room that is to move");
+            }
+        }
+        self.outbox.push_control(Outgoing::Text(wire::unload(room.spelling())));
     }
 
     /// Whether the Monolith has this room for certain. One that is to move also needs a member that has been let in: an
@@ -487,56 +544,6 @@ impl Heart {
     fn answered(&self, payload: &[u8]) -> Option<Duration> {
         (payload == self.number.to_be_bytes()).then(|| self.sent.elapsed())
     }
-}
-
-/// Writes what waits, as many frames as there are with one flush.
-async fn write_loop<S: AsyncRead + AsyncWrite + Unpin>(
-    outbox: Arc<Outbox>,
-    mut sink: SplitSink<WebSocketStream<S>, Message>,
-    counters: Arc<super::stats::LinkCounters>,
-) {
-    while let Some(mut next) = outbox.next().await {
-        let_others_queue().await;
-        loop {
-            let message = match next {
-                Outgoing::Text(text) => {
-                    count(&counters.frames_out);
-                    Message::text(text)
-                }
-                Outgoing::Ping(number) => Message::Ping(Bytes::copy_from_slice(&number.to_be_bytes())),
-                Outgoing::Close => {
-                    let frame = CloseFrame { code: CloseCode::AWAY.get().into(), reason: Utf8Bytes::default() };
-                    // The other side may be gone already: then there is nobody to say goodbye to.
-                    let _ = sink.send(Message::Close(Some(frame))).await;
-                    return;
-                }
-            };
-            if sink.feed(message).await.is_err() {
-                return;
-            }
-            match outbox.try_next() {
-                Some(more) => next = more,
-                None => break,
-            }
-        }
-        if sink.flush().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Lets every task that is ready go first: what they have for the Monolith then shares one flush. Unlike tokio's own
-/// yield this does not look at sockets in between, which would cost a system call for each lonely message.
-async fn let_others_queue() {
-    let mut yielded = false;
-    std::future::poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return std::task::Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        std::task::Poll::Pending
-    })
-    .await;
 }
 
 #[cfg(test)]

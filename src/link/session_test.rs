@@ -2,14 +2,22 @@
 
 use tokio::sync::{mpsc, watch};
 
+use super::super::inbox::{Inbox, Item};
 use super::*;
 use crate::config::Config;
 use crate::link::stats::LinkCounters;
 use crate::link::tap::Tap;
-use crate::model::RoomName;
+use crate::model::event::Token;
+use crate::model::{Attachment, ClientId, RoomName};
 
 /// A session of a Monolith, and what its context listens to.
 fn session() -> (Session, mpsc::Receiver<Report>) {
+    let (session, _, received) = commanded();
+    (session, received)
+}
+
+/// The same, and what the session is to be told.
+fn commanded() -> (Session, mpsc::UnboundedReceiver<Command>, mpsc::Receiver<Report>) {
     let config = Config::default();
     let settings = LinkSettings {
         link_token: config.link_token.clone(),
@@ -27,7 +35,36 @@ fn session() -> (Session, mpsc::Receiver<Report>) {
         counters: Arc::<LinkCounters>::default(),
     };
     let init = Init { port: 1, region: "ewr".into(), id: "m1".into(), token: None };
-    (Session::new(LinkId(1), init, &settings, context).0, received)
+    let (session, commands) = Session::new(LinkId(1), init, &settings, context);
+    (session, commands, received)
+}
+
+/// Client number `n` joins the room, and its task knows.
+fn attach(session: &mut Session, n: u128, rejoin: bool) -> Arc<Inbox> {
+    let inbox = Inbox::new(Config::default().limits.client_queue);
+    session.command(Command::Attach {
+        client: ClientId::from_u128(n << 64),
+        attachment: Attachment(1),
+        room: RoomName::reported("Movie"),
+        token: Token("t".into()),
+        inbox: inbox.clone(),
+        open: true,
+        report: false,
+        rejoin,
+    });
+    assert!(matches!(inbox.try_next(), Some(Item::Attached { open: true, .. })));
+    assert!(matches!(session.outbox.try_next(), Some(Outgoing::Text(text)) if text.contains("join")));
+    inbox
+}
+
+fn say(session: &mut Session, n: u128) {
+    let id = ClientId::from_u128(n << 64);
+    session.frame(&format!(r#"{{"type":"room_msg","payload":{{"room":"Movie","client_id":"{id}","payload":{{}}}}}}"#));
+}
+
+fn kick(session: &mut Session, n: u128, code: u16) {
+    let id = ClientId::from_u128(n << 64);
+    session.frame(&format!(r#"{{"type":"kick","payload":{{"client_id":"{id}","reason":{code}}}}}"#));
 }
 
 fn unload(session: &mut Session, room: &str) -> Option<Outgoing> {
@@ -57,4 +94,66 @@ fn an_unload_is_withheld_behind_an_unloaded_that_was_read() {
     session.frame(r#"{"type":"gossip","payload":{"rooms":[]}}"#);
     assert_eq!(unload(&mut session, "movie"), None);
     assert_eq!(withheld(&session), 2);
+}
+
+#[test]
+fn a_kick_with_1001_leaves_the_socket_open_and_is_reported() {
+    let (mut session, _received) = session();
+    let inbox = attach(&mut session, 1, false);
+    kick(&mut session, 1, 1001);
+    assert!(matches!(inbox.try_next(), Some(Item::Detached(Attachment(1)))));
+    assert!(matches!(session.events.pop_front(), Some(Event::Kicked { code: CloseCode::AWAY, .. })));
+    assert_eq!(session.members.len(), 0, "the Monolith has forgotten it");
+}
+
+#[test]
+fn that_a_room_is_not_found_is_no_mistake_of_whoever_was_in_it() {
+    for (rejoin, answered, expected) in [
+        (true, false, CloseCode::RESTART),
+        (true, true, CloseCode::ROOM_NOT_FOUND),
+        (false, false, CloseCode::ROOM_NOT_FOUND),
+    ] {
+        let (mut session, _received) = session();
+        let inbox = attach(&mut session, 1, rejoin);
+        if answered {
+            say(&mut session, 1);
+            assert!(matches!(inbox.try_next(), Some(Item::Frame(..))));
+        }
+        kick(&mut session, 1, 4002);
+        assert!(matches!(inbox.try_next(), Some(Item::Close(code)) if code == expected), "{rejoin} {answered}");
+        let told = session.events.pop_front();
+        assert!(matches!(told, Some(Event::Kicked { code: CloseCode::ROOM_NOT_FOUND, .. })), "{told:?}");
+    }
+}
+
+#[test]
+fn the_unload_of_a_hand_over_goes_out_when_everybody_holds() {
+    let (mut session, mut commands, _received) = commanded();
+    session.frame(LOADED);
+    let (one, two) = (attach(&mut session, 1, false), attach(&mut session, 2, false));
+    let hand_over = || Command::Unload { room: RoomName::reported("Movie"), why: UnloadCause::HandOver };
+    session.command(hand_over());
+    assert_eq!(session.outbox.try_next(), None, "nobody has been let in");
+    say(&mut session, 1);
+    one.try_next();
+    session.command(hand_over());
+    let (Some(Item::Hold(_, first)), Some(Item::Hold(_, second))) = (one.try_next(), two.try_next()) else {
+        panic!("both are told to hold")
+    };
+    drop(first);
+    assert!(commands.try_recv().is_err());
+    // What stands in the queue by now was said before.
+    let word = wire::client_message(ClientId::from_u128(2 << 64).member(Attachment(1)), "{}");
+    session.outbox.try_send(ClientId::from_u128(2 << 64).member(Attachment(1)), word.clone()).unwrap();
+    drop(second);
+    session.command(commands.try_recv().unwrap());
+    assert_eq!(session.outbox.try_next(), Some(Outgoing::Text(word)));
+    assert!(matches!(session.outbox.try_next(), Some(Outgoing::Text(text)) if text.contains("unload")));
+    // The room goes by itself while they are told to hold: then no unload may follow.
+    session.command(hand_over());
+    let held = (one.try_next(), two.try_next());
+    session.frame(r#"{"type":"unloaded","payload":{"name":"Movie","reason":"Keepalive"}}"#);
+    drop(held);
+    session.command(commands.try_recv().unwrap());
+    assert_eq!(session.outbox.try_next(), None);
 }

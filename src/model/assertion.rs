@@ -48,6 +48,8 @@ metrics! {
     Duplicates => "duplicates",
     /// Seconds in which members of one room were on two Monoliths, over all rooms.
     SplitRoomS => "split_room_s",
+    /// Requests to unload a room that found it unloaded, each of which ended a Monolith.
+    CrossedUnloads => "crossed_unloads",
     /// 99th percentile of what one decision takes, in nanoseconds.
     NsP99 => "ns_p99",
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::claims::{ClaimAnswer, ClaimCommand};
 use super::moves::{MoveRefusal, Moving, Rebalanced};
 use super::policy::{Cause, MonolithState};
 use super::story::Note;
@@ -82,7 +83,8 @@ pub enum Event {
         /// Which of its attachments.
         attachment: Attachment,
     },
-    /// The Monolith has ended a membership, and the client has been told.
+    /// The Monolith has ended a membership. The client has been closed; but for [`CloseCode::AWAY`], after which what it
+    /// says is kept and the cluster decides.
     Kicked {
         /// On which link.
         link: LinkId,
@@ -105,6 +107,18 @@ pub enum Event {
         region: Option<Region>,
         /// Whether it says that it comes back.
         reconnect: bool,
+    },
+    /// A client asks whether it may be upgraded, as everybody has to during an outage and for a while after it.
+    Knock {
+        /// The client.
+        client: ClientId,
+        /// The room.
+        room: RoomKey,
+    },
+    /// A client that has knocked waits no longer.
+    Withdraw {
+        /// The client.
+        client: ClientId,
     },
     /// A client has gone.
     Leave {
@@ -139,6 +153,30 @@ pub enum Event {
         room: RoomKey,
         /// Where it is to go.
         to: MonolithId,
+    },
+    /// The store of claims has answered.
+    Claim {
+        /// The room.
+        room: RoomKey,
+        /// What it said.
+        answer: ClaimAnswer,
+    },
+    /// Nobody in a room has said anything for a while, as [`Effect::Watch`] wanted it, or that has been waited for long
+    /// enough.
+    Quiet {
+        /// On which link.
+        link: LinkId,
+        /// The room.
+        room: RoomKey,
+        /// Whether somebody still talks.
+        disturbed: bool,
+    },
+    /// An operator wants a Monolith to lose its rooms, or no longer.
+    Drain {
+        /// The Monolith.
+        monolith: MonolithId,
+        /// Whether it is to lose them.
+        on: bool,
     },
     /// Time has passed.
     Tick,
@@ -175,6 +213,9 @@ pub enum UnloadCause {
     /// The room is to move. Its members are still in it: an empty room could be about to be unloaded by the Monolith
     /// itself, and two unloads that cross end a real one.
     Move,
+    /// The same, and its members keep their sockets: what they say is held back from now on, and the `unload` goes out once
+    /// everything that they have said before stands in front of it.
+    HandOver,
 }
 
 /// Something to be done.
@@ -206,6 +247,8 @@ pub enum Effect {
         open: bool,
         /// Whether the first frame for it is to be reported.
         report: bool,
+        /// Whether it was in the room on another Monolith: that there is no such room is then no mistake of its user.
+        rejoin: bool,
     },
     /// The room is up: the client's own frames may follow.
     Open {
@@ -224,6 +267,25 @@ pub enum Effect {
         client: ClientId,
         /// Which of its attachments.
         attachment: Attachment,
+    },
+    /// A client loses its Monolith and stays: what it says from now on, and what has not been written, is kept for the
+    /// next one. Where the link itself has ended the membership, it has done so already.
+    Hold {
+        /// Who.
+        client: ClientId,
+        /// Which of its attachments is over.
+        attachment: Attachment,
+    },
+    /// Say with [`Event::Quiet`] when nobody in a room has said anything for a while.
+    Watch {
+        /// Where.
+        link: LinkId,
+        /// The room.
+        room: RoomKey,
+        /// For how long, in microseconds.
+        quiet: Micros,
+        /// How long that is waited for, in microseconds.
+        at_most: Micros,
     },
     /// Send `unload`.
     Unload {
@@ -250,6 +312,15 @@ pub enum Effect {
         /// With which code.
         code: CloseCode,
     },
+    /// The answer to a knock.
+    Enter {
+        /// Who knocked.
+        client: ClientId,
+        /// Whether it may be upgraded; else too many wait already.
+        admitted: bool,
+    },
+    /// A Monolith is ejected, or is back.
+    Ejection(Ejection),
     /// A request has a Monolith.
     Send {
         /// The request.
@@ -278,6 +349,58 @@ pub enum Effect {
         /// The room.
         room: RoomKey,
     },
+    /// Something for the store of claims.
+    Claim(ClaimCommand),
     /// Something for the story of a room.
     Story(Box<Note>),
+}
+
+/// Why a Monolith is left alone for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EjectionCause {
+    /// Too many of its HTTP requests failed.
+    Errors,
+    /// Its links broke too often.
+    Flaps,
+}
+
+impl EjectionCause {
+    /// Every cause.
+    pub const ALL: [Self; 2] = [Self::Errors, Self::Flaps];
+
+    /// A stable label for metrics and logs.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Errors => "errors",
+            Self::Flaps => "flaps",
+        }
+    }
+}
+
+/// What happened to a Monolith that keeps failing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ejection {
+    /// It gets nothing new for a while.
+    Out {
+        /// Which.
+        monolith: MonolithId,
+        /// Why.
+        cause: EjectionCause,
+        /// For how long, in microseconds.
+        lasts: Micros,
+        /// How often it was of late, this time included.
+        times: u32,
+    },
+    /// It should be, but too many are already, or nobody else serves.
+    Spared {
+        /// Which.
+        monolith: MonolithId,
+        /// Why it should be.
+        cause: EjectionCause,
+    },
+    /// Its time is over.
+    Back {
+        /// Which.
+        monolith: MonolithId,
+    },
 }

@@ -2,6 +2,7 @@
 //! Nothing here does I/O, reads a clock or holds a lock.
 
 pub mod assertion;
+pub mod claims;
 pub mod close;
 pub mod epoch;
 pub mod event;

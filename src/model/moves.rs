@@ -4,16 +4,16 @@ use serde::{Deserialize, Serialize};
 
 use super::MonolithId;
 
-/// A move that has begun: the room's Monolith has been asked to unload it.
+/// A move that has begun: the room's Monolith has been asked to unload it, or will be once the room is quiet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Moving {
     /// The room, as its Monolith spells it.
     pub room: String,
     /// The Monolith that has it.
     pub from: MonolithId,
-    /// The Monolith that is to have it.
-    pub to: MonolithId,
-    /// Clients of this balancer that will be closed, and come back.
+    /// The Monolith that is to have it; none if that is decided once it has left.
+    pub to: Option<MonolithId>,
+    /// Clients of this balancer that go with it.
     pub clients: usize,
 }
 
@@ -74,11 +74,17 @@ pub enum MoveRefusal {
     /// The target takes no new rooms.
     #[error("the Monolith that it is to go to takes no new rooms: it is draining or misses heartbeats")]
     NotServing,
+    /// It lives in its Monolith's memory only, or may do so.
+    #[error("it is temporary and so young that its Monolith may not have saved it yet; ask again in a few seconds")]
+    TooYoung,
+    /// Nobody could take it.
+    #[error("no other Monolith takes new rooms")]
+    Nowhere,
 }
 
 impl MoveRefusal {
     /// Every reason, in the order of their counters.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::UnknownRoom,
         Self::NotActive,
         Self::Unreported,
@@ -91,6 +97,8 @@ impl MoveRefusal {
         Self::SameMonolith,
         Self::UnknownMonolith,
         Self::NotServing,
+        Self::TooYoung,
+        Self::Nowhere,
     ];
 
     /// A stable label for metrics.
@@ -108,6 +116,8 @@ impl MoveRefusal {
             Self::SameMonolith => "same_monolith",
             Self::UnknownMonolith => "unknown_monolith",
             Self::NotServing => "not_serving",
+            Self::TooYoung => "too_young",
+            Self::Nowhere => "nowhere",
         }
     }
 }

@@ -73,6 +73,8 @@ pub enum MonolithState {
     Suspect,
     /// Leaving: keeps what it has and takes nothing new.
     Draining,
+    /// Kept failing: for a while it keeps what it has and gets nothing new.
+    Ejected,
 }
 
 /// One Monolith as a script sees it. Numbers are counts unless the name says otherwise (`_ms`, `_s`).
@@ -103,7 +105,7 @@ pub struct MonolithRow {
     pub latency_ms: f64,
     /// Smoothed share of HTTP requests that got no answer or one of 500 and more (0 to 1); forgotten without requests.
     pub errors: f64,
-    /// Seconds since it was linked.
+    /// Seconds since it was linked, or came back from an ejection.
     pub age_s: f64,
     /// Its share relative to the others; 1 unless configured.
     pub weight: f64,

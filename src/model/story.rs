@@ -49,6 +49,13 @@ pub enum What {
         /// Where.
         monolith: MonolithId,
     },
+    /// Another balancer was first to claim it, for a Monolith of its choice: it goes there as well.
+    Claimed {
+        /// Where it goes.
+        monolith: MonolithId,
+        /// Where it would have gone.
+        instead_of: MonolithId,
+    },
     /// It waits until the Monoliths have said what they have: one of them may have it.
     Waits,
     /// A Monolith has it, and everybody who waited goes there.
@@ -157,12 +164,16 @@ pub enum What {
     Moving {
         /// Who has it.
         from: MonolithId,
-        /// Who is to have it.
-        to: MonolithId,
-        /// Clients that will be closed, and come back.
+        /// Who is to have it; none if that is decided once it has left.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<MonolithId>,
+        /// Clients that go with it.
         clients: usize,
         /// Who wanted it.
         by: Mover,
+        /// Whether somebody in it still talked: its Monolith may not have saved what was said last.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        lossy: bool,
         /// The version, where a policy did.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         policy: Option<PolicyOf>,
@@ -172,8 +183,9 @@ pub enum What {
     },
     /// It was to move and may not.
     MoveRefused {
-        /// Where to.
-        to: MonolithId,
+        /// Where to, if that was said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<MonolithId>,
         /// Who wanted it.
         by: Mover,
         /// Why not.
@@ -183,8 +195,9 @@ pub enum What {
     MoveEnded {
         /// Who was asked to let it go.
         from: MonolithId,
-        /// Who was to have it.
-        to: MonolithId,
+        /// Who was to have it, if that was said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<MonolithId>,
         /// How it ended.
         how: MoveEnd,
     },
@@ -239,6 +252,8 @@ pub enum Mover {
     Hand,
     /// `rebalance`.
     Policy,
+    /// A drain of its Monolith.
+    Drain,
 }
 
 /// How a move ended.
@@ -422,6 +437,7 @@ impl What {
             }
             Self::NotConfirmed { why, .. } => why.len(),
             Self::Sent { .. }
+            | Self::Claimed { .. }
             | Self::Waits
             | Self::Bound { .. }
             | Self::Found { .. }

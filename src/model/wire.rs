@@ -184,8 +184,9 @@ pub struct RoomReport {
     pub metadata: Arc<Metadata>,
 }
 
-/// A room's metadata, verbatim, with the few fields that the balancer itself reads.
-#[derive(Debug, PartialEq)]
+/// A room's metadata, verbatim, with the few fields that the balancer itself reads. It is `Eq`, so that two pointers to one
+/// are known to be equal without a look at it.
+#[derive(Debug, PartialEq, Eq)]
 pub struct Metadata {
     raw: Box<str>,
     users_at: Option<Range<usize>>,
@@ -528,14 +529,23 @@ pub fn unload(room: &str) -> String {
 
 /// `client_msg`: what a client said, byte for byte. `payload` has to be one JSON object, see [`is_object`].
 pub fn client_message(member: MemberId, payload: &str) -> String {
-    const HEAD: &str = r#"{"type":"client_msg","payload":{"client_id":""#;
-    let mut frame = String::with_capacity(HEAD.len() + 36 + 12 + payload.len() + 2);
-    frame.push_str(HEAD);
+    let mut frame = String::with_capacity(SAID_AT + payload.len() + SAID_TAIL.len());
+    frame.push_str(SAID_HEAD);
     frame.push_str(member.encode(&mut [0; 36]));
-    frame.push_str(r#"","payload":"#);
+    frame.push_str(SAID_MIDDLE);
     frame.push_str(payload);
-    frame.push_str("}}");
+    frame.push_str(SAID_TAIL);
     frame
+}
+
+const SAID_HEAD: &str = r#"{"type":"client_msg","payload":{"client_id":""#;
+const SAID_MIDDLE: &str = r#"","payload":"#;
+const SAID_TAIL: &str = "}}";
+const SAID_AT: usize = SAID_HEAD.len() + 36 + SAID_MIDDLE.len();
+
+/// What the client said in a frame of [`client_message`], byte for byte.
+pub fn said(frame: &str) -> &str {
+    frame.get(SAID_AT..frame.len().saturating_sub(SAID_TAIL.len())).unwrap_or_default()
 }
 
 struct Quoted<'a>(&'a str);

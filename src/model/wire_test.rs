@@ -156,6 +156,9 @@ fn frames_to_a_monolith_are_json_whatever_the_text() {
         client_message(id, "{}"),
         format!(r#"{{"type":"client_msg","payload":{{"client_id":"{id}","payload":{{}}}}}}"#)
     );
+    let text = r#" {"odd":"}} \u00e9 é"} "#;
+    assert_eq!(said(&client_message(id, text)), text);
+    assert_eq!(said("{}"), "");
 }
 
 #[test]

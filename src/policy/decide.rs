@@ -11,10 +11,17 @@ use crate::model::{MonolithId, Region};
 /// Ids of a list in a message; the rest is counted.
 const NAMED_IN_MESSAGES: usize = 8;
 
+/// How long a Monolith gets less than its share, in seconds. `policies/default.lua` has the same number.
+pub const SLOW_START_S: f64 = 30.0;
+/// The least share that it gets.
+const LEAST_SHARE: f64 = 0.1;
+
 /// One decision: asks the policy, checks its answer, and adds the default's choices behind its own.
 ///
 /// The default of `place` is the balancer's own region first, then fewest rooms (pending ones included), then the
 /// smaller id; of `route` the same with requests in flight instead of rooms. A region is never a reason to serve nobody.
+/// A Monolith that has taken rooms for less than [`SLOW_START_S`] counts as fuller than it is, so that one that has just come
+/// back is not given everything because it is empty.
 pub fn decide(policy: &mut dyn Policy, call: &Call, view: &View) -> Decision {
     decide_near(policy, call, view, None)
 }
@@ -102,7 +109,7 @@ fn eligible(call: &Call, row: &MonolithRow) -> bool {
 }
 
 /// A Monolith that may be chosen, with what the default goes by.
-type Other<'a> = (f64, u64, &'a MonolithId);
+type Other<'a> = (f64, f64, &'a MonolithId);
 
 fn others<'a>(
     call: &Call,
@@ -117,7 +124,7 @@ fn others<'a>(
 
 /// The order of the default.
 fn before(a: &Other<'_>, b: &Other<'_>) -> Ordering {
-    a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)).then(a.2.cmp(b.2))
+    a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.cmp(b.2))
 }
 
 fn distance(call: &Call, region: &Region, distances: Option<&Distances>) -> f64 {
@@ -128,11 +135,12 @@ fn distance(call: &Call, region: &Region, distances: Option<&Distances>) -> f64 
     }
 }
 
-fn load(hook: Hook, row: &MonolithRow) -> u64 {
-    match hook {
-        Hook::Route => u64::from(row.inflight),
-        _ => u64::from(row.rooms) + u64::from(row.pending),
-    }
+fn load(hook: Hook, row: &MonolithRow) -> f64 {
+    let count = match hook {
+        Hook::Route => f64::from(row.inflight),
+        _ => f64::from(row.rooms) + f64::from(row.pending),
+    };
+    count / (row.age_s / SLOW_START_S).clamp(LEAST_SHARE, 1.0)
 }
 
 /// Why a Monolith may not be chosen in this call, if it may not.
@@ -210,6 +218,20 @@ mod tests {
         check(Ok(Answer::Default), &["a", "b", "c"], &[]);
         let decision = decide(&mut Builtin, &call(Hook::Place, &[]), &view());
         assert_eq!((decision.answer, decision.choices[0].as_str(), decision.fault), (Answer::Default, "c", None));
+    }
+
+    #[test]
+    fn who_has_just_come_back_gets_its_share_little_by_little() {
+        let aged = |id: &str, rooms, age_s| MonolithRow { age_s, ..row(id, "ewr", rooms) };
+        let first = |fresh: MonolithRow| {
+            let view = View::of([aged("old", 50, 900.0), fresh]);
+            decide(&mut Builtin, &call(Hook::Place, &[]), &view).choices[0].clone()
+        };
+        for (rooms, age_s, expected) in
+            [(0, 0.0, "new"), (4, 0.0, "new"), (6, 0.0, "old"), (20, 15.0, "new"), (26, 15.0, "old"), (49, 30.0, "new")]
+        {
+            assert_eq!(first(aged("new", rooms, age_s)).as_str(), expected, "{rooms} rooms after {age_s} s");
+        }
     }
 
     #[test]

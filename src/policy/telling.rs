@@ -4,7 +4,7 @@
 use super::decide::why_not;
 use super::tap::Seen;
 use crate::model::MonolithId;
-use crate::model::policy::{Answer, Call, Decision, FaultKind, View};
+use crate::model::policy::{Answer, Call, Decision, Fault, FaultKind, View};
 use crate::model::story::{Candidate, Decided, Overruled, PolicyOf};
 
 /// What is known of a decision of `place` that somebody has seen.
@@ -73,18 +73,26 @@ pub fn version(seen: &Seen<'_>) -> PolicyOf {
 
 /// What the script explained, as far as it is kept.
 pub fn explained(seen: &Seen<'_>) -> Vec<String> {
-    seen.heard.explained.iter().take(Decided::EXPLAINED).map(|text| shortened(text)).collect()
+    explanations(&seen.heard.explained)
+}
+
+/// What a script explained, as far as it is kept.
+pub fn explanations(texts: &[String]) -> Vec<String> {
+    texts.iter().take(Decided::EXPLAINED).map(|text| shortened(text)).collect()
 }
 
 /// The fault of a decision with its place. A script that ran well and named the wrong Monolith has the line of its hook.
 pub fn fault(seen: &Seen<'_>) -> Option<String> {
-    let fault = seen.decision.fault.as_ref()?;
+    Some(located(seen.decision.fault.as_ref()?, &seen.by.source().file(), seen.heard.line))
+}
+
+/// A fault with its place, where it does not name one itself: the file, and the line of the hook.
+pub fn located(fault: &Fault, file: &str, line: Option<u32>) -> String {
     if fault.kind != FaultKind::NotEligible {
-        return Some(shortened(&fault.message));
+        return shortened(&fault.message);
     }
-    let file = seen.by.source().file();
-    let at = seen.heard.line.map_or_else(|| file.clone(), |line| format!("{file}:{line}"));
-    Some(shortened(&format!("{at}: {}", fault.message)))
+    let at = line.map_or_else(|| file.to_owned(), |line| format!("{file}:{line}"));
+    shortened(&format!("{at}: {}", fault.message))
 }
 
 /// An answer, of which a long list is cut.

@@ -8,9 +8,11 @@ pub mod client;
 pub mod http;
 pub mod monolith;
 pub mod playback;
+pub mod proxy;
 pub mod raw;
 pub mod reconnect;
 pub mod recording;
+pub mod redis;
 #[cfg(test)]
 mod tests;
 mod world;
@@ -21,8 +23,10 @@ use std::time::Duration;
 pub use balancer::{RawLink, Received};
 pub use client::{Client, Connect};
 pub use monolith::Monolith;
+pub use proxy::Proxy;
 pub use raw::{RawFrame, RawSocket};
 pub use reconnect::ReconnectingClient;
+pub use redis::Redis;
 pub use world::{RoomInfo, World};
 
 /// Something that a test waited for did not happen in time.

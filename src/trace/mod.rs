@@ -21,7 +21,7 @@ mod rotate;
 mod scan;
 pub mod snapshot;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod write;
 
 pub use decode::{Decoder, Item};

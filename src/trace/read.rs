@@ -14,7 +14,7 @@ use crate::policy::lua::Source;
 /// The longest line that is read, in bytes. A view of 1,000 Monoliths has 300 KB.
 const MAX_LINE: usize = 64 << 20;
 /// How a file of the compressed kind begins (RFC 8878, section 3.1.1).
-const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+pub const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// What to do about a line that cannot be understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub enum OnDamage {
 }
 
 /// Why a trace cannot be read, or not any further.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{file}{at}: {what}", at = line.map(|line| format!(":{line}")).unwrap_or_default())]
 pub struct TraceError {
     /// The file.
@@ -128,6 +128,11 @@ impl Reader {
         self.skips_events = skip;
     }
 
+    /// What is done about lines that cannot be understood.
+    pub fn on_damage(&self) -> OnDamage {
+        self.on_damage
+    }
+
     /// The line that was read last, from 1.
     pub fn line(&self) -> u64 {
         self.line
@@ -188,7 +193,7 @@ impl Reader {
                 Err(e) => {
                     self.ended = true;
                     let what = if self.compressed {
-                        format!("the compressed data is damaged from here on ({e}); what stands before it is whole")
+                        format!("the compressed data is damaged from here on, or before if its checksum is wrong ({e})")
                     } else {
                         format!("cannot be read any further: {e}")
                     };

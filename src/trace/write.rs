@@ -443,7 +443,9 @@ impl Output {
     fn new(file: File, path: &Path) -> std::io::Result<Self> {
         let file = Counted { file, bytes: 0 };
         let to = if path.extension().is_some_and(|extension| extension == "zst") {
-            Compressed::Zstd(zstd::stream::write::Encoder::new(file, LEVEL)?)
+            // Without a checksum damage inside a block may come out as other text.
+            let encoder = zstd::stream::write::Encoder::new(file, LEVEL);
+            Compressed::Zstd(encoder.and_then(|mut to| to.include_checksum(true).map(|()| to))?)
         } else {
             Compressed::No(BufWriter::with_capacity(1 << 16, file))
         };

@@ -132,7 +132,8 @@ async fn a_hold_ends_with_503_when_its_time_is_over() {
         let balancer = with_policy(&holding(delay), |config| config.timeouts.hold = Duration::from_millis(300)).await;
         let started = Instant::now();
         let answer = refused(&balancer, "movie").await;
-        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{delay}");
+        let retry = answer.header("retry-after").and_then(|seconds| seconds.parse::<u64>().ok());
+        assert!(answer.status == 503 && matches!(retry, Some(1..=4)), "{delay}: {} {retry:?}", answer.status);
         assert!(started.elapsed() >= Duration::from_millis(300), "{delay}");
         assert_eq!(balancer.metric("usher_admit_hold_timeouts_total").await, 1.0, "{delay}");
         assert_eq!(balancer.metric("balancer_clients").await, 0.0, "{delay}");

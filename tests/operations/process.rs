@@ -419,7 +419,8 @@ async fn a_running_process_is_steered_from_the_command_line() {
     fs::write(folder.path().join("mine.lua"), "return { place = function(call) return call.monoliths[1] end }")
         .unwrap();
     fs::write(folder.path().join("bad.lua"), "return {").unwrap();
-    let text = format!("{}[policy]\nfile = \"./mine.lua\"\n", config(&monoliths));
+    let quick = "[handover]\nquiet = \"50ms\"\n";
+    let text = format!("{}[policy]\nfile = \"./mine.lua\"\n{quick}", config(&monoliths));
     let process = Process::with_file(folder.path(), "usher.toml", &text, &[]).await;
     process.ready().await;
     let mut client = Client::join(process.addr, "room-1", "token").await.unwrap();
@@ -495,7 +496,18 @@ async fn a_running_process_is_steered_from_the_command_line() {
     let other = monoliths.iter().map(|monolith| monolith.id()).find(|id| !out.contains(id.as_str())).unwrap();
     let (code, out, err) = ask(&["room", "move", "ROOM-1", "--to", &other]).await;
     assert!(code == 0 && out.contains(&format!("to {other}, 1 clients")), "{out}{err}");
-    assert_eq!(client.closed(SOON).await.unwrap().code, 1001);
+    // Its client goes along.
+    client.synced(SOON).await.unwrap();
+    let (code, out, err) = ask(&["monolith", "drain", &other, "--wait"]).await;
+    assert!(code == 0 && out.contains("\"rooms_left\": 0") && out.contains("\"state\": \"draining\""), "{out}{err}");
+    assert!(err.contains("0 rooms with 0 clients left, 1 rooms moved; done"), "{err}");
+    client.synced(SOON).await.unwrap();
+    client.chat("and here").await;
+    client.recv_until(SOON, |text| text.contains("and here")).await.unwrap();
+    let (code, out, err) = ask(&["monolith", "resume", &other]).await;
+    assert!(code == 0 && out.contains("\"state\": \"up\""), "{out}{err}");
+    assert_eq!(ask(&["monolith", "drain", "nobody"]).await.0, 1);
+    client.chat("to the end").await;
     assert_eq!(process.terminate().await.0, Some(0));
     assert_eq!(ask(&["status"]).await.0, 2, "nobody to ask");
 }

@@ -122,16 +122,25 @@ async fn what_cannot_be_replayed_ends_with_2_and_the_way_out() {
     fs::write(at.join("cut.trace.jsonl"), &whole[..whole.len() - 9]).unwrap();
     let damaged = text(&whole).replacen("\"decision\":7,", "\"decision\":", 1);
     fs::write(at.join("damaged.trace.jsonl"), damaged).unwrap();
+    let event = text(&whole).replacen("{\"t\":7000000", "{\"t\":6500000,\"event\":\"jo\\q\"}\n{\"t\":7000000", 1);
+    fs::write(at.join("event.trace.jsonl"), event).unwrap();
+    // What is asked about is bad.
+    for arguments in [["--policy", "broken.lua"].as_slice(), &["--policy", "default", "--against", "broken.lua"]] {
+        let (code, out, err) = replay(at, &[&["t.trace.jsonl"], arguments].concat()).await;
+        assert_eq!(code, 1, "{arguments:?}: {out} {err}");
+        assert!(err.contains("broken.lua:") && out.is_empty(), "{arguments:?}: {err}");
+    }
     for (arguments, says) in [
         (&["missing.jsonl"][..], "missing.jsonl: cannot be read"),
         (&["no.jsonl"], "no.jsonl:1: is no trace"),
-        (&["t.trace.jsonl", "--policy", "broken.lua"], "broken.lua:"),
+        (&["t.trace.jsonl", "--report", "no/such/x.html"], "no/such/x.html: the report cannot be written"),
         (&["t.trace.jsonl", "--policy", "least-loadd"], "did you mean \"least-loaded\"?"),
-        (&["t.trace.jsonl", "--policy", "default", "--against", "broken.lua"], "broken.lua:"),
         (&["t.trace.jsonl", "--against", "default"], "--policy"),
         (&["t.trace.jsonl", "--assert", "agrement > 0"], "did you mean \"agreement\"?"),
         (&["t.trace.jsonl", "--assert", "agreement"], "write < <= >"),
         (&["damaged.trace.jsonl", "--strict"], "damaged.trace.jsonl:9: "),
+        // A line that looks like an event is one that a replay would not read.
+        (&["event.trace.jsonl", "--strict"], "event.trace.jsonl:10: "),
     ] {
         let (code, out, err) = replay(at, arguments).await;
         assert_eq!(code, 2, "{arguments:?}: {out} {err}");

@@ -45,6 +45,7 @@ async fn balancer() -> Balancer {
     let folder = TempDir::new().unwrap();
     fs::write(folder.path().join("policy.lua"), BEFORE).unwrap();
     let mut config = quick();
+    config.handover.mode = usher::config::HandoverMode::Close;
     config.policy.source = PolicySource::File(folder.path().join("policy.lua"));
     Balancer::start_in(folder, monoliths(&world, &["ewr", "cdg"]).await, config).await
 }
@@ -224,6 +225,7 @@ async fn a_trace_tells_the_story_of_a_room() {
     let (code, out, err) = why(&["plain.jsonl", "Movie"]).await;
     assert_eq!(code, 0, "{err}");
     let expected = "Movie in plain.jsonl
+(not in a trace: waits, joins sent without asking the policy, attempts that were not confirmed, ends of moves, canaries)
 
 2023-11-14 (UTC)
 22:13:20.005                placed (join, attempt 1): b

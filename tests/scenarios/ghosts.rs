@@ -14,7 +14,7 @@ use crate::harness::*;
 async fn one() -> (Monolith, Balancer) {
     let world = world_with(["x"]);
     let a = monolith(&world).start().await.unwrap();
-    let balancer = Balancer::start(&[&a]).await;
+    let balancer = Balancer::start_with(&[&a], closing).await;
     (a, balancer)
 }
 

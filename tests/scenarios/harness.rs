@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 use usher::cli::app::{App, Start};
-use usher::config::{self, Config, Discovery, Loaded, PolicySource, Secret};
+use usher::config::{self, Config, Discovery, HandoverMode, Loaded, PolicySource, Secret};
 use usher::front::listener::Listener;
 use usher::model::Region;
 use usher::testkit::http::{self, Answer};
@@ -56,6 +56,11 @@ pub fn config_for(links: &[SocketAddr]) -> Config {
     // On a busy machine a Monolith may take its time; no broadcast is to come before its answer all the same.
     config.timeouts.join_answer = SOON;
     config
+}
+
+/// A configuration with which clients are closed when their room changes its Monolith.
+pub fn closing(config: &mut Config) {
+    config.handover.mode = HandoverMode::Close;
 }
 
 impl Balancer {

@@ -64,7 +64,9 @@ async fn f09_a_monolith_under_two_addresses_is_one_monolith() {
     let a = monolith(&world).start().await.unwrap();
     let one = Forwarder::start(a.link_addr(), true).await;
     let two = Forwarder::start(a.link_addr(), false).await;
-    let balancer = Balancer::start_config(config_for(&[one.addr, two.addr])).await;
+    let mut config = config_for(&[one.addr, two.addr]);
+    closing(&mut config);
+    let balancer = Balancer::start_config(config).await;
     balancer.linked(1).await;
     let client = balancer.join("x", "t").await;
     let dialled = a.look(|state| state.links_accepted());
@@ -219,8 +221,11 @@ async fn f05_early_gossip_keeps_a_pending_room() {
 async fn f03_a_monolith_that_stalls_loses_its_clients_and_takes_part_again_when_it_resumes() {
     let world = world_with(["x", "y"]);
     let (a, b) = (monolith(&world).start().await.unwrap(), monolith(&world).start().await.unwrap());
-    let balancer =
-        Balancer::start_with(&[&a, &b], |config| config.heartbeat.interval = Duration::from_millis(300)).await;
+    let balancer = Balancer::start_with(&[&a, &b], |config| {
+        closing(config);
+        config.heartbeat.interval = Duration::from_millis(300);
+    })
+    .await;
     let mut client = balancer.join("x", "t").await;
     let (stalled, other) = if a.loads() == 1 { (&a, &b) } else { (&b, &a) };
     stalled.stall();
@@ -248,7 +253,11 @@ async fn f03_a_monolith_that_stalls_loses_its_clients_and_takes_part_again_when_
 async fn f21_a_half_open_link_is_found_before_its_clients_find_out() {
     let world = world_with(["x"]);
     let a = monolith(&world).start().await.unwrap();
-    let balancer = Balancer::start_with(&[&a], |config| config.heartbeat.interval = Duration::from_millis(300)).await;
+    let balancer = Balancer::start_with(&[&a], |config| {
+        closing(config);
+        config.heartbeat.interval = Duration::from_millis(300);
+    })
+    .await;
     let mut client = balancer.join("x", "t").await;
     a.stall_reading();
     assert_eq!(client.closed(SOON).await.unwrap().code, 1001);
@@ -319,7 +328,7 @@ async fn odd_frames_on_a_link_do_not_end_it() {
 async fn f30_a_broken_frame_on_a_link_ends_that_link_and_no_other() {
     let world = world_with(["x", "y"]);
     let (a, b) = (monolith(&world).start().await.unwrap(), monolith(&world).start().await.unwrap());
-    let balancer = Balancer::start(&[&a, &b]).await;
+    let balancer = Balancer::start_with(&[&a, &b], closing).await;
     let x = balancer.join("x", "t").await;
     let y = balancer.join("y", "t").await;
     let (mut broken, mut kept) = if a.members("x").is_empty() { (y, x) } else { (x, y) };

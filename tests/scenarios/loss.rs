@@ -1,4 +1,4 @@
-//! Monoliths that go, and come back: nobody is told to give up, and whoever is left serves.
+//! Monoliths that go, and come back, where clients are closed: nobody is told to give up, and whoever is left serves.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ async fn two_regions(rooms: &[&str]) -> (Monolith, Monolith, Balancer) {
     let world = world_with(rooms);
     let here = monolith(&world).start().await.unwrap();
     let there = monolith(&world).region(THERE).start().await.unwrap();
-    let balancer = Balancer::start(&[&here, &there]).await;
+    let balancer = Balancer::start_with(&[&here, &there], closing).await;
     (here, there, balancer)
 }
 
@@ -39,7 +39,7 @@ async fn f11_the_other_region_takes_over_within_one_attempt() {
 async fn f14_a_dead_monolith_takes_nobody_with_it() {
     let world = world_with(["x", "y"]);
     let (a, b) = (monolith(&world).start().await.unwrap(), monolith(&world).start().await.unwrap());
-    let balancer = Balancer::start(&[&a, &b]).await;
+    let balancer = Balancer::start_with(&[&a, &b], closing).await;
     let mut x = balancer.join("x", "t").await;
     let mut y = balancer.join("y", "t").await;
     assert_eq!((a.loads(), b.loads()), (1, 1));
@@ -60,7 +60,7 @@ async fn f14_a_dead_monolith_takes_nobody_with_it() {
 async fn f22_what_is_listed_and_gone_gets_nothing_and_returns() {
     let world = world_with(["x"]);
     let a = monolith(&world).start().await.unwrap();
-    let balancer = Balancer::start(&[&a]).await;
+    let balancer = Balancer::start_with(&[&a], closing).await;
     let mut client = balancer.join("x", "t").await;
     let old_id = a.id();
     a.kill().await;
@@ -133,7 +133,7 @@ async fn f54_after_a_sudden_end_the_other_region_serves_everybody() {
 async fn f53_a_monolith_that_restarts_is_linked_again_every_time() {
     let world = world_with(["x"]);
     let a = monolith(&world).start().await.unwrap();
-    let balancer = Balancer::start(&[&a]).await;
+    let balancer = Balancer::start_with(&[&a], closing).await;
     let client = returning(&balancer, "x", 1);
     for round in 1..=5 {
         client.wait_for(|progress| progress.syncs == round && progress.connected, SOON).await.unwrap();

@@ -1,4 +1,4 @@
-//! Rooms that move to another Monolith: their clients come back there, and neither the Monolith nor other rooms notice.
+//! Rooms that move to another Monolith, where clients are closed: they come back there, and neither the Monolith nor other rooms notice.
 
 use std::time::Duration;
 
@@ -35,6 +35,7 @@ async fn a_rebalance_moves_a_room_and_its_clients_come_back_to_the_target() {
     let policy = PolicyFile::new(POLICY);
     let balancer = Balancer::start_with(&[&a, &b], |config| {
         policy.set(config);
+        closing(config);
         config.policy.budget = Duration::from_secs(1);
         config.policy.rebalance_every = Some(Duration::from_millis(200));
     })
@@ -70,6 +71,7 @@ async fn a_dry_rebalance_moves_nothing() {
     let policy = PolicyFile::new(POLICY);
     let balancer = Balancer::start_with(&[&a, &b], |config| {
         policy.set(config);
+        closing(config);
         config.policy.budget = Duration::from_secs(1);
         config.policy.rebalance_every = Some(Duration::from_millis(100));
         config.policy.rebalance = usher::config::Rebalance::Dry;
@@ -96,7 +98,11 @@ async fn a_dry_rebalance_moves_nothing() {
 async fn an_operator_moves_a_room() {
     let (a, b, _world) = pair().await;
     let policy = PolicyFile::new("return { place = function(call) return call.monoliths[1] end }");
-    let balancer = Balancer::start_with(&[&a, &b], |config| policy.set(config)).await;
+    let balancer = Balancer::start_with(&[&a, &b], |config| {
+        policy.set(config);
+        closing(config);
+    })
+    .await;
     let mut client = balancer.join("x", "t").await;
     let to_b = json!({"to": b.id()});
     for (path, body, status, code) in [
@@ -126,6 +132,7 @@ async fn a_room_whose_only_member_was_not_let_in_yet_is_not_asked_for() {
     let policy = PolicyFile::new("return { place = function(call) return call.monoliths[1] end }");
     let balancer = Balancer::start_with(&[&a, &b], |config| {
         policy.set(config);
+        closing(config);
         config.timeouts.load = Duration::from_millis(300);
     })
     .await;

@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 
+use crate::lab::page_text::plain;
 use crate::model::policy::{Answer, Cause, FaultKind, MonolithRow, MonolithState};
 use crate::model::story::{Candidate, Chapter, Decided, MoveEnd, Mover, PolicyOf, Sign, What};
 use crate::model::wire::UnloadReason;
@@ -44,7 +45,8 @@ pub(super) fn story(chapters: &[Chapter], forgotten: u64) -> String {
 }
 
 fn line(out: &mut String, left: &str, text: &str) {
-    let padded = format!("{left:COLUMN$}{text}");
+    // Names and texts of a policy come from far away.
+    let padded = format!("{left:COLUMN$}{}", plain(text));
     out.push_str(padded.trim_end());
     out.push('\n');
 }
@@ -72,6 +74,9 @@ fn told(what: &What) -> (String, Vec<String>) {
         What::Decided(decided) => return self::decided(decided),
         What::Sent { attempt, monolith, .. } => {
             format!("placed (move, attempt {attempt}): {monolith}, where it was to move; the policy was not asked")
+        }
+        What::Claimed { monolith, instead_of } => {
+            format!("another balancer was first to send it to {monolith}, so it goes there and not to {instead_of}")
         }
         What::Waits => "waits until every Monolith has said what it has: one of them may have it".into(),
         What::Bound { monolith, epoch, how, instead_of } => {
@@ -136,26 +141,38 @@ fn told(what: &What) -> (String, Vec<String>) {
             let policy = policy.as_ref().map(version).unwrap_or_default();
             format!("rebalance {policy} would move it to {to} (dry: nothing moves)")
         }
-        What::Moving { from, to, clients: closed, by, policy, explained } => {
+        What::Moving { from, to, clients: moved, by, lossy, policy, explained } => {
             let who = match (by, policy) {
                 (Mover::Hand, _) => "by hand".into(),
+                (Mover::Drain, _) => "by a drain".into(),
                 (Mover::Policy, Some(policy)) => format!("by rebalance of {}", version(policy)),
                 (Mover::Policy, None) => "by rebalance".into(),
             };
-            let headline = format!("moves from {from} to {to}, {who}; closes {}, to come back", clients(closed));
+            let to = to.as_ref().map(|to| format!(" to {to}")).unwrap_or_default();
+            let lossy = if *lossy { "; somebody still talked" } else { "" };
+            let headline = format!("moves from {from}{to}, {who}, with {}{lossy}", clients(moved));
             return (headline, explained.iter().map(|text| format!("said: {text}")).collect());
         }
         What::MoveRefused { to, by, why } => {
-            let who = if *by == Mover::Hand { "by hand" } else { "by rebalance" };
-            format!("does not move to {to} ({who}): {why}")
+            let who = match by {
+                Mover::Hand => "by hand",
+                Mover::Policy => "by rebalance",
+                Mover::Drain => "by a drain",
+            };
+            let to = to.as_ref().map(|to| format!(" to {to}")).unwrap_or_default();
+            format!("does not move{to} ({who}): {why}")
         }
-        What::MoveEnded { from, to, how } => match how {
-            MoveEnd::LetGo => format!("{from} has let it go: whoever asks for it soon is sent to {to}"),
-            MoveEnd::SourceLost => format!("{from} was lost while it moved: whoever asks for it soon is sent to {to}"),
-            MoveEnd::TimedOut => format!("{from} did not let it go in time and keeps it; it does not move to {to}"),
-            MoveEnd::LoadedAgain => format!("{from} has loaded it anew and keeps it; it does not move to {to}"),
-            MoveEnd::Elsewhere => format!("left {from} for {to}, as another Monolith's report says"),
-        },
+        What::MoveEnded { from, to, how } => {
+            let sent = to.as_ref().map(|to| format!(": whoever asks for it soon is sent to {to}")).unwrap_or_default();
+            let not = to.as_ref().map(|to| format!("; it does not move to {to}")).unwrap_or_default();
+            match how {
+                MoveEnd::LetGo => format!("{from} has let it go{sent}"),
+                MoveEnd::SourceLost => format!("{from} was lost while it moved{sent}"),
+                MoveEnd::TimedOut => format!("{from} did not let it go in time and keeps it{not}"),
+                MoveEnd::LoadedAgain => format!("{from} has loaded it anew and keeps it{not}"),
+                MoveEnd::Elsewhere => format!("left {from}, as another Monolith's report says"),
+            }
+        }
         What::Admission { policy, answer, fault } => {
             let said = match answer {
                 Answer::Reject { code, reason } if reason.is_empty() => format!("refused a client with {code}"),
@@ -290,6 +307,7 @@ fn table(decided: &Decided) -> Vec<String> {
         MonolithState::Up => "up",
         MonolithState::Suspect => "suspect",
         MonolithState::Draining => "draining",
+        MonolithState::Ejected => "ejected",
     };
     let column = |head: &str, text: &dyn Fn(&Candidate) -> String| -> Vec<String> {
         std::iter::once(head.to_string()).chain(rows.iter().map(text)).collect()

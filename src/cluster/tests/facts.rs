@@ -5,7 +5,7 @@ use crate::policy::lua::{Environment, Program, Source, Vm};
 use crate::policy::shipped::shipped;
 
 #[test]
-fn a_burst_of_500_new_rooms_is_even_within_2_percent_under_least_loaded() {
+fn f40_a_burst_of_500_new_rooms_is_even_within_2_percent_under_least_loaded() {
     let policy = shipped("least-loaded").unwrap();
     let program = Program::compile(Source::shipped(policy.name, policy.text), &Environment::default()).unwrap();
     // None is confirmed during the burst, or every third is.

@@ -147,6 +147,18 @@ fn f33_a_client_that_drops_while_its_join_is_in_flight_leaves_no_ghost() {
 }
 
 #[test]
+fn f41_one_that_leaves_gets_nothing_new_however_fresh_and_empty_it_is() {
+    let mut w = world(2);
+    w.policy.answer = Answer::Default;
+    w.gossip(2, &[("a", 1), ("b", 2), ("c", 3)]).ignore();
+    w.settled("foo", 3);
+    w.state(1, MonolithState::Draining);
+    w.gossip(1, &[("foo", 3)]).gives("");
+    w.join(2, "bar").gives("join m2 c2#1 bar alone");
+    w.join(3, "foo").gives("join m1 c3#1 foo");
+}
+
+#[test]
 fn f50_no_unload_for_a_room_that_was_never_reported() {
     let mut w = world(2);
     w.join(1, "foo").gives("join m1 c1#1 foo alone");

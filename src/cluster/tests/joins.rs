@@ -97,8 +97,9 @@ fn when_no_monolith_is_left_everyone_hears_1013() {
     w.wait(5).gives("leave m1 c1#1; join m2 c1#2 foo alone");
     w.wait(5).gives("leave m2 c1#2; close c1 1013; close c2 1013; close c3 1013");
     let mut none = world(0);
-    none.join(1, "foo").gives("close c1 1013");
-    none.get(1, "foo").gives("refuse r1 503");
+    none.join(1, "foo").gives("");
+    none.get(1, "foo").gives("");
+    none.wait(10).gives("close c1 1013; refuse r1 503");
 }
 
 #[test]

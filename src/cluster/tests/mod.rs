@@ -4,12 +4,18 @@
 //! first attachment of client 2; `alone` means that its first frame is to be reported and its own frames are held,
 //! `unsure` that they may go but the first frame is reported.
 
+mod claims;
+mod drain;
+mod duplicates;
+mod ejection;
 mod facts;
 mod failures;
+mod handover;
 mod joins;
 mod links;
 mod model;
 mod moves;
+mod pace;
 mod property;
 mod reports;
 mod requests;
@@ -18,9 +24,10 @@ mod story;
 use std::sync::Arc;
 
 use super::members::Place;
-use super::{Cluster, Settings};
+use super::{Cluster, EjectionSettings, Settings};
 use crate::config::Weights;
-use crate::model::event::{Effect, Event, Micros, RequestOutcome, Token, UnloadCause};
+use crate::model::claims::{ClaimAnswer, ClaimCommand, ClaimOutcome};
+use crate::model::event::{Effect, Ejection, Event, Micros, RequestOutcome, Token, UnloadCause};
 use crate::model::policy::{Answer, Call, Cause, Fault, Hook, MonolithState, Move, View};
 use crate::model::story::{About, Note};
 use crate::model::wire::{Frame, FromMonolith, RoomReport, UnloadReason};
@@ -77,9 +84,14 @@ fn settings() -> Settings {
         place_attempts: 3,
         pending_joins: 100,
         pending_rooms: 50,
+        hold: 10 * SECOND,
+        joins_per_second: 10,
+        ejection: EjectionSettings { errors: 0.5, after: 5 * SECOND, flaps: 3, base: 30 * SECOND, most: 0.5 },
         rebalance: None,
+        seamless: None,
         move_rate: 50,
         weights: Weights::default(),
+        claims: None,
     }
 }
 
@@ -114,7 +126,8 @@ fn client(n: u64) -> ClientId {
 }
 
 fn report((room, epoch): (&str, u32)) -> RoomReport {
-    let room = format!(r#"{{"name":"{room}","visibility":"public","users":2}}"#);
+    let temporary = room.starts_with("temp");
+    let room = format!(r#"{{"name":"{room}","visibility":"public","users":2,"isTemporary":{temporary}}}"#);
     let frame = format!(r#"{{"type":"loaded","payload":{{"room":{room},"load_epoch":{epoch}}}}}"#);
     match Frame::parse(&frame).unwrap().message {
         FromMonolith::Loaded(report) => report,
@@ -130,31 +143,49 @@ fn show(effect: &Effect) -> String {
     match effect {
         Effect::AcceptLink { link } => format!("accept {link}"),
         Effect::RefuseLink { link } => format!("refuse link {link}"),
-        Effect::Attach { link, client, attachment, room, open, report, .. } => {
+        Effect::Attach { link, client, attachment, room, open, report, rejoin, .. } => {
+            let again = if *rejoin { " again" } else { "" };
             let how = match (open, report) {
                 (false, true) => " alone",
                 (true, true) => " unsure",
                 (true, false) => "",
                 (false, false) => " HELD FOR EVER",
             };
-            format!("join m{link} c{}#{attachment} {room}{how}", number(client))
+            format!("join m{link} c{}#{attachment} {room}{how}{again}", number(client))
         }
         Effect::Open { link, client, attachment } => format!("open m{link} c{}#{attachment}", number(client)),
         Effect::Detach { link, client, attachment } => format!("leave m{link} c{}#{attachment}", number(client)),
         Effect::Unload { link, room, why: UnloadCause::Duplicate } => format!("unload m{link} {room}"),
         Effect::Unload { link, room, why: UnloadCause::Move } => format!("let go m{link} {room}"),
+        Effect::Unload { link, room, why: UnloadCause::HandOver } => format!("hand over m{link} {room}"),
+        Effect::Hold { client, attachment } => format!("hold c{}#{attachment}", number(client)),
+        Effect::Watch { link, room, .. } => format!("watch m{link} {room}"),
         Effect::Moving { request, outcome: Ok(moving) } => {
-            format!("r{request} moves {} {} {} {}", moving.room, moving.from, moving.to, moving.clients)
+            let to = moving.to.as_ref().map_or("anywhere", MonolithId::as_str);
+            format!("r{request} moves {} {} {to} {}", moving.room, moving.from, moving.clients)
         }
         Effect::Moving { request, outcome: Err(refusal) } => format!("r{request} stays {}", refusal.label()),
         Effect::Rebalanced(done) => format!("rebalanced {}-{} of {}", done.asked, done.refused, done.rooms),
         Effect::Close { client, code } => format!("close c{} {code}", number(client)),
+        Effect::Enter { client, admitted: true } => format!("enter c{}", number(client)),
+        Effect::Enter { client, admitted: false } => format!("turn away c{}", number(client)),
+        Effect::Ejection(Ejection::Out { monolith, cause, lasts, times }) => {
+            format!("eject {monolith} {} {}s {times}x", cause.label(), lasts / SECOND)
+        }
+        Effect::Ejection(Ejection::Spared { monolith, cause }) => format!("spare {monolith} {}", cause.label()),
+        Effect::Ejection(Ejection::Back { monolith }) => format!("{monolith} is back"),
         Effect::Send { request, monolith, awaited } => {
             format!("send r{request} {monolith}{}", if *awaited { " awaited" } else { "" })
         }
         Effect::Refuse { request, status } => format!("refuse r{request} {status}"),
         Effect::Bind { room, monolith } => format!("bind {room} {monolith}"),
         Effect::Unbind { room } => format!("unbind {room}"),
+        Effect::Claim(ClaimCommand::Ask { room, number, monolith }) => format!("claim {number} {room} {monolith}"),
+        Effect::Claim(ClaimCommand::Renew { rooms }) => {
+            let rooms: Vec<String> = rooms.iter().map(|(room, monolith)| format!("{room} {monolith}")).collect();
+            format!("renew {}", rooms.join(", "))
+        }
+        Effect::Claim(ClaimCommand::Release { room, monolith }) => format!("release {room} {monolith}"),
         Effect::Story(_) => unreachable!("stories are kept apart"),
     }
 }
@@ -193,7 +224,12 @@ impl World {
     }
 
     fn state(&mut self, link: u64, state: MonolithState) {
-        self.event(Event::LinkState { link: LinkId(link), state }).gives("");
+        self.state_gives(link, state, "");
+    }
+
+    #[track_caller]
+    fn state_gives(&mut self, link: u64, state: MonolithState, expected: &str) {
+        self.event(Event::LinkState { link: LinkId(link), state }).gives(expected);
     }
 
     fn loaded(&mut self, link: u64, room: &str, epoch: u32) -> Got {
@@ -211,7 +247,7 @@ impl World {
         let members = self.cluster.rooms.get(&room).map(|room| room.members.clone()).unwrap_or_default();
         let joined = |client: ClientId| match self.cluster.clients[&client].place {
             Place::Joined { link: at, attachment } if at == LinkId(link) => Some((client, attachment)),
-            Place::Joined { .. } | Place::Waiting => None,
+            Place::Joined { .. } | Place::Waiting | Place::SentAway { .. } => None,
         };
         let detached = members.into_iter().filter_map(joined).filter(|member| !unanswered.contains(member)).collect();
         self.event(Event::Unloaded { link: LinkId(link), room, reason, detached })
@@ -256,6 +292,14 @@ impl World {
     fn move_room(&mut self, room: &str, to: u64) -> Got {
         let (request, room) = (RequestId(99), RoomKey::of(room));
         self.event(Event::Move { request, room, to: monolith(to) })
+    }
+
+    fn quiet(&mut self, link: u64, room: &str, disturbed: bool) -> Got {
+        self.event(Event::Quiet { link: LinkId(link), room: RoomKey::of(room), disturbed })
+    }
+
+    fn drain(&mut self, n: u64, on: bool) -> Got {
+        self.event(Event::Drain { monolith: monolith(n), on })
     }
 
     fn request(&mut self, n: u64, room: Option<&str>, cause: Cause) -> Got {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::property::ROOMS;
 use super::*;
-use crate::cluster::Rebalancing;
+use crate::cluster::{Claiming, Rebalancing, Seamless};
 
 /// A membership as its link knows it.
 pub(super) struct Member {
@@ -42,13 +42,22 @@ pub(super) struct Model {
     next_request: u64,
     /// Clients whose sockets are open.
     pub(super) clients: BTreeSet<ClientId>,
+    /// Clients that wait before their upgrade.
+    pub(super) knocking: BTreeSet<ClientId>,
     /// Requests that wait to hear where to go, and those that were sent and are awaited.
     pub(super) asking: BTreeSet<RequestId>,
     pub(super) awaited: BTreeMap<RequestId, (Option<usize>, bool)>,
     wanted: BTreeMap<RequestId, (Option<usize>, bool)>,
     owners: HashMap<RoomKey, MonolithId>,
+    /// Claims that were not answered: their number, for whom and when they were asked.
+    pub(super) claims: BTreeMap<RoomKey, (u64, MonolithId, Micros)>,
     /// Memberships that were ended by either side, for answers and kicks that come too late.
     pub(super) ended: Vec<(u64, ClientId, Attachment)>,
+    /// Clients whose messages go to a Monolith.
+    speaking: BTreeSet<ClientId>,
+    /// Rooms that links were asked to say something of when they are quiet.
+    pub(super) watched: Vec<(u64, RoomKey)>,
+    seamless: bool,
 }
 
 pub(super) fn pick<T: Clone>(index: usize, items: impl IntoIterator<Item = T>) -> Option<T> {
@@ -56,15 +65,23 @@ pub(super) fn pick<T: Clone>(index: usize, items: impl IntoIterator<Item = T>) -
     (!items.is_empty()).then(|| items[index % items.len()].clone())
 }
 
-fn model_settings() -> Settings {
+fn model_settings(seamless: bool) -> Settings {
     let rebalance = Some(Rebalancing { every: 3 * SECOND, dry: false });
-    Settings { pending_joins: 12, pending_rooms: 4, rebalance, move_rate: 2, ..settings() }
+    let seamless = seamless.then_some(Seamless { window: 10 * SECOND, quiet: 6 * SECOND });
+    Settings { pending_joins: 12, pending_rooms: 4, rebalance, seamless, move_rate: 2, ..settings() }
 }
 
+const CLAIMING: Claiming = Claiming { wait: SECOND / 5, lease: 15 * SECOND };
+
 impl Model {
-    pub(super) fn new(discovered: bool) -> Self {
+    /// With `others`, the balancer is one of several, and claims its rooms.
+    pub(super) fn new(discovered: bool, others: bool, seamless: bool) -> Self {
         let mut w = fresh();
-        w.cluster.configure(model_settings());
+        if others {
+            w.cluster = Cluster::new(settings(), SECOND).among_others(7);
+        }
+        let claims = others.then_some(CLAIMING);
+        w.cluster.configure(Settings { claims, ..model_settings(seamless) });
         let mut model = Self {
             w,
             peers: BTreeMap::new(),
@@ -72,11 +89,16 @@ impl Model {
             next_client: 1,
             next_request: 1,
             clients: BTreeSet::new(),
+            knocking: BTreeSet::new(),
             asking: BTreeSet::new(),
             awaited: BTreeMap::new(),
             wanted: BTreeMap::new(),
             owners: HashMap::new(),
+            claims: BTreeMap::new(),
             ended: Vec::new(),
+            speaking: BTreeSet::new(),
+            watched: Vec::new(),
+            seamless,
         };
         if discovered {
             model.feed(Event::Discovered { endpoints: vec![endpoint(1), endpoint(2), endpoint(4)] });
@@ -103,6 +125,7 @@ impl Model {
     /// over, or none.
     pub(super) fn leave_directly(&mut self, client: ClientId) {
         self.clients.remove(&client);
+        self.speaking.remove(&client);
         let mut told =
             self.ended.iter().rev().find(|(_, other, _)| *other == client).map(|(.., attachment)| *attachment);
         for (link, peer) in &mut self.peers {
@@ -121,8 +144,11 @@ impl Model {
         match effect {
             Effect::AcceptLink { link } => assert!(self.peers.contains_key(&link.0)),
             Effect::RefuseLink { link } => assert!(!self.peers.contains_key(&link.0)),
-            Effect::Attach { link, client, attachment, room, open, report, .. } => {
+            Effect::Attach { link, client, attachment, room, open, report, rejoin, .. } => {
                 assert!(self.clients.contains(&client), "{client} is gone");
+                let speaks = self.seamless && self.speaking.contains(&client);
+                assert!(!speaks, "{client} still speaks to another Monolith");
+                assert!(self.seamless || !rejoin, "clients come back by themselves");
                 let elsewhere = self.peers.values().any(|peer| peer.members.keys().any(|(other, _)| *other == client));
                 assert!(!elsewhere, "{client} is a member already");
                 let peer = self.peers.get_mut(&link.0).expect("a live link");
@@ -131,15 +157,35 @@ impl Model {
                 } else {
                     assert!(report, "nothing would ever release it");
                     assert!(!self.owners.contains_key(room.key()), "a bound room keeps nobody waiting");
+                    if let Some((.., asked)) = self.claims.get(room.key()) {
+                        assert!(
+                            asked + CLAIMING.wait <= self.w.now,
+                            "{room} was sent out before its claim was answered"
+                        );
+                    }
                     let out = peer.members.values().filter(|member| member.room == *room.key() && !member.answered);
                     assert_eq!(out.count(), 0, "one join is out at a time");
                 }
                 let member = Member { room: room.key().clone(), answered: false, report, open };
                 assert!(peer.members.insert((client, attachment), member).is_none(), "an attachment is used once");
+                if open {
+                    self.speaking.insert(client);
+                }
+            }
+            Effect::Hold { client, attachment } => {
+                let joined = self.peers.values().any(|peer| peer.members.contains_key(&(client, attachment)));
+                assert!(joined, "{client} has nothing to lose");
+                assert!(self.seamless && self.clients.contains(&client));
+                self.speaking.remove(&client);
+            }
+            Effect::Watch { link, room, .. } => {
+                assert!(self.peers.contains_key(&link.0) && self.owners.contains_key(&room));
+                self.watched.push((link.0, room));
             }
             Effect::Open { link, client, attachment } => {
                 let peer = self.peers.get_mut(&link.0).expect("a live link");
                 peer.members.get_mut(&(client, attachment)).expect("a member").open = true;
+                self.speaking.insert(client);
             }
             Effect::Detach { link, client, attachment } => {
                 let peer = self.peers.get_mut(&link.0).expect("a live link");
@@ -152,25 +198,46 @@ impl Model {
                 assert_eq!(room.spelling(), load.spelling);
                 assert!(!std::mem::replace(&mut load.asked, true), "unload is sent once per load");
                 let left = peer.members.values().filter(|member| member.room == *room.key() && member.open).count();
-                match why {
-                    UnloadCause::Duplicate => assert_eq!(left, 0, "traffic ends before the unload"),
-                    UnloadCause::Move => {
-                        assert_ne!(left, 0, "an empty room may be about to go by itself");
-                        assert!(!self.owners.contains_key(room.key()), "whoever comes now waits");
-                    }
+                if why == UnloadCause::Duplicate {
+                    assert_eq!(left, 0, "traffic ends before the unload");
+                } else {
+                    assert_eq!(why == UnloadCause::HandOver, self.seamless);
+                    assert_ne!(left, 0, "an empty room may be about to go by itself");
+                    assert!(!self.owners.contains_key(room.key()), "whoever comes now waits");
+                }
+                if why == UnloadCause::HandOver {
+                    let here = |((client, _), member): (&(ClientId, Attachment), &mut Member)| {
+                        (member.room == *room.key()).then(|| {
+                            member.open = false;
+                            *client
+                        })
+                    };
+                    let held: Vec<ClientId> = peer.members.iter_mut().filter_map(here).collect();
+                    held.iter().for_each(|client| assert!(self.speaking.remove(client), "{client} did not speak"));
                 }
             }
             Effect::Moving { outcome, .. } => {
                 if let Ok(moving) = outcome {
-                    assert!(self.peers.values().any(|peer| peer.id == moving.to), "{} is not linked", moving.to);
-                    assert_ne!(moving.from, moving.to);
+                    let to = moving.to.expect("an operator names a target");
+                    assert!(self.peers.values().any(|peer| peer.id == to), "{to} is not linked");
+                    assert_ne!(moving.from, to);
                 }
             }
             Effect::Rebalanced(done) => {
                 assert!(done.refused <= done.asked);
                 assert!(done.rooms <= self.owners.len(), "only rooms that are bound are shown");
             }
-            Effect::Close { client, .. } => assert!(self.clients.remove(&client), "{client} was closed twice"),
+            Effect::Close { client, code } => {
+                assert!(self.clients.remove(&client), "{client} was closed twice");
+                assert!(!self.seamless || code != CloseCode::AWAY, "{client} could have stayed");
+                self.speaking.remove(&client);
+            }
+            Effect::Enter { client, .. } => assert!(self.knocking.remove(&client), "{client} does not knock"),
+            Effect::Ejection(Ejection::Out { monolith, .. }) => {
+                let serving = self.w.cluster.view().rows().iter().filter(|row| row.serves()).count();
+                assert!(serving > 0, "{monolith} was the last one");
+            }
+            Effect::Ejection(Ejection::Spared { .. } | Ejection::Back { .. }) => {}
             Effect::Send { request, monolith, awaited } => {
                 assert!(self.asking.remove(&request), "{request} was answered twice");
                 assert!(self.peers.values().any(|peer| peer.id == monolith), "{monolith} is not linked");
@@ -188,6 +255,17 @@ impl Model {
                 assert_ne!(self.owners.insert(room, monolith.clone()), Some(monolith), "bound twice");
             }
             Effect::Unbind { room } => assert!(self.owners.remove(&room).is_some(), "{room} was not bound"),
+            Effect::Claim(ClaimCommand::Ask { room, number, monolith }) => {
+                assert!(self.peers.values().any(|peer| peer.id == monolith), "{monolith} is not linked");
+                assert!(!self.owners.contains_key(&room), "{room} is there already");
+                self.claims.insert(room, (number, monolith, self.w.now));
+            }
+            Effect::Claim(ClaimCommand::Renew { rooms }) => {
+                for (room, monolith) in rooms {
+                    assert!(self.peers.values().any(|peer| peer.id == monolith), "{room}: {monolith} is not linked");
+                }
+            }
+            Effect::Claim(ClaimCommand::Release { .. }) => {}
             Effect::Story(note) => assert!(note.at <= self.w.now, "{note:?} is of the future"),
         }
     }
@@ -242,6 +320,11 @@ impl Model {
     pub(super) fn link_down(&mut self, link: u64) {
         if let Some(peer) = self.peers.remove(&link) {
             self.ended.extend(peer.members.keys().map(|(client, attachment)| (link, *client, *attachment)));
+            self.watched.retain(|(other, _)| *other != link);
+            // It tells its members before it goes.
+            peer.members.keys().for_each(|(client, _)| {
+                self.speaking.remove(client);
+            });
         }
         self.feed(Event::LinkDown { link: LinkId(link) });
     }
@@ -262,7 +345,10 @@ impl Model {
     pub(super) fn kick(&mut self, link: u64, client: ClientId, attachment: Attachment, code: u16) {
         self.peers.get_mut(&link).unwrap().members.remove(&(client, attachment)).unwrap();
         self.ended.push((link, client, attachment));
-        self.clients.remove(&client);
+        self.speaking.remove(&client);
+        if code != CloseCode::AWAY.get() {
+            self.clients.remove(&client);
+        }
         let code = CloseCode::sendable(code).unwrap();
         self.feed(Event::Kicked { link: LinkId(link), client, attachment, code });
     }
@@ -275,6 +361,7 @@ impl Model {
         for ((client, attachment), member) in &mut peer.members {
             if member.room == room && member.answered {
                 detached.push((*client, *attachment));
+                self.speaking.remove(client);
             } else if member.room == room {
                 member.report = true;
             }
@@ -293,12 +380,24 @@ impl Model {
         self.feed(Event::Gossip { link: LinkId(link), rooms: reports });
     }
 
+    /// A link says that a room that it watches is quiet, or that it has watched it for long enough.
+    pub(super) fn quiet(&mut self, index: usize, disturbed: bool) {
+        if self.watched.is_empty() {
+            return;
+        }
+        let (link, room) = self.watched.swap_remove(index % self.watched.len());
+        self.feed(Event::Quiet { link: LinkId(link), room, disturbed });
+    }
+
     /// Lets time pass with nobody doing anything, then checks that nothing waits any more.
     pub(super) fn settle(&mut self) {
-        self.w.cluster.configure(Settings { rebalance: None, ..model_settings() });
+        self.w.cluster.configure(Settings { rebalance: None, ..model_settings(self.seamless) });
         for _ in 0..60 {
             self.w.now += SECOND;
             self.feed(Event::Tick);
+            while !self.watched.is_empty() {
+                self.quiet(0, false);
+            }
         }
         // Requests that were sent are answered some time, whatever the Monolith said of the room.
         for request in self.awaited.keys().copied().collect::<Vec<_>>() {
@@ -309,6 +408,12 @@ impl Model {
             self.feed(Event::Tick);
         }
         assert_eq!((self.w.cluster.waiting(), &self.asking), (0, &BTreeSet::new()), "somebody waits for ever");
+        let serving = self.w.cluster.view().rows().iter().any(|row| row.serves());
+        assert_eq!(self.w.cluster.held(), self.knocking.len());
+        assert!(!serving || (self.knocking.is_empty() && self.w.cluster.is_open()), "somebody is held for ever");
+        for client in std::mem::take(&mut self.knocking) {
+            self.feed(Event::Withdraw { client });
+        }
         let members = self.members();
         assert_eq!(members.len(), self.clients.len(), "every client is a member somewhere");
         for peer in self.peers.values() {
@@ -318,6 +423,7 @@ impl Model {
             }
         }
         // Then everyone goes, and what is left is what Monoliths reported.
+        assert_eq!(self.w.cluster.handing_over(), 0);
         for client in self.clients.clone() {
             self.clients.remove(&client);
             self.feed(Event::Leave { client, told: None });

@@ -148,7 +148,7 @@ fn rebalancing(dry: bool, moves: &[(&str, u64)]) -> World {
 }
 
 /// So many clients in a room of `m1`, numbered from `first`.
-fn fill(w: &mut World, room: &str, first: u64, clients: u64) {
+pub(super) fn fill(w: &mut World, room: &str, first: u64, clients: u64) {
     w.loaded(1, room, 1).ignore();
     for n in first..first + clients {
         w.join(n, room).gives(&format!("join m1 c{n}#1 {room}"));

@@ -11,7 +11,7 @@ use super::*;
 pub(super) const ROOMS: [&str; 8] = ["a", "A", "b", "B", "c", "room", "Room", "ROOM"];
 const REASONS: [UnloadReason; 4] =
     [UnloadReason::Keepalive, UnloadReason::Admin, UnloadReason::Commanded, UnloadReason::Shutdown];
-const CODES: [u16; 4] = [4002, 4002, 4004, 4005];
+const CODES: [u16; 6] = [4002, 4002, 4004, 4005, 1001, 1001];
 
 /// One thing that the world does. Numbers are indices, taken modulo what there is at that moment.
 #[derive(Debug, Clone)]
@@ -19,6 +19,9 @@ enum Step {
     Join(usize),
     Leave(usize),
     LeaveDirectly(usize),
+    Knock(usize),
+    Withdraw(usize),
+    Errors(usize, u8),
     Request { room: Option<usize>, create: bool },
     Outcome { request: usize, kind: u8 },
     LinkUp { monolith: u64 },
@@ -36,6 +39,9 @@ enum Step {
     Policy(u8),
     Move { room: usize, to: u64 },
     Rebalance(Vec<(usize, u64)>),
+    Claim(usize, u64),
+    Quiet(usize, bool),
+    Drain { monolith: u64, on: bool },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -46,6 +52,9 @@ fn step() -> impl Strategy<Value = Step> {
         12 => index().prop_map(Step::Join),
         5 => index().prop_map(Step::Leave),
         5 => index().prop_map(Step::LeaveDirectly),
+        5 => index().prop_map(Step::Knock),
+        1 => index().prop_map(Step::Withdraw),
+        1 => (index(), 0u8..=10).prop_map(|(link, tenths)| Step::Errors(link, tenths)),
         5 => (proptest::option::weighted(0.8, index()), any::<bool>())
             .prop_map(|(room, create)| Step::Request { room, create: create || room.is_none() }),
         5 => (index(), 0u8..8).prop_map(|(request, kind)| Step::Outcome { request, kind }),
@@ -64,6 +73,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0u8..6).prop_map(Step::Policy),
         5 => (index(), 1u64..6).prop_map(|(room, to)| Step::Move { room, to }),
         2 => proptest::collection::vec((index(), 1u64..6), 0..6).prop_map(Step::Rebalance),
+        8 => (index(), 0u64..9).prop_map(|(claim, outcome)| Step::Claim(claim, outcome)),
+        5 => (index(), proptest::bool::weighted(0.3)).prop_map(|(room, disturbed)| Step::Quiet(room, disturbed)),
+        1 => (1u64..6, proptest::bool::weighted(0.6)).prop_map(|(monolith, on)| Step::Drain { monolith, on }),
     ]
 }
 
@@ -88,6 +100,25 @@ impl Model {
             Step::LeaveDirectly(index) => {
                 if let Some(client) = pick(index, self.clients.iter().copied()) {
                     self.leave_directly(client);
+                }
+            }
+            Step::Knock(room) => {
+                let client = client(self.next_client);
+                self.next_client += 1;
+                self.knocking.insert(client);
+                self.feed(Event::Knock { client, room: RoomKey::of(ROOMS[room % ROOMS.len()]) });
+            }
+            Step::Withdraw(index) => {
+                if let Some(client) = pick(index, self.knocking.iter().copied()) {
+                    self.knocking.remove(&client);
+                    self.feed(Event::Withdraw { client });
+                }
+            }
+            Step::Errors(index, tenths) => {
+                if let Some(link) = link_at(self, index) {
+                    let id = self.peers[&link].id.clone();
+                    let errors = f64::from(tenths) / 10.0;
+                    self.w.cluster.measure(|view| view.update(&id, |row| row.errors = errors));
                 }
             }
             Step::Request { room, create } => self.request(room, create),
@@ -188,11 +219,25 @@ impl Model {
                 let room = RoomKey::of(ROOMS[room % ROOMS.len()]);
                 self.feed(Event::Move { request: RequestId(0), room, to: super::monolith(to) });
             }
+            Step::Claim(index, outcome) => {
+                if let Some((room, (number, monolith, _))) = pick(index, self.claims.clone()) {
+                    self.claims.remove(&room);
+                    let outcome = match outcome {
+                        0..=3 => ClaimOutcome::Granted,
+                        4 => ClaimOutcome::Unavailable,
+                        by => ClaimOutcome::Taken { by: super::monolith(by - 4), expires_in: 3 * SECOND },
+                    };
+                    let answer = ClaimAnswer { number, monolith, outcome };
+                    self.feed(Event::Claim { room, answer });
+                }
+            }
             Step::Rebalance(moves) => {
                 let room = |room: usize| ROOMS[room % ROOMS.len()].to_string();
                 let moves = moves.into_iter().map(|(of, to)| Move { room: room(of), to: super::monolith(to) });
                 self.w.policy.moves = moves.collect();
             }
+            Step::Quiet(index, disturbed) => self.quiet(index, disturbed),
+            Step::Drain { monolith, on } => self.feed(Event::Drain { monolith: super::monolith(monolith), on }),
         }
     }
 }
@@ -213,10 +258,12 @@ proptest! {
     #[test]
     fn whatever_happens_the_promises_hold(
         discovered in proptest::bool::weighted(0.8),
+        others in proptest::bool::ANY,
+        seamless in proptest::bool::weighted(0.7),
         monoliths in 0u64..4,
         steps in proptest::collection::vec(step(), 1..250),
     ) {
-        let mut model = Model::new(discovered);
+        let mut model = Model::new(discovered, others, seamless);
         for monolith in 1..=monoliths {
             model.link_up(monolith);
         }

@@ -15,6 +15,7 @@ fn tell(note: &Note) -> String {
     let what = match what {
         What::Sent { attempt, monolith, .. } => format!("sent {monolith} {attempt}"),
         What::Waits => "waits".into(),
+        What::Claimed { monolith, instead_of } => format!("claimed {monolith} instead of {instead_of}"),
         What::Bound { monolith, epoch, how, instead_of } => {
             let how = match how {
                 Sign::Reported => "reported",
@@ -36,18 +37,23 @@ fn tell(note: &Note) -> String {
             format!("duplicate {kept} {} over {lost} {} {clients}", number(kept_epoch), number(lost_epoch))
         }
         What::WouldMove { to, .. } => format!("would move {to}"),
-        What::Moving { from, to, clients, by, .. } => format!("moving {from} {to} {clients} {}", who(*by)),
-        What::MoveRefused { to, by, why } => format!("stays, not {to}: {} {}", who(*by), why.label()),
-        What::MoveEnded { from, to, how } => format!("move ended {from} {to} {how:?}"),
+        What::Moving { from, to, clients, by, .. } => format!("moving {from} {} {clients} {}", at(to), who(*by)),
+        What::MoveRefused { to, by, why } => format!("stays, not {}: {} {}", at(to), who(*by), why.label()),
+        What::MoveEnded { from, to, how } => format!("move ended {from} {} {how:?}", at(to)),
         other => panic!("the cluster does not tell {other:?}"),
     };
     format!("{room} {what}")
+}
+
+fn at(to: &Option<MonolithId>) -> &str {
+    to.as_ref().map_or("anywhere", MonolithId::as_str)
 }
 
 fn who(by: Mover) -> &'static str {
     match by {
         Mover::Hand => "hand",
         Mover::Policy => "policy",
+        Mover::Drain => "drain",
     }
 }
 

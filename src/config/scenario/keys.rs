@@ -237,6 +237,7 @@ fn behaviour(mut section: Section<'_>) -> Behaviour {
     section.read(&mut behaviour.gossip, "gossip", read::duration(SECOND..=DAY));
     behaviour.load = section.optional("load", read::duration(SECOND..=DAY));
     section.read(&mut behaviour.keep_alive, "keep_alive", read::duration(Duration::ZERO..=DAY));
+    section.read(&mut behaviour.restart, "restart", read::duration(Duration::ZERO..=DAY));
     section.finish();
     behaviour
 }

@@ -119,11 +119,18 @@ pub struct Behaviour {
     pub load: Option<Duration>,
     /// How long a room is kept that nobody is in.
     pub keep_alive: Duration,
+    /// How long one is away whose process ended because a request to unload a room crossed its own unload of it.
+    pub restart: Duration,
 }
 
 impl Default for Behaviour {
     fn default() -> Self {
-        Self { gossip: Duration::from_secs(20), load: None, keep_alive: Duration::from_secs(240) }
+        Self {
+            gossip: Duration::from_secs(20),
+            load: None,
+            keep_alive: Duration::from_secs(240),
+            restart: Duration::from_secs(5),
+        }
     }
 }
 

@@ -117,9 +117,40 @@ fn mixed_and_incomplete_discovery_is_an_error() {
 }
 
 #[test]
-fn what_comes_later_is_refused_by_name() {
-    usher("handover.mode = 'seamless'").fails_with("handover.mode: \"seamless\" comes with a later version; remove it");
-    usher("[claims]\nx = 1").fails(&["usher.toml:1: claims: [claims] comes with a later version; remove it"]);
+fn claims_need_a_redis_and_never_show_its_password() {
+    let claims = |text: &str| usher(text).config().claims;
+    assert_eq!(claims(""), ClaimsConfig::default());
+    assert_eq!(claims("[claims]\nbackend = 'none'"), ClaimsConfig::default());
+    let url = "redis://:hunter2@10.0.0.5:6380/2";
+    let set = format!("[claims]\nbackend = 'redis'\nurl = '{url}'\nprefix = 'ott:'\nlease = '30s'\ntimeout = '50ms'");
+    let read = claims(&set);
+    assert_eq!((read.url.as_ref().unwrap().expose(), &*read.prefix), (url, "ott:"));
+    assert_eq!((read.lease, read.timeout), (Duration::from_secs(30), Duration::from_millis(50)));
+    assert!(!format!("{read:?}").contains("hunter2"));
+    let none = usher("[claims]\nurl = 'redis://:hunter2@localhost'").warnings();
+    assert!(none.contains("usher.toml:2: claims.url: without backend = \"redis\" nothing is claimed"), "{none}");
+    assert!(!none.contains("hunter2"));
+    usher("[claims]\nbackend = 'redis'")
+        .fails(&["usher.toml:1: claims.url: missing: the backend needs it; write \"redis://host:6379\""]);
+    usher("[claims]\nbackend = 'etcd'")
+        .fails_with("claims.backend: \"etcd\" is no backend; write \"redis\" or \"none\"");
+    for (url, message) in [
+        (
+            "http://:hunter2@host",
+            "claims.url: is no address of a Redis; write \"redis://[user:password@]host[:port][/db]\"",
+        ),
+        ("hunter2", "claims.url: is no address of a Redis"),
+        ("rediss://:hunter2@host", "claims.url: TLS is not built in; write \"redis://host:6379\""),
+    ] {
+        let text = format!("[claims]\nbackend = 'redis'\nurl = '{url}'");
+        let broken = usher(&text);
+        broken.fails_with(message);
+        assert!(!broken.parse().unwrap_err().to_string().contains("hunter2"));
+    }
+    usher("[claims]\nlease = '1s'").fails_with("claims.lease: 1s is out of range");
+    usher("[claims]\ntimeout = '2s'").fails_with("claims.timeout: 2s is out of range");
+    usher("[claims]\nprefix = 'a b'").fails_with("claims.prefix: \"a b\" is empty, too long or holds a space");
+    usher("[claims]\nleas = '20s'").fails_with("did you mean lease?");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::control::routes::Target;
 use crate::model::event::Event;
 use crate::model::policy::View;
-use crate::model::{ClientId, LinkId, MonolithId, Region};
+use crate::model::{ClientId, CloseCode, LinkId, MonolithId, Region};
 use crate::trace::record::{LiveEvent, TraceEvent};
 use crate::trace::write::Recorder;
 
@@ -93,6 +93,8 @@ fn told(event: &Event, id_of: impl Fn(LinkId) -> Option<MonolithId>) -> Option<L
             let rooms = u32::try_from(rooms.len()).unwrap_or(u32::MAX);
             TraceEvent::Gossip { monolith: id_of(*link)?, rooms, users }
         }
+        // Whether that ends a client is decided by the cluster.
+        Event::Kicked { code: CloseCode::AWAY, .. } => return None,
         Event::Kicked { client, .. } | Event::Leave { client, .. } => TraceEvent::Leave { client: *client },
         Event::Join { client, room, region, reconnect, .. } => TraceEvent::Join {
             client: *client,
@@ -108,8 +110,13 @@ fn told(event: &Event, id_of: impl Fn(LinkId) -> Option<MonolithId>) -> Option<L
         | Event::LinkUp { .. }
         | Event::LinkState { .. }
         | Event::Answered { .. }
+        | Event::Knock { .. }
+        | Event::Withdraw { .. }
         | Event::RequestDone { .. }
         | Event::Move { .. }
+        | Event::Claim { .. }
+        | Event::Quiet { .. }
+        | Event::Drain { .. }
         | Event::Tick => return None,
     })
 }

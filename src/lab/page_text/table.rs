@@ -117,7 +117,7 @@ pub(super) fn painted(text: &str, paint: Paint, terminal: Terminal) -> String {
 }
 
 /// Text that a terminal shows and does not obey: controls, and marks that turn the direction of writing, are spelled out.
-pub(super) fn plain(text: &str) -> String {
+pub fn plain(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -16,10 +16,15 @@ pub(super) struct Monolith {
     /// How often it has started; each start has an id and links of its own.
     pub(super) starts: u32,
     pub(super) up: bool,
+    /// Reasons for it to be away.
+    away: u32,
     pub(super) draining: bool,
-    pub(super) stale: bool,
-    /// How many times as long its loads take.
-    pub(super) slowness: f64,
+    /// Reasons for it not to report by itself.
+    pub(super) stale: u32,
+    /// How many times as long its loads take, for each reason.
+    slow: Vec<f64>,
+    /// When its load was read last.
+    pub(super) load_read: Option<Micros>,
     /// By number, so that gossip has an order.
     rooms: BTreeMap<u32, Room>,
     /// Members of loaded rooms.
@@ -44,14 +49,17 @@ pub(super) enum Joined {
 }
 
 impl Monolith {
+    /// One that is away until [`Self::return_to_work`].
     pub(super) fn new(number: u16) -> Self {
         Self {
             number,
             starts: 0,
             up: false,
+            away: 1,
             draining: false,
-            stale: false,
-            slowness: 1.0,
+            stale: 0,
+            slow: Vec::new(),
+            load_read: None,
             rooms: BTreeMap::new(),
             clients: 0,
         }
@@ -81,13 +89,34 @@ impl Monolith {
         }
     }
 
-    pub(super) fn start(&mut self) {
+    /// A reason less to be away. Returns whether it starts, for want of another.
+    pub(super) fn return_to_work(&mut self) -> bool {
+        self.away = self.away.saturating_sub(1);
+        if self.up || self.away > 0 {
+            return false;
+        }
         self.starts += 1;
-        (self.up, self.draining) = (true, false);
+        (self.up, self.draining, self.load_read) = (true, false, None);
+        true
     }
 
-    /// The process ends. Returns its loaded rooms and their members.
+    /// Its loads take this many times as long, or no longer so.
+    pub(super) fn slow(&mut self, factor: f64, over: bool) {
+        match self.slow.iter().position(|other| *other == factor) {
+            Some(at) if over => drop(self.slow.swap_remove(at)),
+            _ if over => {}
+            _ => self.slow.push(factor),
+        }
+    }
+
+    /// How many times as long its loads take.
+    pub(super) fn slowness(&self) -> f64 {
+        self.slow.iter().product()
+    }
+
+    /// A reason to be away: the process ends, if it has not yet. Returns its loaded rooms and their members.
     pub(super) fn end(&mut self) -> Vec<(u32, Vec<Member>)> {
+        self.away += 1;
         self.up = false;
         self.clients = 0;
         let rooms = std::mem::take(&mut self.rooms).into_iter();

@@ -16,8 +16,8 @@
 //! - `moves`: rooms that `rebalance` moved. `duplicates`: loads of a room that another Monolith had loaded, one for each.
 //! - `split_room_s`: seconds in which members of one room were served by more than one Monolith, over all rooms.
 //! - `wait_p50_ms`, `wait_p99_ms`: from wanting in, or from losing the room, to being served.
-//! - `interrupted`: members that lost their room; `gave_up`: those that did not come back; `crossed_unloads`: requests to
-//!   unload that found the room unloaded, each of which ends a real Monolith.
+//! - `crossed_unloads`: requests to unload that found the room unloaded, each of which ends a Monolith, as it ends a real one.
+//! - `interrupted`: members that lost their room; `gave_up`: those that did not come back.
 
 mod decider;
 mod fleet;
@@ -27,6 +27,7 @@ mod queue;
 mod random;
 mod recorded;
 mod run;
+mod steps;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -42,9 +43,12 @@ use self::tally::{Histogram, tidy};
 use self::traffic::{Demand, Rooms, Traffic, Visit};
 use self::world::World;
 use super::page::{Page, Side};
+use super::page_figures::span;
+use crate::config::Config;
 use crate::config::scenario::Scenario;
-use crate::config::units;
 use crate::model::assertion::{Assertion, Metric};
+use crate::model::policy::Hook;
+use crate::policy::Policy as _;
 use crate::policy::lua::{Distances, Environment, Limits, LoadError, Program, SharedState, Source};
 use crate::trace::read::TraceError;
 
@@ -58,6 +62,9 @@ pub struct Simulation {
     source: Visits,
     seed: u64,
     facts: Vec<(String, String)>,
+    damage: Option<(u64, TraceError)>,
+    /// Why `rebalance` is not asked, if it is not.
+    no_rebalance: Option<&'static str>,
 }
 
 enum Visits {
@@ -74,6 +81,8 @@ pub struct Simulated {
     pub fault: Option<String>,
     /// The 99th percentile of what one decision took, in nanoseconds: measured, so never the same twice.
     pub ns_p99: Option<f64>,
+    /// Whether it has something to say to what should move.
+    pub rebalances: bool,
 }
 
 impl Simulation {
@@ -86,37 +95,53 @@ impl Simulation {
             world,
             source: Visits::Drawn(Box::new(scenario)),
             facts: Vec::new(),
+            damage: None,
+            no_rebalance: Some("not asked; the scenario names no policy.rebalance_every"),
         };
         simulation.describe();
         simulation
     }
 
-    /// The joins and leaves of a trace, with the Monoliths that came and went in it.
-    pub fn of_trace(path: &Path, seed: Option<u64>) -> Result<Self, TraceError> {
-        let recorded::Recorded { world, rooms, visits, facts } = recorded::read(path)?;
+    /// The joins and leaves of a trace, with the Monoliths that came and went in it. Limits, settings, distances and how
+    /// often `rebalance` is asked are those of the trace, or of a configuration.
+    pub fn of_trace(path: &Path, seed: Option<u64>, config: Option<&Config>) -> Result<Self, TraceError> {
+        let recorded::Recorded { world, rooms, visits, facts, damage } = recorded::read(path, config)?;
         let mut simulation = Self {
             title: format!("simulation of {}", path.display()),
             seed: seed.unwrap_or(world.seed),
             world,
             source: Visits::Recorded { rooms, visits },
             facts: Vec::new(),
+            damage,
+            no_rebalance: Some(match config {
+                None => "not asked; the trace does not show how often: give -c with policy.rebalance_every",
+                Some(_) => "not asked; the configuration has no policy.rebalance_every, or wants a dry run",
+            }),
         };
         simulation.describe();
         simulation.facts.extend(facts);
         Ok(simulation)
     }
 
+    /// Lines of the trace that could not be understood, and the first of them.
+    pub fn damage(&self) -> Option<(u64, &TraceError)> {
+        self.damage.as_ref().map(|(lines, first)| (*lines, first))
+    }
+
     fn describe(&mut self) {
         let world = &self.world;
+        if world.policy.rebalance_every.is_some() {
+            self.no_rebalance = None;
+        }
         let fact = |name: &str, value: String| (name.to_owned(), value);
         self.facts = vec![
-            fact("virtual time", units::write_duration(Duration::from_micros(world.duration))),
+            fact("virtual time", span(world.duration as f64 / 1e6)),
             fact("seed", self.seed.to_string()),
             fact("balancers", world.balancers.len().to_string()),
             fact("Monoliths", world.monoliths.len().to_string()),
         ];
         if world.warm_up > 0 {
-            self.facts.push(fact("not counted", units::write_duration(Duration::from_micros(world.warm_up))));
+            self.facts.push(fact("not counted", span(world.warm_up as f64 / 1e6)));
         }
     }
 
@@ -142,7 +167,10 @@ impl Simulation {
     /// Several policies on the same traffic, as a report; the demands are made on each.
     pub fn page(&self, simulated: &[Simulated], demands: &[Assertion]) -> Page {
         let sides = simulated.iter().map(|simulated| simulated.side(demands)).collect();
-        Page { title: self.title.clone(), facts: self.facts.clone(), sides, ..Page::default() }
+        let mut facts = self.facts.clone();
+        let unasked = self.no_rebalance.filter(|_| simulated.iter().any(|simulated| simulated.rebalances));
+        facts.extend(unasked.map(|why| ("rebalance".to_owned(), why.to_owned())));
+        Page { title: self.title.clone(), facts, sides, ..Page::default() }
     }
 
     fn environment(&self) -> Environment {
@@ -203,5 +231,6 @@ fn outcome(run: &mut Run<'_>, program: &Program) -> Simulated {
     let policy = run.balancers.first_mut().map(|balancer| balancer.policy.name()).unwrap_or_default();
     let version = program.version().to_owned();
     let side = Side { policy, version, figures, more, assertions: Vec::new(), load };
-    Simulated { side, fault, ns_p99: ns.percentile(0.99).map(tidy) }
+    let rebalances = run.balancers.iter().any(|balancer| balancer.policy.has(Hook::Rebalance));
+    Simulated { side, fault, ns_p99: ns.percentile(0.99).map(tidy), rebalances }
 }

@@ -27,7 +27,7 @@ impl Run<'_> {
                         let takes = load_time(
                             &self.world.monoliths[number],
                             monolith.rooms(),
-                            monolith.slowness,
+                            monolith.slowness(),
                             &mut self.loads,
                         );
                         self.queue.push(self.now + takes, Happening::Loaded { line, room });
@@ -41,8 +41,11 @@ impl Run<'_> {
             }
             Frame::Unload { room } => match self.fleet[number].unload(room) {
                 Some(members) => self.tell_unloaded(line, room, UnloadReason::Commanded, &members),
-                // A real one would end here: the request crossed its own unload.
-                None => self.tally.counts.crossed_unloads += 1,
+                // The request crossed its own unload, which ends the process of a real one.
+                None => {
+                    self.tally.counts.crossed_unloads += 1;
+                    self.die(line);
+                }
             },
         }
     }
@@ -98,7 +101,7 @@ impl Run<'_> {
         if !self.fleet[number].is_at(line) {
             return;
         }
-        if !self.fleet[number].stale {
+        if self.fleet[number].stale == 0 {
             for balancer in 0..self.balancers.len() as u16 {
                 let report = self.fleet[number].gossip(&self.rooms, &mut self.metadata);
                 self.tell(line, balancer, report);
@@ -116,15 +119,21 @@ impl Run<'_> {
     pub(super) fn measure(&mut self) {
         let now = self.world.epoch + self.now;
         for at in 0..self.balancers.len() {
-            let links: Vec<(MonolithId, f64, f64)> = (self.balancers[at].cluster.links())
+            let links: Vec<(MonolithId, f64, f64, Option<f64>)> = (self.balancers[at].cluster.links())
                 .map(|(id, link, since)| {
-                    let rtt_ms = 2.0 * self.way(at, super::run::line_of(link).monolith) as f64 / 1e3;
-                    (id.clone(), rtt_ms, (now.saturating_sub(since) / 1_000_000) as f64)
+                    let number = super::run::line_of(link).monolith;
+                    let rtt_ms = 2.0 * self.way(at, number) as f64 / 1e3;
+                    let read = self.fleet[usize::from(number)].load_read;
+                    let load_age_s = read.map(|read| whole_seconds(self.now - read));
+                    (id.clone(), rtt_ms, whole_seconds(now.saturating_sub(since)), load_age_s)
                 })
                 .collect();
             self.balancers[at].cluster.measure(|view| {
-                for (id, rtt_ms, age_s) in &links {
-                    view.update(id, |row| (row.rtt_ms, row.age_s) = (*rtt_ms, *age_s));
+                for (id, rtt_ms, age_s, load_age_s) in &links {
+                    view.update(id, |row| {
+                        (row.rtt_ms, row.age_s) = (*rtt_ms, *age_s);
+                        row.load_age_s = load_age_s.filter(|_| row.load_age_s.is_some());
+                    });
                 }
             });
         }
@@ -132,13 +141,16 @@ impl Run<'_> {
 
     /// The load of each Monolith as `call.monoliths[n].load`: rooms and clients over all balancers, and how full it is.
     pub(super) fn read_load(&mut self) {
+        for monolith in self.fleet.iter_mut().filter(|monolith| monolith.up && monolith.stale == 0) {
+            monolith.load_read = Some(self.now);
+        }
         for at in 0..self.balancers.len() {
             let links: Vec<(MonolithId, usize)> = (self.balancers[at].cluster.links())
                 .map(|(id, link, _)| (id.clone(), usize::from(super::run::line_of(link).monolith)))
                 .collect();
             for (id, number) in links {
                 let (monolith, spec) = (&self.fleet[number], &self.world.monoliths[number]);
-                if monolith.stale || !monolith.up {
+                if monolith.stale > 0 || !monolith.up {
                     continue;
                 }
                 let rooms = f64::from(monolith.rooms());
@@ -154,6 +166,11 @@ impl Run<'_> {
             }
         }
     }
+}
+
+/// Ages count in whole seconds, as those of the live balancer.
+fn whole_seconds(span: Micros) -> f64 {
+    (span / 1_000_000) as f64
 }
 
 /// How long a load takes: as drawn, and with more rooms than the Monolith has capacity for in proportion to the square of

@@ -54,7 +54,7 @@ pub(super) enum Happening {
     Linked { balancer: u16, line: Line },
     /// A balancer has lost a link.
     Unlinked { balancer: u16, line: Line },
-    /// A balancer hears that a Monolith takes no new rooms.
+    /// A balancer hears whether a Monolith takes new rooms.
     Drains { balancer: u16, line: Line },
     /// Something that a balancer waits for is due.
     Tick { balancer: u16 },
@@ -62,8 +62,10 @@ pub(super) enum Happening {
     Measure,
     /// The load of Monoliths is read.
     ReadLoad,
-    /// A step of the plan.
-    Step { at: usize },
+    /// Steps of the plan are due.
+    Steps,
+    /// A Monolith whose process had ended is there again.
+    Restart { monolith: u16 },
     /// Loads are written down.
     Sample,
 }

@@ -1,7 +1,7 @@
 //! One run: virtual time goes from one happening to the next, and each becomes an event of a cluster or of a Monolith.
 //!
 //! The clusters are driven as the control thread of the live balancer drives its own: event in, effects out. `members` has
-//! what becomes of those who visit, `monoliths` what Monoliths do.
+//! what becomes of those who visit, `monoliths` what Monoliths do, `steps` what the plan does to them.
 
 use std::sync::Arc;
 
@@ -12,19 +12,14 @@ use super::queue::{Frame, Guest, Happening, Line, Member, Queue, Report};
 use super::random::{Random, Stream};
 use super::tally::{SAMPLES, Tally};
 use super::traffic::{Rooms, Traffic, Visit};
-use super::world::{Step, World, micros};
+use super::world::{World, micros};
 use crate::cluster::{Cluster, Counters};
 use crate::model::event::{Effect, Event, Micros, Token};
-use crate::model::policy::MonolithState;
 use crate::model::{Epoch, LinkId};
 use crate::policy::lua::{LoadError, Program};
 
 /// How often balancers measure: what they measure counts in whole seconds.
 const MEASURED_EVERY: Micros = 1_000_000;
-/// From the start of a Monolith to the dial that finds it.
-const DIALLED_AFTER: Micros = 50_000;
-/// How long a real Monolith takes to send its first gossip.
-const FIRST_GOSSIP: Micros = 3_000;
 
 /// One balancer.
 pub(super) struct Balancer {
@@ -53,6 +48,10 @@ pub(super) struct Run<'w> {
     pub(super) rooms: Rooms,
     traffic: Traffic<'w>,
     next_visit: Option<Visit>,
+    /// How many steps of the plan are done.
+    pub(super) steps: usize,
+    /// How many of them the queue has known of.
+    pub(super) planned_steps: usize,
     pub(super) tally: Tally,
     pub(super) loads: Random,
     pub(super) pauses: Random,
@@ -75,7 +74,7 @@ impl<'w> Run<'w> {
     ) -> Result<Self, LoadError> {
         let balancers = (0..world.balancers.len()).map(|at| {
             Ok(Balancer {
-                cluster: Cluster::new(world.settings(at), world.epoch),
+                cluster: Cluster::new(world.settings(at), world.epoch).among_others(seed.wrapping_add(at as u64)),
                 policy: Decider::new(program)?,
                 region: world.balancers[at],
                 linked: 0,
@@ -95,6 +94,8 @@ impl<'w> Run<'w> {
             rooms,
             traffic,
             next_visit: None,
+            steps: 0,
+            planned_steps: 0,
             tally: Tally::new(world),
             loads: Random::new(seed, Stream::Loads),
             pauses: Random::new(seed, Stream::Pauses),
@@ -136,14 +137,13 @@ impl<'w> Run<'w> {
         for balancer in 0..self.balancers.len() {
             self.apply(balancer, Event::Discovered { endpoints: endpoints.clone() });
         }
-        starters.into_iter().for_each(|monolith| self.start_monolith(monolith, 0));
+        // Who was there before is linked before anybody comes.
+        starters.into_iter().for_each(|monolith| self.start_monolith(monolith));
+        self.take_steps();
         self.queue.push(0, Happening::Sample);
         self.queue.push(MEASURED_EVERY, Happening::Measure);
         if let Some(every) = self.world.behaviour.load {
             self.queue.push(micros(every), Happening::ReadLoad);
-        }
-        if let Some((at, _)) = self.world.plan.first() {
-            self.queue.push(*at, Happening::Step { at: 0 });
         }
         self.plan_visit();
     }
@@ -168,6 +168,8 @@ impl<'w> Run<'w> {
     fn happen(&mut self, what: Happening) {
         match what {
             Happening::Arrival => {
+                // A Monolith that is linked at this very moment is there.
+                self.take_steps();
                 if let Some(visit) = self.next_visit.take() {
                     self.arrive(visit);
                 }
@@ -183,10 +185,7 @@ impl<'w> Run<'w> {
             Happening::Report { balancer, line, report } => self.at_balancer(balancer.into(), line, report),
             Happening::Linked { balancer, line } => self.linked(balancer.into(), line),
             Happening::Unlinked { balancer, line } => self.unlinked(balancer.into(), line),
-            Happening::Drains { balancer, line } => {
-                let event = Event::LinkState { link: link_id(line), state: MonolithState::Draining };
-                self.apply(balancer.into(), event);
-            }
+            Happening::Drains { balancer, line } => self.drains(balancer.into(), line),
             Happening::Tick { balancer } => {
                 let balancer = usize::from(balancer);
                 if self.balancers[balancer].tick_at == Some(self.now) {
@@ -204,12 +203,8 @@ impl<'w> Run<'w> {
                     self.queue.push(self.now + micros(every), Happening::ReadLoad);
                 }
             }
-            Happening::Step { at } => {
-                self.step(self.world.plan[at].1);
-                if let Some((next, _)) = self.world.plan.get(at + 1) {
-                    self.queue.push(*next, Happening::Step { at: at + 1 });
-                }
-            }
+            Happening::Steps => self.take_steps(),
+            Happening::Restart { monolith } => self.return_monolith(monolith.into()),
             Happening::Sample => {
                 self.sample();
                 self.queue.push(self.now + (self.world.duration / SAMPLES).max(1), Happening::Sample);
@@ -258,15 +253,21 @@ impl<'w> Run<'w> {
                 }
             }
             Effect::Close { client, code } => self.closed(at, client, code),
-            // A room's bindings are for requests, moves answer operators, and what is open needs nobody here.
+            // A room's bindings are for requests, moves answer operators, and what is open needs nobody here. Clients of
+            // rooms that move are closed and come back, so nothing is held and nobody waits for a quiet moment.
             Effect::RefuseLink { .. }
             | Effect::Open { .. }
+            | Effect::Hold { .. }
+            | Effect::Watch { .. }
             | Effect::Moving { .. }
             | Effect::Rebalanced(_)
+            | Effect::Enter { .. }
+            | Effect::Ejection(_)
             | Effect::Send { .. }
             | Effect::Refuse { .. }
             | Effect::Bind { .. }
             | Effect::Unbind { .. }
+            | Effect::Claim(_)
             | Effect::Story(_) => {}
         }
     }
@@ -297,73 +298,6 @@ impl<'w> Run<'w> {
                 self.apply(at, Event::Answered { link, client: member.client, attachment: member.attachment });
             }
             Report::Full(member) => self.kicked(at, link, member),
-        }
-    }
-
-    /// A Monolith begins, and balancers find it.
-    pub(super) fn start_monolith(&mut self, monolith: usize, after: Micros) {
-        if self.fleet[monolith].up {
-            return;
-        }
-        self.fleet[monolith].start();
-        let line = self.fleet[monolith].line();
-        for balancer in 0..self.balancers.len() {
-            let at = self.now + after + self.way(balancer, line.monolith);
-            self.queue.push(at, Happening::Linked { balancer: balancer as u16, line });
-        }
-        // Their clocks differ.
-        let every = micros(self.world.behaviour.gossip);
-        let phase = (self.loads.unit() * every as f64) as Micros;
-        self.queue.push(self.now + phase, Happening::GossipDue { line });
-    }
-
-    fn linked(&mut self, at: usize, line: Line) {
-        let monolith = &self.fleet[usize::from(line.monolith)];
-        if !monolith.is_at(line) {
-            return;
-        }
-        let number = usize::from(line.monolith);
-        let (endpoint, id) = (self.world.endpoint(number).into(), monolith.id(self.world));
-        let region = self.world.regions.name(self.world.monoliths[number].region).clone();
-        self.apply(at, Event::LinkUp { link: link_id(line), endpoint, monolith: id, region });
-        let report = self.fleet[number].gossip(&self.rooms, &mut self.metadata);
-        let arrives = self.now + FIRST_GOSSIP + 2 * self.way(at, line.monolith);
-        self.queue.push(arrives, Happening::Report { balancer: at as u16, line, report });
-    }
-
-    fn unlinked(&mut self, at: usize, line: Line) {
-        let had = self.balancers[at].cluster.links().any(|(_, link, _)| link == link_id(line));
-        self.balancers[at].linked -= u32::from(had);
-        self.apply(at, Event::LinkDown { link: link_id(line) });
-    }
-
-    fn step(&mut self, step: Step) {
-        match step {
-            Step::Up { monolith } => self.start_monolith(monolith, DIALLED_AFTER),
-            Step::Stale { monolith, stale } => self.fleet[monolith].stale = stale,
-            Step::Slow { monolith, factor } => self.fleet[monolith].slowness = factor,
-            Step::Drain { monolith } => {
-                let line = self.fleet[monolith].line();
-                self.fleet[monolith].draining = true;
-                for balancer in 0..self.balancers.len() {
-                    let at = self.now + self.way(balancer, line.monolith);
-                    self.queue.push(at, Happening::Drains { balancer: balancer as u16, line });
-                }
-            }
-            Step::Down { monolith, noticed } => {
-                let line = self.fleet[monolith].line();
-                if !self.fleet[monolith].up {
-                    return;
-                }
-                for (room, members) in self.fleet[monolith].end() {
-                    self.tally.unloaded(room);
-                    members.into_iter().for_each(|member| self.stop_serving(member));
-                }
-                for balancer in 0..self.balancers.len() {
-                    let at = self.now + noticed + self.way(balancer, line.monolith);
-                    self.queue.push(at, Happening::Unlinked { balancer: balancer as u16, line });
-                }
-            }
         }
     }
 

@@ -223,12 +223,12 @@ impl Tally {
         figures.insert(Metric::Held, self.counts.held as f64);
         figures.insert(Metric::Duplicates, self.counts.duplicates as f64);
         figures.insert(Metric::SplitRoomS, tidy(self.split as f64 / 1e6));
+        figures.insert(Metric::CrossedUnloads, self.counts.crossed_unloads as f64);
         let mut more = vec![
             ("visits".to_owned(), self.counts.visits as f64),
             ("joins".to_owned(), self.counts.joins as f64),
             ("interrupted".to_owned(), self.counts.interrupted as f64),
             ("gave_up".to_owned(), self.counts.gave_up as f64),
-            ("crossed_unloads".to_owned(), self.counts.crossed_unloads as f64),
         ];
         if let Some((mean, p99)) = self.latency(world) {
             more.extend([("latency_mean_ms".to_owned(), tidy(mean)), ("latency_p99_ms".to_owned(), tidy(p99))]);

@@ -1,9 +1,6 @@
 //! Runs in which one relation must hold.
 
-use std::fmt::Write as _;
-use std::io::Write as _;
-
-use serde_json::json;
+mod traces;
 
 use super::*;
 use crate::config::scenario;
@@ -142,7 +139,7 @@ fn crowded(policy: &str) -> Simulated {
         [[monoliths]]\nregion = \"ewr\"\ncount = 2\nload = \"50ms\"\n\
         [[monoliths]]\nregion = \"cdg\"\ncount = 2\nload = \"50ms\"\n\
         [[arrivals]]\nregion = \"ewr\"\nper_hour = 10000\n[[arrivals]]\nregion = \"cdg\"\nper_hour = 10000\n\
-        [rooms]\nlasting = 40\nlasting_share = 1.0\npopularity = 0.0\n[behaviour]\nkeep_alive = \"0s\"\n\
+        [rooms]\nlasting = 40\nlasting_share = 1.0\npopularity = 0.0\n[behaviour]\nkeep_alive = \"0s\"\nrestart = \"1m\"\n\
         [policy.settings]\nfactor = 0\n";
     run(text, policy)
 }
@@ -261,66 +258,29 @@ fn the_example_can_be_simulated_and_shows_every_key() {
     assert!(missing.is_empty(), "not in examples/scenario.toml: {missing:?}");
 }
 
-/// A trace with these lines after its header.
-fn trace(lines: &[serde_json::Value]) -> tempfile::NamedTempFile {
-    let header = json!({
-        "usher_trace": 1, "balancer": "b", "region": "ewr", "started_us": 1_800_000_000_000_000_u64, "version": "0",
-        "redacted": false, "distances": {"matrix": {}, "at": {}},
-        "policy": {"name": "default", "version": "0", "file": "policies/default.lua", "source": "return {}", "fuel": 20_000,
-            "memory": 8 << 20},
-    });
-    let mut text = format!("{header}\n");
-    lines.iter().for_each(|line| writeln!(text, "{line}").unwrap());
-    let mut file = tempfile::Builder::new().suffix(".jsonl").tempfile().unwrap();
-    file.write_all(text.as_bytes()).unwrap();
-    file
-}
-
-fn event(seconds: u64, mut event: serde_json::Value) -> serde_json::Value {
-    event["t"] = (seconds * 1_000_000).into();
-    event
-}
-
 #[test]
-fn the_joins_of_a_trace_come_again_with_its_monoliths() {
-    let up = |t, id: &str| event(t, json!({"event": "monolith_up", "monolith": id, "region": "ewr"}));
-    let join = |t, client: u64, room: &str, reconnect: bool| {
-        event(t, json!({"event": "join", "client": client, "room": room, "region": "cdg", "reconnect": reconnect}))
-    };
-    let mut lines = vec![up(0, "m1"), up(0, "m2")];
-    // Ten rooms of two, of which the second member stays for good.
-    for room in 0..10 {
-        lines.push(join(2 + room, 2 * room, &format!("r{room}"), false));
-        lines.push(join(2 + room, 2 * room + 1, &format!("r{room}"), false));
-    }
-    lines.push(event(20, json!({"event": "loaded", "monolith": "m1", "room": "r0"})));
-    lines.extend((0..10).map(|room| event(30, json!({"event": "leave", "client": 2 * room}))));
-    lines.push(event(40, json!({"event": "monolith_down", "monolith": "m1"})));
-    // The one of r0 that was lost with m1 comes back: the same visit.
-    lines.push(join(42, 99, "r0", true));
-    lines.push(up(50, "m3"));
-    lines.push(event(100, json!({"event": "gossip", "monolith": "m2", "rooms": 1, "users": 1})));
-    let file = trace(&lines);
-    let simulation = Simulation::of_trace(file.path(), None).unwrap();
-    assert!(simulation.facts.contains(&("visits".into(), "20".into())), "{:?}", simulation.facts);
-    assert!(simulation.facts.contains(&("visits without an end".into(), "10".into())), "{:?}", simulation.facts);
-    assert!(simulation.facts.contains(&("Monoliths".into(), "3".into())), "{:?}", simulation.facts);
-    let found = run_source(&simulation, &shipped::resolve("default").unwrap());
-    assert_eq!((found.more("visits"), found.more("interrupted")), (20.0, 5.0), "{:?}", found.side);
-    assert_eq!(found.more("joins"), 25.0, "those of the five rooms on m1 are served again");
-    assert_eq!((found.figure(Metric::OwnRegionShare), found.figure(Metric::SplitRoomS)), (0.0, 0.0));
+fn what_overlaps_ends_with_the_last_that_began_it() {
+    let text = format!(
+        "{STEADY}[[failures]]\nat = \"10m\"\nkind = \"crash\"\nmonolith = \"ewr-1\"\nlasts = \"5m\"\n\
+        [[deploys]]\nat = \"11m\"\ndown = \"10s\"\nmonolith = \"ewr-1\"\n\
+        [[failures]]\nat = \"0s\"\nkind = \"slow\"\nmonolith = \"ewr-2\"\nfactor = 30\nlasts = \"30m\"\n\
+        [[failures]]\nat = \"1s\"\nkind = \"slow\"\nmonolith = \"ewr-2\"\nfactor = 2\nlasts = \"1s\"\n"
+    );
+    let found = run(&text, "default");
     let series = found.side.load.as_ref().unwrap();
-    let last: Vec<Option<f64>> = series.monoliths.iter().map(|series| *series.values.last().unwrap()).collect();
-    assert_eq!((last[0], last[1].unwrap() + last[2].unwrap()), (None, 10.0));
+    let away = series.monoliths[0].values.iter().filter(|value| value.is_none()).count();
+    assert_eq!((series.monoliths[0].id.as_str(), away), ("ewr-1", 40), "5 of 30 minutes in 240 moments");
+    assert!(found.more("wait_p99_ms") > 1500.0, "slow to the end: {:?}", found.side.more);
 }
 
 #[test]
-fn a_trace_without_traffic_is_refused_with_the_way_out() {
-    let refused =
-        |lines: &[serde_json::Value]| Simulation::of_trace(trace(lines).path(), None).err().unwrap().to_string();
-    assert!(refused(&[]).contains("holds no join; record one while clients come"));
-    let join = event(1, json!({"event": "join", "client": 1, "room": "r", "reconnect": false}));
-    assert!(refused(&[join]).contains("names no Monolith"));
-    let missing = Simulation::of_trace(Path::new("no/such.jsonl"), None).err().unwrap().to_string();
-    assert!(missing.starts_with("no/such.jsonl: cannot be read"), "{missing}");
+fn balancers_that_see_one_duplicate_take_turns_at_asking_for_it() {
+    let found = crowded("random");
+    let figure = |metric| found.figure(metric);
+    assert!(figure(Metric::Duplicates) > 0.0, "{:?}", found.side.figures);
+    // A second request would find the room gone, and end its Monolith.
+    let demand: Assertion = "crossed_unloads == 0".parse().unwrap();
+    assert!(found.side(&[demand]).assertions[0].ok, "{:?}", found.side.figures);
+    let series = &found.side.load.as_ref().unwrap().monoliths;
+    assert!(!series.iter().any(|one| one.values.iter().any(Option::is_none)), "a Monolith was away");
 }

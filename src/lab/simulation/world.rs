@@ -1,10 +1,11 @@
 //! What a run starts from, whether a scenario or a trace says so: regions and their distances, balancers, Monoliths, and
 //! what happens to these at which moment.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::random::Sampler;
-use crate::cluster::{Rebalancing, Settings};
+use crate::cluster::{EjectionSettings, Rebalancing, Settings};
 use crate::config::scenario::{Behaviour, FailureKind, PolicyTerms, Reconnect, Scenario};
 use crate::config::{Distances, Limits, Timeouts, Weights};
 use crate::model::Region;
@@ -30,6 +31,8 @@ pub(super) struct World {
     pub(super) monoliths: Vec<Spec>,
     /// What happens to Monoliths, in the order of time.
     pub(super) plan: Vec<(Micros, Step)>,
+    /// Whose clock the plan goes by.
+    pub(super) seen_by: SeenBy,
     pub(super) behaviour: Behaviour,
     pub(super) reconnect: Reconnect,
     pub(super) policy: PolicyTerms,
@@ -48,19 +51,34 @@ pub(super) struct Spec {
     pub(super) from_start: bool,
 }
 
-/// Something that happens to a Monolith.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// Whose moments a plan has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SeenBy {
+    /// Those of Monoliths: balancers hear of it after the way between them, and find one that begins with their next dial.
+    Monoliths,
+    /// Those at which a balancer knew of it, as in a recording: it had the link, or had lost it.
+    Balancers,
+}
+
+/// What was scraped from a Monolith: the same names for all of one trace.
+pub(super) type Load = Arc<[(Arc<str>, f64)]>;
+
+/// Something that happens to a Monolith. What lasts is begun and ended, and ends with the last that began it, so that
+/// failures and deploys may overlap.
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Step {
-    /// It goes, and balancers notice after a while.
+    /// A reason for it to be away. With the first it goes, and balancers notice after a while.
     Down { monolith: usize, noticed: Micros },
-    /// It is there, empty.
+    /// A reason less. With the last it is there, empty.
     Up { monolith: usize },
-    /// It takes no new rooms.
-    Drain { monolith: usize },
+    /// Whether it takes new rooms.
+    Drain { monolith: usize, drains: bool },
     /// It stops or begins again to report by itself.
     Stale { monolith: usize, stale: bool },
-    /// Its loads take this many times as long.
-    Slow { monolith: usize, factor: f64 },
+    /// Its loads take this many times as long, or no longer so.
+    Slow { monolith: usize, factor: f64, over: bool },
+    /// This was read from its metrics.
+    Load { monolith: usize, load: Load },
 }
 
 /// Regions by number.
@@ -145,6 +163,7 @@ impl World {
             balancers,
             monoliths,
             plan: plan(scenario),
+            seen_by: SeenBy::Monoliths,
             behaviour: scenario.behaviour.clone(),
             reconnect: scenario.reconnect.clone(),
             policy: scenario.policy.clone(),
@@ -170,9 +189,15 @@ impl World {
             place_attempts: self.limits.place_attempts,
             pending_joins: self.limits.pending_joins,
             pending_rooms: self.limits.pending_rooms,
+            hold: micros(self.timeouts.hold),
+            joins_per_second: self.limits.joins_per_second,
+            // There are no requests that could fail, and a link that ends is what the scenario says.
+            ejection: EjectionSettings { errors: 0.0, after: 0, flaps: 0, base: 1_000_000, most: 0.0 },
             rebalance: self.policy.rebalance_every.map(|every| Rebalancing { every: micros(every), dry: false }),
+            seamless: None,
             move_rate: self.policy.move_rate,
             weights,
+            claims: None,
         }
     }
 
@@ -199,7 +224,10 @@ fn plan(scenario: &Scenario) -> Vec<(Micros, Step)> {
                     (Step::Down { monolith, noticed: micros(noticed) }, Step::Up { monolith })
                 }
                 FailureKind::Stale => (Step::Stale { monolith, stale: true }, Step::Stale { monolith, stale: false }),
-                FailureKind::Slow { factor } => (Step::Slow { monolith, factor }, Step::Slow { monolith, factor: 1.0 }),
+                FailureKind::Slow { factor } => {
+                    let slow = |over| Step::Slow { monolith, factor, over };
+                    (slow(false), slow(true))
+                }
             };
             plan.extend([(from, begin), (to, end)]);
         }
@@ -208,7 +236,7 @@ fn plan(scenario: &Scenario) -> Vec<(Micros, Step)> {
         let mut at = micros(deploy.at);
         for &monolith in &deploy.monoliths {
             if !deploy.drain.is_zero() {
-                plan.push((at, Step::Drain { monolith }));
+                plan.push((at, Step::Drain { monolith, drains: true }));
                 at += micros(deploy.drain);
             }
             plan.push((at, Step::Down { monolith, noticed: 0 }));

@@ -187,6 +187,7 @@ fn set_state(table: &Table, row: &MonolithRow) -> mlua::Result<()> {
         MonolithState::Up => "up",
         MonolithState::Suspect => "suspect",
         MonolithState::Draining => "draining",
+        MonolithState::Ejected => "ejected",
     };
     table.raw_set("state", state)?;
     table.raw_set("draining", row.draining)

@@ -348,6 +348,13 @@ impl Monolith {
         });
     }
 
+    /// What the design of the server says instead: every client is kicked with 1001 and every room unloaded because of the
+    /// shutdown before the close frame of [`Self::begin_shutdown`].
+    pub fn begin_designed_shutdown(&self, linger: Duration) {
+        self.shared.change(State::unload_everything);
+        self.begin_shutdown(linger);
+    }
+
     /// [`Self::begin_shutdown`] with the real one's second, until it has ended.
     pub async fn shut_down_gracefully(&self) {
         self.begin_shutdown(Duration::from_secs(1));

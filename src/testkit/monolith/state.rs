@@ -437,6 +437,24 @@ impl State {
         true
     }
 
+    /// What the design of the server says about a stop: every client of each room is kicked with 1001, and the room is
+    /// unloaded.
+    pub(super) fn unload_everything(&mut self) {
+        let mut keys: Vec<Arc<str>> = self.rooms.keys().cloned().collect();
+        keys.sort();
+        for key in keys {
+            let members = self.rooms.get(&key).map(|room| room.members.clone()).unwrap_or_default();
+            for member in members {
+                self.send(member.link, frames::kick(&member.client, &Value::from(1001)));
+                self.forget_client(&member);
+            }
+            if let Some(room) = self.rooms.get_mut(&key) {
+                room.members.clear();
+            }
+            self.unload(&key, UnloadReason::Shutdown);
+        }
+    }
+
     /// Sends a payload to everybody in a room: once to each balancer that has someone there.
     pub(super) fn broadcast(&mut self, room: &str, payload: &str) {
         let Some(room) = self.room(room) else { return };

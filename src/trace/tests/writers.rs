@@ -126,7 +126,7 @@ fn the_last_decisions_are_kept_in_bounded_memory() {
         rooms
     };
     recent.recorder().decision(decided("first", &view, "m1"), &by(), false);
-    assert_eq!(count(&recent), ["first".into()], "what was decided before is in it at once");
+    assert_eq!(count(&recent), [Arc::<str>::from("first")], "what was decided before is in it at once");
     let (mut last, new) = (String::new(), another("eeeeeeeeeeee"));
     for n in 0..10_000_u32 {
         view.update(&MonolithId::from("m3"), |row| row.rtt_ms = f64::from(n) * 1.000_37);

@@ -1,0 +1,196 @@
+//! Claims against a Redis that is simulated: what is sent, and what becomes of it when it fails.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::model::metrics::MetricsText;
+use crate::testkit::Redis;
+
+/// For whatever must happen: long, because machines are slow, and never awaited in a test that passes.
+const SOON: Duration = Duration::from_secs(20);
+
+struct Balancer {
+    claims: Claims,
+    answers: mpsc::UnboundedReceiver<(RoomKey, ClaimAnswer)>,
+    settings: watch::Sender<ClaimsConfig>,
+    asked: u64,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn config(redis: &Redis) -> ClaimsConfig {
+    // A busy machine takes its time, and only one that is silent is to be taken for such.
+    let timeout = Duration::from_millis(500);
+    ClaimsConfig { url: Some(Secret::new(redis.url())), timeout, ..ClaimsConfig::default() }
+}
+
+impl Balancer {
+    fn start(token: &str, config: ClaimsConfig) -> Self {
+        let (claims, inbox) = queue();
+        let (settings, now) = watch::channel(config);
+        let (sender, answers) = mpsc::unbounded_channel();
+        let answer: Answer = Box::new(move |room, answer| {
+            let _ = sender.send((room, answer));
+        });
+        let task = spawn(inbox, token.into(), now, answer);
+        Self { claims, answers, settings, asked: 0, task }
+    }
+
+    async fn linked(token: &str, redis: &Redis) -> Self {
+        let balancer = Self::start(token, config(redis));
+        balancer.is_up(true).await;
+        balancer
+    }
+
+    async fn is_up(&self, up: bool) {
+        until("the store is up or down", || self.claims.health().is_up() == up).await;
+    }
+
+    async fn ask(&mut self, room: &str, monolith: &str) -> ClaimOutcome {
+        self.asked += 1;
+        let (number, monolith) = (self.asked, MonolithId::from(monolith));
+        let room = RoomKey::of(room);
+        let at_once = self.claims.send(ClaimCommand::Ask { room: room.clone(), number, monolith: monolith.clone() });
+        let (answered, answer) = match at_once {
+            Some(answer) => answer,
+            None => tokio::time::timeout(SOON, self.answers.recv()).await.unwrap().unwrap(),
+        };
+        assert_eq!((answered, answer.number, answer.monolith), (room, number, monolith));
+        answer.outcome
+    }
+
+    fn release(&self, room: &str, monolith: &str) {
+        let (room, monolith) = (RoomKey::of(room), MonolithId::from(monolith));
+        assert!(self.claims.send(ClaimCommand::Release { room, monolith }).is_none());
+    }
+
+    fn renew(&self, rooms: &[(&str, &str)]) {
+        let rooms = rooms.iter().map(|(room, monolith)| (RoomKey::of(room), MonolithId::from(*monolith))).collect();
+        assert!(self.claims.send(ClaimCommand::Renew { rooms }).is_none());
+    }
+}
+
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = tokio::time::Instant::now() + SOON;
+    while !condition() {
+        assert!(tokio::time::Instant::now() < end, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_first_claim_holds_and_the_second_hears_of_it() {
+    let redis = Redis::start(Some("hunter2")).await.unwrap();
+    let (mut one, mut two) = (Balancer::linked("one", &redis).await, Balancer::linked("two", &redis).await);
+    assert_eq!(one.ask("foo", "m1").await, ClaimOutcome::Granted);
+    let ClaimOutcome::Taken { by, expires_in } = two.ask("Foo", "m2").await else { panic!("granted twice") };
+    assert_eq!(&*by.to_string(), "m1");
+    assert!((1..=15_000_000).contains(&expires_in), "{expires_in}");
+    assert_eq!(redis.get("usher:room:foo").as_deref(), Some("one m1"));
+    // Its own claims do not bar it from another choice.
+    assert_eq!(one.ask("foo", "m3").await, ClaimOutcome::Granted);
+    // What it does not hold any more, or another holds, is not given back.
+    one.release("foo", "m1");
+    two.release("foo", "m3");
+    assert!(matches!(two.ask("foo", "m2").await, ClaimOutcome::Taken { .. }));
+    one.release("foo", "m3");
+    until("the claim is given back", || redis.get("usher:room:foo").is_none()).await;
+    assert_eq!(two.ask("foo", "m2").await, ClaimOutcome::Granted);
+}
+
+#[tokio::test]
+async fn renewal_keeps_claims_up_makes_lost_ones_anew_and_leaves_others_alone() {
+    let redis = Redis::start(None).await.unwrap();
+    let mut one = Balancer::linked("one", &redis).await;
+    assert_eq!(one.ask("foo", "m1").await, ClaimOutcome::Granted);
+    redis.remove("usher:room:foo");
+    redis.set("usher:room:bar", "two m2", Duration::from_secs(60));
+    redis.set("usher:room:old", "two m2", Duration::ZERO);
+    // More than share one round trip.
+    let many: Vec<String> = (0..600).map(|n| format!("r{n}")).collect();
+    let mut rooms: Vec<(&str, &str)> = many.iter().map(|room| (room.as_str(), "m1")).collect();
+    rooms.extend([("foo", "m1"), ("bar", "m1"), ("old", "m1")]);
+    one.renew(&rooms);
+    until("all are renewed", || redis.get("usher:room:r599").is_some() && redis.get("usher:room:r99").is_some()).await;
+    assert_eq!(redis.get("usher:room:foo").as_deref(), Some("one m1"));
+    assert_eq!(redis.get("usher:room:bar").as_deref(), Some("two m2"));
+    assert_eq!(redis.get("usher:room:old").as_deref(), Some("one m1"));
+    // What is released while it waits to be renewed is not claimed again.
+    one.renew(&rooms);
+    one.release("r7", "m1");
+    assert!(matches!(one.ask("bar", "m1").await, ClaimOutcome::Taken { .. }));
+    until("it is given back", || redis.get("usher:room:r7").is_none()).await;
+}
+
+#[tokio::test]
+async fn one_silence_closes_the_road_at_once_and_it_opens_again_by_itself() {
+    let redis = Redis::start(None).await.unwrap();
+    let mut one = Balancer::linked("one", &redis).await;
+    assert_eq!(one.ask("foo", "m1").await, ClaimOutcome::Granted);
+    redis.fall_silent();
+    assert_eq!(one.ask("bar", "m1").await, ClaimOutcome::Unavailable);
+    assert!(!one.claims.health().is_up());
+    // Nobody waits from here on: the answer is there before the queue is touched.
+    let asked = ClaimCommand::Ask { room: RoomKey::of("x"), number: 1, monolith: "m1".into() };
+    assert!(one.claims.send(asked).is_some());
+    until("it says so", || one.claims.health().detail().is_some_and(|text| text.contains("no answer within"))).await;
+    redis.come_back();
+    one.is_up(true).await;
+    assert_eq!(one.claims.health().detail(), None);
+    assert_eq!(one.ask("bar", "m1").await, ClaimOutcome::Granted);
+    let mut text = MetricsText::default();
+    one.claims.health().write_metrics(&mut text);
+    let text = text.finish();
+    assert!(text.contains("\nusher_claims_outages_total 1\n") && text.contains("usher_claims_up 1\n"), "{text}");
+}
+
+#[tokio::test]
+async fn a_store_that_goes_is_noticed_though_nobody_asks() {
+    let redis = Redis::start(None).await.unwrap();
+    let mut one = Balancer::linked("one", &redis).await;
+    redis.go();
+    one.is_up(false).await;
+    assert_eq!(one.ask("foo", "m1").await, ClaimOutcome::Unavailable);
+    redis.come_back();
+    one.is_up(true).await;
+    assert_eq!(one.ask("foo", "m1").await, ClaimOutcome::Granted);
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_told_without_the_password() {
+    let redis = Redis::start(Some("right")).await.unwrap();
+    let url = redis.url().replace("right", "hunter2");
+    let mut one = Balancer::start("one", ClaimsConfig { url: Some(Secret::new(url)), ..config(&redis) });
+    until("it says so", || one.claims.health().detail().is_some()).await;
+    let detail = one.claims.health().detail().unwrap();
+    assert!(!detail.contains("hunter2") && detail.contains("authentication"), "{detail}");
+    assert_eq!(one.ask("foo", "m1").await, ClaimOutcome::Unavailable);
+}
+
+#[tokio::test]
+async fn changed_settings_are_taken_up() {
+    let (old, new) = (Redis::start(None).await.unwrap(), Redis::start(None).await.unwrap());
+    let mut one = Balancer::start("one", ClaimsConfig::default());
+    assert_eq!(one.ask("foo", "m1").await, ClaimOutcome::Unavailable);
+    assert_eq!(one.claims.health().detail(), None, "nobody wants claims");
+    one.settings.send_replace(config(&old));
+    one.is_up(true).await;
+    assert_eq!(one.ask("foo", "m1").await, ClaimOutcome::Granted);
+    one.settings.send_replace(ClaimsConfig { prefix: "ott:".into(), ..config(&new) });
+    let end = tokio::time::Instant::now() + SOON;
+    while new.get("ott:room:bar").as_deref() != Some("one m1") {
+        assert!(tokio::time::Instant::now() < end, "never: the new one is used");
+        one.ask("bar", "m1").await;
+    }
+    one.settings.send_replace(ClaimsConfig::default());
+    one.is_up(false).await;
+    assert_eq!(one.ask("foo", "m1").await, ClaimOutcome::Unavailable);
+}

@@ -1,0 +1,264 @@
+//! Claims: before a room is sent to a Monolith, the other balancers are asked, through a store that all share, whether
+//! one of them has sent it elsewhere in the same moment.
+//!
+//! A claim says where a room goes, so that nobody sends it elsewhere. It is no lock and decides no duplicate: what
+//! Monoliths report is the truth, and whatever the store does, no room waits for it longer than its bound.
+
+use super::room::{Active, Binding, Placed, Placing, Room, State};
+use super::{Cluster, Map, Turn};
+use crate::model::claims::{ClaimAnswer, ClaimCommand, ClaimOutcome};
+use crate::model::event::{Effect, Micros};
+use crate::model::story::What;
+use crate::model::{MonolithId, RoomKey};
+
+/// How long a room that another balancer has sent to a linked Monolith waits for its report, in microseconds: two joins
+/// that reach a Monolith while it loads a room load it twice.
+const FOLLOW: Micros = 250_000;
+/// The pause before a claim for a Monolith that is not linked, or that the room has left, is asked again, in
+/// microseconds.
+const AGAIN: (Micros, Micros) = (50_000, 250_000);
+
+/// Waits of claims, in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claiming {
+    /// For an answer; after it the room goes without one.
+    pub wait: Micros,
+    /// How long a claim holds that is not renewed.
+    pub lease: Micros,
+}
+
+/// What happened to claims.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClaimCounters {
+    /// Claims that were asked for.
+    pub asked: u64,
+    /// Of these, granted.
+    pub granted: u64,
+    /// Of these, held by another balancer.
+    pub taken: u64,
+    /// Of these, without an answer: the room went without a claim.
+    pub unavailable: u64,
+}
+
+/// The claims of rooms that are placed, and those that are kept up.
+#[derive(Default)]
+pub(super) struct Claims {
+    rooms: Map<RoomKey, Claim>,
+    asked: u64,
+    renew_at: Option<Micros>,
+}
+
+/// The claim of one room for one Monolith. It is forgotten when the room goes elsewhere.
+struct Claim {
+    monolith: MonolithId,
+    stage: Stage,
+}
+
+/// How far a claim is. While one is awaited, nobody is out for the room.
+enum Stage {
+    /// An answer is awaited until the room's deadline.
+    Asked { number: u64, until: Micros },
+    /// Another balancer has sent the room here; its report is awaited until the room's deadline.
+    Followed,
+    /// It is for a Monolith that is not linked, or that the room has just left. It is asked again at the room's
+    /// deadline, and not after `until`.
+    Taken { until: Micros },
+    /// It is ours, and renewed.
+    Held,
+    /// The room goes without one.
+    Waived,
+}
+
+impl Stage {
+    fn is_awaited(&self) -> bool {
+        match self {
+            Self::Asked { .. } | Self::Followed | Self::Taken { .. } => true,
+            Self::Held | Self::Waived => false,
+        }
+    }
+}
+
+impl Claims {
+    /// Whether a room waits for a claim.
+    pub(super) fn is_awaited(&self, key: &RoomKey) -> bool {
+        self.rooms.get(key).is_some_and(|claim| claim.stage.is_awaited())
+    }
+}
+
+impl Cluster {
+    /// Claims the room for its Monolith, unless that is done. Returns whether whoever wants to go has to wait for it.
+    pub(super) fn claims_first(&mut self, key: &RoomKey, turn: &mut Turn<'_>) -> bool {
+        if self.settings.claims.is_none() || !self.waits_for(key) {
+            return false;
+        }
+        let Some(monolith) = self.rooms.get(key).and_then(Room::monolith) else { return false };
+        if let Some(claim) = self.claims.rooms.get(key).filter(|claim| claim.monolith == *monolith) {
+            return claim.stage.is_awaited();
+        }
+        self.ask_for_claim(key, monolith.clone(), self.now.saturating_add(self.settings.load_timeout), turn);
+        true
+    }
+
+    fn ask_for_claim(&mut self, key: &RoomKey, monolith: MonolithId, until: Micros, turn: &mut Turn<'_>) {
+        let wait = self.settings.claims.map_or(0, |claiming| claiming.wait);
+        self.claims.asked += 1;
+        let number = self.claims.asked;
+        self.counters.claims.asked += 1;
+        self.set_claim(key, monolith.clone(), Stage::Asked { number, until });
+        self.wait_until(key, self.now.saturating_add(wait), turn);
+        turn.emit(Effect::Claim(ClaimCommand::Ask { room: key.clone(), number, monolith }));
+    }
+
+    /// The store has answered.
+    pub(super) fn claim_answered(&mut self, key: &RoomKey, answer: ClaimAnswer, turn: &mut Turn<'_>) {
+        let ClaimAnswer { number, monolith, outcome } = answer;
+        let claim = self.claims.rooms.get(key);
+        let until = match claim.map(|claim| &claim.stage) {
+            Some(Stage::Asked { number: asked, until }) if *asked == number => *until,
+            Some(_) | None => {
+                // Too late: nobody needs it, unless the room is there after all.
+                let held = claim.is_some_and(|claim| claim.monolith == monolith && matches!(claim.stage, Stage::Held));
+                if outcome == ClaimOutcome::Granted && !held {
+                    turn.emit(Effect::Claim(ClaimCommand::Release { room: key.clone(), monolith }));
+                }
+                return;
+            }
+        };
+        match outcome {
+            ClaimOutcome::Granted => {
+                self.counters.claims.granted += 1;
+                self.set_claim(key, monolith, Stage::Held);
+                self.advance(key, turn);
+            }
+            ClaimOutcome::Unavailable => self.waive(key, turn),
+            ClaimOutcome::Taken { by, expires_in } => {
+                self.counters.claims.taken += 1;
+                self.claim_taken(key, by, expires_in, until, turn);
+            }
+        }
+    }
+
+    /// Another balancer has sent the room somewhere: it follows if it can, else it waits for that claim to end.
+    fn claim_taken(&mut self, key: &RoomKey, by: MonolithId, ends: Micros, until: Micros, turn: &mut Turn<'_>) {
+        let Some(room) = self.rooms.get(key) else { return };
+        let State::Placing(placing) = &room.state else { return };
+        let left = room.previous.as_ref().is_some_and(|previous| previous.monolith == by);
+        if !self.monoliths.contains_key(&by) || placing.tried.contains(&by) || left {
+            let monolith = placing.monolith.clone();
+            self.set_claim(key, monolith, Stage::Taken { until });
+            let pause = ends.clamp(AGAIN.0, AGAIN.1);
+            self.wait_until(key, until.min(self.now.saturating_add(pause)), turn);
+            return;
+        }
+        if placing.monolith != by {
+            self.tell(key, What::Claimed { monolith: by.clone(), instead_of: placing.monolith.clone() }, turn);
+            let (at, monolith) = (self.now, by.clone());
+            self.change_room(key, turn, |room| {
+                room.placed = Some(Placed { at, monolith: monolith.clone() });
+                if let State::Placing(placing) = &mut room.state {
+                    placing.monolith = monolith;
+                }
+            });
+        }
+        self.set_claim(key, by, Stage::Followed);
+        self.wait_until(key, self.now.saturating_add(FOLLOW), turn);
+    }
+
+    /// A room's deadline has passed. Returns whether it was one of its claim.
+    pub(super) fn claim_timed_out(&mut self, key: &RoomKey, turn: &mut Turn<'_>) -> bool {
+        let Some(claim) = self.claims.rooms.get(key).filter(|claim| claim.stage.is_awaited()) else { return false };
+        let monolith = claim.monolith.clone();
+        match claim.stage {
+            Stage::Taken { until } if until > self.now && self.settings.claims.is_some() && self.waits_for(key) => {
+                self.ask_for_claim(key, monolith, until, turn);
+            }
+            // It was only a matter of time: the room is expected there.
+            Stage::Followed if self.waits_for(key) => {
+                self.set_claim(key, monolith, Stage::Waived);
+                self.advance(key, turn);
+            }
+            Stage::Asked { .. } | Stage::Taken { .. } | Stage::Followed => self.waive(key, turn),
+            Stage::Held | Stage::Waived => return false,
+        }
+        true
+    }
+
+    /// The room goes without a claim, as if there were none; without anybody who wants it, it goes nowhere.
+    fn waive(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
+        if !self.waits_for(key) {
+            self.unbind(key, "timeout", turn);
+            return;
+        }
+        self.counters.claims.unavailable += 1;
+        if let Some(claim) = self.claims.rooms.get_mut(key) {
+            claim.stage = Stage::Waived;
+        }
+        self.advance(key, turn);
+    }
+
+    /// A Monolith has made a room whose name nobody knew before: other balancers are told where it is.
+    pub(super) fn claim_created(&mut self, key: &RoomKey, monolith: &MonolithId, turn: &mut Turn<'_>) {
+        if self.settings.claims.is_some() {
+            self.set_claim(key, monolith.clone(), Stage::Held);
+            let rooms = vec![(key.clone(), monolith.clone())];
+            turn.emit(Effect::Claim(ClaimCommand::Renew { rooms }));
+        }
+    }
+
+    /// When claims are renewed next, if there are any.
+    pub(super) fn next_renewal(&self) -> Option<Micros> {
+        self.settings.claims.map(|_| self.claims.renew_at.unwrap_or(self.now))
+    }
+
+    /// Renews what is held, when that is due: three times in a lease, so that one may be lost. A room with members of
+    /// ours is claimed as well, since whoever claimed it may be gone.
+    pub(super) fn renew_claims(&mut self, turn: &mut Turn<'_>) {
+        let Some(claiming) = self.settings.claims else { return };
+        if self.claims.renew_at.is_some_and(|at| at > self.now) {
+            return;
+        }
+        self.claims.renew_at = Some(self.now.saturating_add((claiming.lease / 3).max(1)));
+        for (key, room) in &self.rooms {
+            if let State::Active(Active { monolith, binding: Binding::Reported(_) }) = &room.state
+                && !room.members.is_empty()
+                && !self.claims.rooms.contains_key(key)
+            {
+                self.claims.rooms.insert(key.clone(), Claim { monolith: monolith.clone(), stage: Stage::Held });
+            }
+        }
+        let held = self.claims.rooms.iter().filter(|(_, claim)| matches!(claim.stage, Stage::Held));
+        let mut rooms: Vec<_> = held.map(|(key, claim)| (key.clone(), claim.monolith.clone())).collect();
+        if !rooms.is_empty() {
+            // The order of effects must not depend on how a table hashes.
+            rooms.sort_unstable();
+            turn.emit(Effect::Claim(ClaimCommand::Renew { rooms }));
+        }
+    }
+
+    /// A room has changed: a claim for a Monolith that it is not on any more is given back.
+    pub(super) fn settle_claim(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
+        let Some(claim) = self.claims.rooms.get(key) else { return };
+        let room = self.rooms.get(key);
+        let there = room.and_then(Room::monolith) == Some(&claim.monolith);
+        let held = matches!(claim.stage, Stage::Held);
+        if there && (held || room.is_some_and(|room| matches!(room.state, State::Placing(_)))) {
+            return;
+        }
+        let Some(Claim { monolith, .. }) = self.claims.rooms.remove(key) else { return };
+        if held {
+            turn.emit(Effect::Claim(ClaimCommand::Release { room: key.clone(), monolith }));
+        }
+    }
+
+    fn set_claim(&mut self, key: &RoomKey, monolith: MonolithId, stage: Stage) {
+        self.claims.rooms.insert(key.clone(), Claim { monolith, stage });
+    }
+
+    fn wait_until(&mut self, key: &RoomKey, at: Micros, turn: &mut Turn<'_>) {
+        self.change_room(key, turn, |room| {
+            if let State::Placing(Placing { deadline, .. }) = &mut room.state {
+                *deadline = at;
+            }
+        });
+    }
+}

@@ -1,0 +1,139 @@
+//! Monoliths that are to lose their rooms: because an operator says so, or because discovery no longer lists them. Their
+//! rooms move away one after another, as quickly as `move_rate` allows, until none is left that this balancer may move.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use super::moves::Wanted;
+use super::room::{Active, Binding, State};
+use super::{Cluster, Turn};
+use crate::model::event::Micros;
+use crate::model::story::Mover;
+use crate::model::{MonolithId, RoomKey};
+
+/// How often the rooms of a Monolith are looked through for some that came later.
+const STEP: Micros = 1_000_000;
+
+/// How far a Monolith is with losing its rooms.
+#[derive(Debug, Default)]
+pub(super) struct Drain {
+    next_step: Micros,
+    pub(super) moved: u64,
+    pub(super) lossy: u64,
+    /// Rooms that stay, because they may be in its memory only.
+    pub(super) skipped: BTreeSet<RoomKey>,
+}
+
+/// The same, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DrainSummary {
+    /// Rooms on it with clients of this balancer.
+    pub rooms_left: usize,
+    /// These clients.
+    pub clients_left: usize,
+    /// Rooms that have left it since the drain began.
+    pub moved: u64,
+    /// Rooms that were asked for while somebody in them still talked.
+    pub lossy: u64,
+    /// Rooms that stay, because they may be in its memory only.
+    pub skipped: usize,
+    /// Whether nothing more is going to happen, as things are.
+    pub done: bool,
+}
+
+impl Cluster {
+    /// An operator drains a Monolith, or no longer. What has begun is not undone.
+    pub(super) fn drain(&mut self, monolith: &MonolithId, on: bool, turn: &mut Turn<'_>) {
+        let Some(entry) = self.monoliths.get_mut(monolith) else { return };
+        entry.drained = on;
+        self.state_changed(monolith, turn);
+    }
+
+    /// A Monolith takes rooms, or no longer.
+    pub(super) fn state_changed(&mut self, id: &MonolithId, turn: &mut Turn<'_>) {
+        let Some(entry) = self.monoliths.get_mut(id) else { return };
+        let draining = entry.is_leaving();
+        // One that stops empties itself; and where clients are closed, one that is not listed keeps them for a while.
+        let moves = !entry.stops && (entry.drained || entry.unlisted && self.settings.seamless.is_some());
+        if moves && entry.drain.is_none() {
+            entry.drain = Some(Drain { next_step: self.now, ..Drain::default() });
+        } else if !moves && entry.drain.take().is_some() {
+            self.moves.call_off(id);
+        }
+        self.show_state(id);
+        self.return_somebody_if_nobody_serves(turn);
+        if !draining {
+            self.unpark_all_if_synced(turn);
+        }
+    }
+
+    /// When the rooms of some Monolith are to be looked through next.
+    pub(super) fn next_drain_step(&self) -> Option<Micros> {
+        self.monoliths.values().filter_map(|monolith| monolith.drain.as_ref()).map(|drain| drain.next_step).min()
+    }
+
+    /// Queues what is to leave the Monoliths that are being drained.
+    pub(super) fn continue_drains(&mut self) {
+        if self.next_drain_step().is_none_or(|at| at > self.now) {
+            return;
+        }
+        let now = self.now;
+        let due = self.monoliths.iter_mut().filter_map(|(id, monolith)| {
+            let drain = monolith.drain.as_mut().filter(|drain| drain.next_step <= now)?;
+            drain.next_step = now.saturating_add(STEP);
+            Some(id.clone())
+        });
+        for from in due.collect::<Vec<_>>() {
+            for room in self.rooms_to_drain(&from) {
+                self.moves.queue(&from, Wanted { room, to: None, by: Mover::Drain });
+            }
+        }
+    }
+
+    /// The rooms of a Monolith that may leave it and do not do so yet, by name.
+    fn rooms_to_drain(&self, from: &MonolithId) -> Vec<RoomKey> {
+        let Some(monolith) = self.monoliths.get(from) else { return Vec::new() };
+        let Some(drain) = &monolith.drain else { return Vec::new() };
+        if !self.somebody_else_takes(from) {
+            return Vec::new();
+        }
+        let queued = self.moves.queued_from(from);
+        let leaves = |key: &&RoomKey| {
+            !drain.skipped.contains(*key) && !queued.contains(*key) && self.may_move(key, None).is_ok()
+        };
+        let mut rooms: Vec<RoomKey> = monolith.copies.keys().filter(leaves).cloned().collect();
+        rooms.sort_unstable();
+        rooms
+    }
+
+    /// Whether there is another Monolith that takes rooms.
+    pub(super) fn somebody_else_takes(&self, from: &MonolithId) -> bool {
+        self.view.rows().iter().any(|row| row.id != *from && row.serves())
+    }
+
+    /// How far a drain is.
+    pub(super) fn drain_summary(&self, id: &MonolithId) -> Option<DrainSummary> {
+        let monolith = self.monoliths.get(id)?;
+        let drain = monolith.drain.as_ref()?;
+        let mut summary = DrainSummary {
+            moved: drain.moved,
+            lossy: drain.lossy,
+            skipped: drain.skipped.len(),
+            done: !self.moves.is_busy(id),
+            ..DrainSummary::default()
+        };
+        // A room that was not reported is on its way there, and one that is not confirmed may leave once it is.
+        for room in self.rooms.values().filter(|room| room.monolith() == Some(id) && !room.members.is_empty()) {
+            summary.rooms_left += 1;
+            summary.clients_left += room.members.len();
+            let stays = match &room.state {
+                State::Active(Active { binding: Binding::Reported(_), .. }) => true,
+                State::Active(_) | State::Placing(_) | State::Unloading(_) | State::Parked { .. } => false,
+            };
+            summary.done &= stays;
+        }
+        summary.done &= summary.rooms_left == 0 || self.somebody_else_takes(id) && self.rooms_to_drain(id).is_empty();
+        Some(summary)
+    }
+}

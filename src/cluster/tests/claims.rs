@@ -1,0 +1,196 @@
+//! Claims as the cluster sees them: nobody goes before the answer, and every answer and none leads somewhere.
+
+use super::*;
+use crate::cluster::Claiming;
+
+const WAIT: Micros = SECOND / 5;
+
+fn claiming(monoliths: u64) -> World {
+    let mut w = world(monoliths);
+    w.cluster.configure(Settings { claims: Some(Claiming { wait: WAIT, lease: 15 * SECOND }), ..settings() });
+    // The first renewal is due at once, and has nothing to renew.
+    w.event(Event::Tick).gives("");
+    w
+}
+
+impl World {
+    fn claim(&mut self, number: u64, of: u64, outcome: ClaimOutcome) -> Got {
+        let answer = ClaimAnswer { number, monolith: monolith(of), outcome };
+        self.event(Event::Claim { room: RoomKey::of("foo"), answer })
+    }
+
+    fn pass(&mut self, micros: Micros) -> Got {
+        self.now += micros;
+        self.event(Event::Tick)
+    }
+}
+
+fn taken(by: u64, expires_in: Micros) -> ClaimOutcome {
+    ClaimOutcome::Taken { by: monolith(by), expires_in }
+}
+
+#[test]
+fn a_room_is_claimed_before_anybody_goes_and_given_back_when_it_leaves() {
+    let mut w = claiming(2);
+    w.join(1, "foo").gives("claim 1 foo m1");
+    w.join(2, "Foo").gives("");
+    w.claim(1, 1, ClaimOutcome::Granted).gives("join m1 c1#1 foo alone");
+    w.loaded(1, "foo", 5).gives("bind foo m1; open m1 c1#1; join m1 c2#1 Foo");
+    w.unloaded(1, "foo", UnloadReason::Keepalive, &[])
+        .gives("leave m1 c1#1; close c1 4003; leave m1 c2#1; close c2 4003; unbind foo; release foo m1");
+    assert_eq!((w.cluster.counters().claims.asked, w.cluster.counters().claims.granted), (1, 1));
+}
+
+#[test]
+fn without_an_answer_it_goes_on_as_if_there_were_no_claims() {
+    for answered in [true, false] {
+        let mut w = claiming(2);
+        w.join(1, "foo").gives("claim 1 foo m1");
+        match answered {
+            true => w.claim(1, 1, ClaimOutcome::Unavailable).gives("join m1 c1#1 foo alone"),
+            false => w.pass(WAIT).gives("join m1 c1#1 foo alone"),
+        }
+        assert_eq!(w.cluster.counters().claims.unavailable, 1);
+        w.loaded(1, "foo", 5).gives("bind foo m1; open m1 c1#1");
+        // Nothing is held, so nothing is given back.
+        w.unloaded(1, "foo", UnloadReason::Keepalive, &[]).gives("leave m1 c1#1; close c1 4003; unbind foo");
+    }
+}
+
+#[test]
+fn an_answer_that_comes_too_late_is_given_back() {
+    let mut w = claiming(2);
+    w.join(1, "foo").ignore();
+    w.pass(WAIT).ignore();
+    w.claim(1, 1, ClaimOutcome::Granted).gives("release foo m1");
+    let mut w = claiming(2);
+    w.join(1, "foo").ignore();
+    w.leave(1).gives("");
+    w.pass(WAIT).gives("");
+    w.claim(1, 1, ClaimOutcome::Granted).gives("release foo m1");
+    assert_eq!(w.cluster.size(), (0, 0));
+}
+
+#[test]
+fn a_room_that_another_balancer_has_claimed_goes_there_when_it_is_reported() {
+    let mut w = claiming(2);
+    w.join(1, "foo").gives("claim 1 foo m1");
+    // Two joins that reach a Monolith while it loads the room would load it twice.
+    w.claim(1, 1, taken(2, 9 * SECOND)).gives("");
+    assert_eq!((w.row(1), w.row(2)), ((0, 0, 0), (0, 0, 1)));
+    w.loaded(2, "foo", 5).gives("bind foo m2; join m2 c1#1 foo");
+    assert_eq!(w.cluster.counters().claims.taken, 1);
+    assert_eq!(w.cluster.counters().duplicates, 0);
+}
+
+#[test]
+fn a_room_that_is_claimed_and_not_reported_is_tried_there_after_a_moment() {
+    let mut w = claiming(2);
+    w.join(1, "foo").ignore();
+    w.claim(1, 1, taken(2, 9 * SECOND)).gives("");
+    w.pass(SECOND / 4).gives("join m2 c1#1 foo alone");
+    // Nor is it there: the next attempt is claimed like the first.
+    w.pass(5 * SECOND).gives("leave m2 c1#1; claim 2 foo m1");
+    w.claim(2, 1, ClaimOutcome::Granted).gives("join m1 c1#2 foo alone");
+}
+
+#[test]
+fn a_claim_for_the_same_monolith_waits_for_the_report_of_it() {
+    let mut w = claiming(2);
+    w.join(1, "foo").ignore();
+    w.claim(1, 1, taken(1, 9 * SECOND)).gives("");
+    w.loaded(1, "foo", 5).gives("bind foo m1; join m1 c1#1 foo");
+}
+
+#[test]
+fn a_claim_for_a_monolith_that_is_not_linked_is_asked_again_until_the_time_to_load_is_over() {
+    let mut w = claiming(2);
+    w.join(1, "foo").gives("claim 1 foo m1");
+    let began = w.now;
+    let mut asked = 1;
+    while w.now - began < 5 * SECOND - SECOND / 4 {
+        w.claim(asked, 1, taken(7, 30 * SECOND)).gives("");
+        asked += 1;
+        w.pass(SECOND / 4).gives(&format!("claim {asked} foo m1"));
+    }
+    w.claim(asked, 1, taken(7, 30 * SECOND)).gives("");
+    w.pass(SECOND / 4).gives("join m1 c1#1 foo alone");
+    assert_eq!(w.cluster.counters().claims.unavailable, 1);
+
+    // It ends in time: the room is claimed.
+    let mut w = claiming(2);
+    w.join(1, "foo").ignore();
+    w.claim(1, 1, taken(7, SECOND / 10)).gives("");
+    w.pass(SECOND / 10).gives("claim 2 foo m1");
+    w.claim(2, 1, ClaimOutcome::Granted).gives("join m1 c1#1 foo alone");
+}
+
+#[test]
+fn a_claim_for_the_monolith_that_the_room_has_just_left_is_an_old_one() {
+    let mut w = claiming(2);
+    w.join(1, "foo").ignore();
+    w.claim(1, 1, ClaimOutcome::Granted).ignore();
+    w.loaded(1, "foo", 5).ignore();
+    w.move_room("foo", 2).ignore();
+    w.join(2, "foo").gives("");
+    w.unloaded(1, "foo", UnloadReason::Commanded, &[])
+        .gives("leave m1 c1#1; close c1 1001; release foo m1; claim 2 foo m2");
+    // Another balancer that renewed it has not given it back yet.
+    w.claim(2, 2, taken(1, 9 * SECOND)).gives("");
+    w.pass(SECOND / 4).gives("claim 3 foo m2");
+    w.claim(3, 2, ClaimOutcome::Granted).gives("join m2 c2#1 foo alone");
+}
+
+#[test]
+fn a_report_ends_the_wait_for_a_claim() {
+    let mut w = claiming(2);
+    w.join(1, "foo").gives("claim 1 foo m1");
+    w.loaded(2, "foo", 5).gives("bind foo m2; join m2 c1#1 foo");
+    w.claim(1, 1, ClaimOutcome::Granted).gives("release foo m1");
+}
+
+#[test]
+fn claims_are_renewed_while_the_room_is_loaded_or_has_members_of_ours() {
+    let mut w = claiming(2);
+    w.join(1, "foo").ignore();
+    w.claim(1, 1, ClaimOutcome::Granted).ignore();
+    w.loaded(1, "foo", 5).ignore();
+    // Another balancer's, without members of ours: it is nothing to us.
+    w.loaded(2, "bar", 6).ignore();
+    w.pass(5 * SECOND).gives("renew foo m1");
+    w.join(2, "bar").ignore();
+    w.leave(1).ignore();
+    // Whoever claimed `bar` may be gone; `foo` is loaded still, though nobody is in it.
+    w.pass(5 * SECOND).gives("renew bar m2, foo m1");
+    w.down(1).gives("unbind foo; release foo m1");
+    w.pass(5 * SECOND).gives("renew bar m2");
+}
+
+#[test]
+fn a_created_room_is_claimed_with_its_answer() {
+    let mut w = claiming(2);
+    w.generate(1).gives("send r1 m1 awaited");
+    w.created(1, "foo").gives("bind foo m1; renew foo m1");
+    let mut w = claiming(2);
+    w.create(1, "foo").gives("claim 1 foo m1");
+    w.claim(1, 1, ClaimOutcome::Granted).gives("send r1 m1 awaited");
+    w.created(1, "foo").gives("bind foo m1");
+}
+
+#[test]
+fn a_refused_room_is_given_back() {
+    let mut w = claiming(2);
+    w.join(1, "foo").ignore();
+    w.claim(1, 1, ClaimOutcome::Granted).ignore();
+    w.kicked(1, 1, 1, 4002).gives("release foo m1");
+    assert_eq!(w.cluster.size(), (0, 0));
+}
+
+#[test]
+fn claims_can_be_switched_off_while_one_is_awaited() {
+    let mut w = claiming(2);
+    w.join(1, "foo").gives("claim 1 foo m1");
+    w.cluster.configure(settings());
+    w.pass(WAIT).gives("join m1 c1#1 foo alone");
+    w.join(2, "bar").gives("join m1 c2#1 bar alone");
+}

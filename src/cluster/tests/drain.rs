@@ -1,0 +1,146 @@
+//! Monoliths that lose their rooms.
+
+use super::handover::{inhabited, seamless};
+use super::moves::fill;
+use super::*;
+use crate::cluster::{DrainSummary, Seamless};
+use crate::model::moves::MoveRefusal;
+
+fn summary(w: &World, n: u64) -> DrainSummary {
+    let monolith = w.cluster.monoliths().into_iter().find(|summary| summary.id == monolith(n)).unwrap();
+    monolith.drain.unwrap()
+}
+
+/// Rooms have to be quiet for six seconds before they move.
+fn patient(w: &mut World) {
+    let seamless = Some(Seamless { window: 10 * SECOND, quiet: 6 * SECOND });
+    w.cluster.configure(Settings { seamless, move_rate: 2, ..settings() });
+}
+
+#[test]
+fn rooms_leave_one_after_another_until_none_is_left() {
+    let mut w = seamless(2);
+    w.cluster.configure(Settings {
+        seamless: Some(Seamless { window: 10 * SECOND, quiet: 0 }),
+        move_rate: 2,
+        ..settings()
+    });
+    fill(&mut w, "a", 10, 4);
+    fill(&mut w, "b", 20, 1);
+    w.loaded(1, "empty", 9).ignore();
+    w.drain(1, true).gives("unbind a; hand over m1 a");
+    let left = DrainSummary { rooms_left: 2, clients_left: 5, ..DrainSummary::default() };
+    assert_eq!(summary(&w, 1), left);
+    assert!(w.unloaded(1, "a", UnloadReason::Commanded, &[]).has("join m2 c10#2 a alone again"));
+    w.loaded(2, "a", 5).ignore();
+    w.wait(1).gives("");
+    w.wait(1).gives("unbind b; hand over m1 b");
+    w.unloaded(1, "b", UnloadReason::Commanded, &[]).ignore();
+    w.loaded(2, "b", 6).ignore();
+    assert_eq!(summary(&w, 1), DrainSummary { moved: 2, done: true, ..DrainSummary::default() });
+    // It takes nothing new, and what comes to a room that it has follows.
+    w.join(30, "new").gives("join m2 c30#1 new alone");
+    w.join(31, "empty").gives("join m1 c31#1 empty");
+    assert!(!summary(&w, 1).done);
+    w.wait(1).gives("unbind empty; hand over m1 empty");
+}
+
+#[test]
+fn f28_a_monolith_that_is_no_longer_listed_is_drained() {
+    let mut w = inhabited(2);
+    let state = |state| Event::LinkState { link: LinkId(1), state };
+    w.event(state(MonolithState::Draining)).gives("unbind foo; hand over m1 Foo");
+    assert!(w.unloaded(1, "foo", UnloadReason::Commanded, &[]).has("join m2 c1#2 Foo alone again"));
+    assert_eq!(w.last_call().cause, Some(Cause::Move));
+    w.event(state(MonolithState::Up)).gives("");
+    assert!(w.cluster.monoliths()[0].drain.is_none());
+    // Where clients are closed it keeps them for as long as it may.
+    let mut w = world(2);
+    w.settled("foo", 3);
+    w.state(1, MonolithState::Draining);
+    w.wait(60).gives("");
+}
+
+#[test]
+fn what_has_not_begun_is_dropped_when_it_is_resumed() {
+    let mut w = inhabited(2);
+    patient(&mut w);
+    fill(&mut w, "other", 10, 1);
+    w.drain(1, true).gives("watch m1 foo");
+    assert_eq!(w.cluster.queued_moves(), 2);
+    w.drain(1, false).gives("");
+    assert_eq!((w.cluster.queued_moves(), w.cluster.monoliths()[0].state), (0, MonolithState::Up));
+    w.quiet(1, "foo", false).gives("");
+    w.wait(60).gives("");
+    w.join(3, "new").gives("join m1 c3#1 new alone");
+}
+
+#[test]
+fn a_room_waits_until_it_is_quiet_and_goes_on_meanwhile() {
+    let mut w = inhabited(2);
+    patient(&mut w);
+    w.move_room("foo", 2).gives("watch m1 foo; r99 moves Foo m1 m2 2");
+    w.move_room("foo", 2).gives("r99 stays under_way");
+    w.join(3, "foo").gives("join m1 c3#1 foo");
+    w.quiet(1, "foo", false).gives("unbind foo; hand over m1 Foo");
+    assert_eq!(w.cluster.counters().handover.lossy, 0);
+    // Of another link, or of a room that is not watched any more.
+    w.quiet(1, "foo", false).gives("");
+    let mut w = inhabited(2);
+    patient(&mut w);
+    w.drain(1, true).gives("watch m1 foo");
+    w.quiet(2, "foo", true).gives("");
+    w.quiet(1, "foo", true).gives("unbind foo; hand over m1 Foo");
+    assert_eq!((w.cluster.counters().handover.lossy, summary(&w, 1).lossy), (1, 1));
+    assert!(w.down(1).has("join m2 c1#2 Foo alone again"));
+}
+
+#[test]
+fn a_temporary_room_moves_only_once_its_monolith_has_saved_it() {
+    for (age, expected) in [(5, ""), (6, "unbind temp; hand over m1 temp")] {
+        let mut w = seamless(2);
+        patient(&mut w);
+        fill(&mut w, "temp", 10, 1);
+        w.drain(1, true).gives("watch m1 temp");
+        w.wait(age).gives("");
+        w.quiet(1, "temp", true).gives(expected);
+        let skipped = usize::from(age == 5);
+        assert_eq!(w.cluster.counters().moves.refused[MoveRefusal::TooYoung as usize], skipped as u64);
+        assert_eq!((summary(&w, 1).skipped, summary(&w, 1).done, summary(&w, 1).rooms_left), (skipped, age == 5, 1));
+        w.wait(3).gives("");
+    }
+}
+
+#[test]
+fn the_only_monolith_keeps_its_rooms_until_there_is_another() {
+    let mut w = inhabited(1);
+    w.drain(1, true).gives("");
+    w.wait(3).gives("");
+    assert!(!summary(&w, 1).done);
+    w.up(2).gives("accept 2");
+    w.gossip(2, &[]).gives("");
+    w.wait(1).gives("unbind foo; hand over m1 Foo");
+}
+
+#[test]
+fn a_room_that_its_monolith_keeps_is_left_there() {
+    let mut w = inhabited(2);
+    assert!(w.drain(1, true).has("hand over m1 Foo"));
+    assert!(w.wait(5).has("open m1 c1#1"));
+    w.wait(5).gives("");
+    let expected = DrainSummary { rooms_left: 1, clients_left: 2, done: true, ..DrainSummary::default() };
+    assert_eq!(summary(&w, 1), expected);
+}
+
+#[test]
+fn a_drain_and_rebalancing_do_not_disturb_each_other() {
+    let mut w = inhabited(3);
+    let seamless = Some(Seamless { window: 10 * SECOND, quiet: 0 });
+    let rebalance = Some(crate::cluster::Rebalancing { every: SECOND, dry: false });
+    fill(&mut w, "a", 10, 1);
+    w.cluster.configure(Settings { seamless, rebalance, move_rate: 1, ..settings() });
+    w.drain(1, true).gives("unbind a; hand over m1 a");
+    // What the policy has said before is forgotten with each call; what is drained is not.
+    w.policy.moves = Vec::new();
+    w.wait(1).gives("rebalanced 0-0 of 1; unbind foo; hand over m1 Foo");
+}

@@ -1,0 +1,187 @@
+//! More than there is room for: refused early, and whoever is in does not notice.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use usher::testkit::client::ConnectError;
+use usher::testkit::raw::RawSocket;
+use usher::testkit::{Client, Connect, http};
+
+use crate::harness::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f15_a_storm_of_joins_with_one_monolith_stalled_leaves_everybody_else_alone() {
+    const JOINS: usize = 1000;
+    let rooms: Vec<String> = (0..40).map(|number| format!("room-{number}")).collect();
+    let world = world_with(rooms.iter().map(String::as_str).chain(["calm"]));
+    let (a, b) = (monolith(&world).start().await.unwrap(), monolith(&world).start().await.unwrap());
+    let balancer = Balancer::start_with(&[&a, &b], |config| {
+        config.heartbeat.interval = Duration::from_secs(2);
+        config.heartbeat.missed = 100;
+        // The other one has much to do at once.
+        config.limits.place_attempts = 10;
+    })
+    .await;
+    let mut calm = balancer.join("calm", "t").await;
+    let (slow, fast) = if a.members("calm").is_empty() { (&a, &b) } else { (&b, &a) };
+    slow.stall();
+    let addr = balancer.addr();
+    let storm: Vec<_> = (0..JOINS)
+        .map(|number| {
+            let room = rooms[number % rooms.len()].clone();
+            tokio::spawn(async move {
+                let mut client = Client::join(addr, &room, &format!("t{number}")).await.unwrap();
+                client.synced(SOON * 3).await.map(|_| client)
+            })
+        })
+        .collect();
+    // While they wait for the one that says nothing, everything else goes on, in turn.
+    let mut rounds = 0_usize;
+    while rounds < 20 || !storm.iter().all(tokio::task::JoinHandle::is_finished) {
+        assert_eq!(http::get(addr, "/api/status").await.unwrap().text(), "OK");
+        assert_eq!(http::get(addr, "/api/status/metrics").await.unwrap().status, 200);
+        let text = format!(r#"{{"round":{rounds}}}"#);
+        fast.say("calm", None, &text);
+        calm.recv_until(SOON, |got| got == text).await.unwrap();
+        if rounds == 10 {
+            drop(balancer.join("calm", "late").await);
+        }
+        rounds += 1;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mut clients = Vec::new();
+    for client in storm {
+        clients.push(client.await.unwrap().unwrap());
+    }
+    assert!(slow.joins().is_empty(), "it reads nothing");
+    assert_eq!(fast.members("room-0").len(), JOINS / rooms.len());
+    let ready = balancer.get("/_usher/ready").await;
+    assert!(ready.text().contains("misses heartbeats"), "readiness tells of the trouble: {}", ready.text());
+    slow.resume();
+    balancer.linked(2).await;
+    drop((clients, calm));
+    nobody_left(&balancer, &[&a, &b]).await;
+}
+
+#[tokio::test]
+async fn f35_a_listener_that_does_not_read_the_event_stream_delays_nobody() {
+    let world = world_with(["x"]);
+    let a = monolith(&world).start().await.unwrap();
+    let balancer = Balancer::start(&[&a]).await;
+    let key = format!("authorization: Bearer {KEY}");
+    let listener = RawSocket::connect(balancer.addr(), "/api/state/stream", &[&key]).await.unwrap();
+    let mut client = balancer.join("x", "t").await;
+    // Far more than its queue and the sockets on the way hold.
+    for number in 0..60_000 {
+        a.say("x", None, &format!(r#"{{"number":{number}}}"#));
+        if number % 100 == 99 {
+            let last = format!(r#"{{"number":{number}}}"#);
+            client.recv_until(SOON, |text| text == last).await.unwrap();
+        }
+    }
+    drop((listener, client));
+    nobody_left(&balancer, &[&a]).await;
+}
+
+#[tokio::test]
+async fn an_address_that_connects_too_often_is_closed_at_once_and_a_trusted_proxy_is_not() {
+    let world = world_with(["x"]);
+    let a = monolith(&world).start().await.unwrap();
+    let fast = |trusted: bool| {
+        move |config: &mut usher::config::Config| {
+            config.limits.connections_per_second = 5;
+            // So that the tests' own questions are no part of it.
+            config.admin_listen = Some("127.0.0.1:0".parse().unwrap());
+            if !trusted {
+                config.trusted = Vec::new();
+            }
+        }
+    };
+    for trusted in [true, false] {
+        let balancer = Balancer::start_with(&[&a], fast(trusted)).await;
+        let mut served = 0;
+        let mut closed = 0;
+        for _ in 0..60 {
+            let mut stream = TcpStream::connect(balancer.addr()).await.unwrap();
+            // A connection that is closed at once may break while it is written to.
+            let _ = stream.write_all(b"GET /api/status HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer).await;
+            if answer.starts_with(b"HTTP/1.1 200") { served += 1 } else { closed += 1 }
+        }
+        if trusted {
+            assert_eq!((served, closed), (60, 0));
+        } else {
+            assert!(served >= 5 && closed > 0, "{served} served, {closed} closed");
+            let counted = balancer.metric("usher_refused_rate_total").await as usize;
+            assert!(counted >= closed, "{counted} counted");
+        }
+    }
+}
+
+#[tokio::test]
+async fn sockets_that_do_not_say_who_they_are_are_bounded_and_nobody_else_is_kept_out_by_them_for_long() {
+    let world = world_with(["x"]);
+    let a = monolith(&world).start().await.unwrap();
+    let balancer = Balancer::start_with(&[&a], |config| config.limits.handshakes = 3).await;
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        silent.push(Connect::room(balancer.addr(), "x", "t").silent().open().await.unwrap());
+    }
+    let refused = Connect::room(balancer.addr(), "x", "t").open().await.err();
+    assert!(matches!(refused, Some(ConnectError::Refused { status: 503, .. })), "{refused:?}");
+    let ready = balancer.get("/_usher/ready").await;
+    assert_eq!(ready.status, 503);
+    assert!(ready.text().contains("at a limit: limits.handshakes"), "{}", ready.text());
+    // Who has said it does not count any more.
+    silent.pop();
+    eventually("there is room", async || match balancer.metric("usher_handshakes").await as usize {
+        2 => Ok(()),
+        count => Err(count),
+    })
+    .await;
+    let clients = [balancer.join("x", "t1").await, balancer.join("x", "t2").await];
+    assert_eq!(balancer.get("/_usher/ready").await.status, 200);
+    drop((silent, clients));
+    nobody_left(&balancer, &[&a]).await;
+}
+
+#[tokio::test]
+async fn at_the_limit_of_clients_readiness_says_so_and_the_next_one_is_refused_before_its_upgrade() {
+    let world = world_with(["x"]);
+    let a = monolith(&world).start().await.unwrap();
+    let balancer = Balancer::start_with(&[&a], |config| config.limits.clients = 2).await;
+    let clients = [balancer.join("x", "t1").await, balancer.join("x", "t2").await];
+    let refused = Connect::room(balancer.addr(), "x", "t3").open().await.err();
+    let Some(ConnectError::Refused { status: 503, headers, .. }) = refused else { panic!("{refused:?}") };
+    assert!(headers.iter().any(|(name, _)| name == "retry-after"), "{headers:?}");
+    let ready = balancer.get("/_usher/ready").await;
+    assert_eq!(ready.status, 503);
+    assert!(ready.text().contains("at a limit: limits.clients"), "{}", ready.text());
+    assert_eq!(http::get(balancer.addr(), "/api/status").await.unwrap().text(), "OK");
+    drop(clients);
+    eventually("it is ready again", async || match balancer.get("/_usher/ready").await.status {
+        200 => Ok(()),
+        status => Err(status),
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_body_that_stops_is_the_clients_fault_and_no_monolith_is_blamed() {
+    let world = world_with(["x"]);
+    let a = monolith(&world).start().await.unwrap();
+    let balancer = Balancer::start_with(&[&a], |config| {
+        config.timeouts.http_response = Duration::from_millis(300);
+    })
+    .await;
+    let mut stream = TcpStream::connect(balancer.addr()).await.unwrap();
+    stream.write_all(b"POST /upload HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nab").await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    let errors = balancer.app().control().query(|cluster| cluster.view().rows()[0].errors).await.unwrap();
+    assert_eq!(errors.to_bits(), 0.0_f64.to_bits());
+}
