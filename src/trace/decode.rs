@@ -201,13 +201,14 @@ impl Decoder {
 
     /// Makes the view the base with the counts of the line at hand.
     fn apply(&mut self) {
-        let counted = &self.counted;
+        let mut counted = self.counted.iter().map(|(at, _)| *at).peekable();
         for at in self.touched.drain(..) {
-            if counted.binary_search_by_key(&at, |(counted, _)| *counted).is_err() {
+            while counted.next_if(|counted| *counted < at).is_some() {}
+            if counted.peek() != Some(&at) {
                 show(&mut self.view, at, self.base[at]);
             }
         }
-        for (at, counts) in counted {
+        for (at, counts) in &self.counted {
             show(&mut self.view, *at, counts.over(self.base[*at]));
             self.touched.push(*at);
         }

@@ -27,12 +27,12 @@ const LONGEST_TEXT: usize = 64;
 pub(super) struct Texts {
     known: HashSet<Arc<str>, RandomState>,
     /// Some of them once more, by the bytes with which they stand in a line: to find one here takes neither a look for
-    /// its end nor a hash of it. Only such as are written without escapes.
+    /// its end nor a hash of it. Only such as are short and written without escapes.
     seen: Vec<Option<Arc<str>>>,
 }
 
 /// The places of texts that were seen, a power of two.
-const SEEN: usize = 256;
+const SEEN: usize = 1024;
 
 impl Default for Texts {
     fn default() -> Self {
@@ -64,7 +64,8 @@ impl Texts {
         }
         let text = cursor.text()?;
         let shared = self.shared(&text);
-        self.seen[at] = matches!(text, Cow::Borrowed(_)).then(|| shared.clone());
+        let plain = matches!(text, Cow::Borrowed(_)) && text.len() <= LONGEST_TEXT;
+        self.seen[at] = plain.then(|| shared.clone());
         Some(shared)
     }
 }
