@@ -337,9 +337,10 @@ impl Replay {
         let answers =
             [other.as_ref().map_or(&outcome.answer, |other| &other.decision.answer), &redecided.decision.answer];
         let took = [other.as_ref().map_or(outcome.ns, |other| other.ns), redecided.ns];
-        for (side, verdict) in [&from, &to].into_iter().enumerate() {
-            self.sides[side].add(call, view, answers[side], verdict, took[side]);
-        }
+        let before = from.first.and_then(|id| view.get(id));
+        let after = if to.first == from.first { before } else { to.first.and_then(|id| view.get(id)) };
+        self.sides[0].add(call, before, answers[0], &from, took[0]);
+        self.sides[1].add(call, after, answers[1], &to, took[1]);
         if call.hook == Hook::Place {
             self.placements.add(at_us, view, [from.first, to.first]);
         }

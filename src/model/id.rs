@@ -42,6 +42,11 @@ macro_rules! text_id {
                 Self(text.into())
             }
 
+            /// Whether it shares its text with the other; equal ones may not.
+            pub fn is_same(&self, other: &Self) -> bool {
+                Arc::ptr_eq(&self.0, &other.0)
+            }
+
             /// The id as text.
             pub fn as_str(&self) -> &str {
                 &self.0

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 
 use super::FORMAT;
-use super::quick::{self, DecisionRead, Texts};
+use super::quick::{self, DecisionRead, Texts, Written};
 use super::record::{AnyLine, Counts, Gap, Header, Outcome, PolicyText, TraceEvent};
 use crate::model::MonolithId;
 use crate::model::policy::{Call, MonolithRow, View};
@@ -48,6 +48,8 @@ pub struct Decoder {
     /// The counts of the line at hand, in the order of the rows.
     counted: Vec<(usize, Counts)>,
     texts: Texts,
+    /// The counts of the line before.
+    written: Written,
 }
 
 impl Decoder {
@@ -66,11 +68,10 @@ impl Decoder {
 
     /// A decision or a view as the encoder writes it. Where there is none, nothing has changed.
     pub(super) fn quick(&mut self, text: &[u8]) -> Option<(u64, Item)> {
-        let text = std::str::from_utf8(text).ok()?;
         self.quick_decision(text).or_else(|| self.quick_view(text))
     }
 
-    fn quick_view(&mut self, text: &str) -> Option<(u64, Item)> {
+    fn quick_view(&mut self, text: &[u8]) -> Option<(u64, Item)> {
         let (t, number, monoliths, gone) = quick::view(text, &mut self.texts)?;
         // One that builds on another that is missing is told so the general way.
         if number != 1 && self.number != number.checked_sub(1) {
@@ -80,17 +81,8 @@ impl Decoder {
         Some((t, Item::View))
     }
 
-    fn quick_decision(&mut self, text: &str) -> Option<(u64, Item)> {
-        let (view, counted) = (&self.view, &mut self.counted);
-        counted.clear();
-        let mut next = 0;
-        let read = quick::decision(text, &mut self.texts, &mut |id, counts| {
-            // The encoder writes them in the order of the rows.
-            let at = next + view.rows().get(next..)?.binary_search_by(|row| row.id.as_str().cmp(id)).ok()?;
-            next = at + 1;
-            counted.push((at, counts));
-            Some(())
-        })?;
+    fn quick_decision(&mut self, text: &[u8]) -> Option<(u64, Item)> {
+        let read = quick::decision(text, &mut self.texts, self.view.rows(), &mut self.written, &mut self.counted)?;
         if self.number != Some(read.view) {
             return None;
         }
@@ -175,21 +167,27 @@ impl Decoder {
         };
         for id in &left {
             if let Some(at) = self.position(id) {
+                self.written.forget();
                 self.base.remove(at);
                 self.view.remove(id);
             }
         }
+        let mut next = 0;
         for row in monoliths {
             let (id, counts) = (row.id.clone(), Counts::of(&row));
+            // They come in the order of the rows, and often all of them.
+            let here = self.view.rows().get(next).is_some_and(|row| row.id == id);
             // Only one that is new changes who is there: a VM that follows the view then patches rows, not lists.
-            match self.position(&id) {
+            match if here { Some(next) } else { self.position(&id) } {
                 Some(at) => {
+                    next = at + 1;
                     self.base[at] = counts;
                     if self.view.rows()[at] != row {
                         self.view.update_at(at, |old| *old = row);
                     }
                 }
                 None => {
+                    self.written.forget();
                     self.view.insert(row);
                     if let Some(at) = self.position(&id) {
                         self.base.insert(at, counts);
@@ -203,13 +201,14 @@ impl Decoder {
 
     /// Makes the view the base with the counts of the line at hand.
     fn apply(&mut self) {
-        let counted = &self.counted;
+        let mut counted = self.counted.iter().map(|(at, _)| *at).peekable();
         for at in self.touched.drain(..) {
-            if counted.binary_search_by_key(&at, |(counted, _)| *counted).is_err() {
+            while counted.next_if(|counted| *counted < at).is_some() {}
+            if counted.peek() != Some(&at) {
                 show(&mut self.view, at, self.base[at]);
             }
         }
-        for (at, counts) in counted {
+        for (at, counts) in &self.counted {
             show(&mut self.view, *at, counts.over(self.base[*at]));
             self.touched.push(*at);
         }

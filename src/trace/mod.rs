@@ -18,6 +18,7 @@ pub mod record;
 mod recorder;
 pub mod redact;
 mod rotate;
+mod scan;
 pub mod snapshot;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -2,6 +2,7 @@
 //! else by the hundred thousand. It understands a line wholly or not at all: one that looks otherwise, such as one that
 //! was written by hand, is left to the general way in `decode.rs`, which also says what is wrong with it.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,22 +23,74 @@ const MOST_TEXTS: usize = 4096;
 const LONGEST_TEXT: usize = 64;
 
 /// Texts that came up before: ids, regions and rooms stand in line after line, and one allocation serves them all.
-#[derive(Debug, Default)]
-pub(super) struct Texts(HashSet<Arc<str>, RandomState>);
+#[derive(Debug)]
+pub(super) struct Texts {
+    known: HashSet<Arc<str>, RandomState>,
+    /// Some of them once more, by the bytes with which they stand in a line: to find one here takes neither a look for
+    /// its end nor a hash of it. Only such as are short and written without escapes.
+    seen: Vec<Option<Arc<str>>>,
+}
+
+/// The places of texts that were seen, a power of two.
+const SEEN: usize = 1024;
+
+impl Default for Texts {
+    fn default() -> Self {
+        Self { known: HashSet::default(), seen: vec![None; SEEN] }
+    }
+}
 
 impl Texts {
     pub(super) fn shared(&mut self, text: &str) -> Arc<str> {
-        if let Some(known) = self.0.get(text) {
+        if let Some(known) = self.known.get(text) {
             return known.clone();
         }
         let shared = Arc::<str>::from(text);
         if text.len() <= LONGEST_TEXT {
-            if self.0.len() >= MOST_TEXTS {
-                self.0.clear();
+            if self.known.len() >= MOST_TEXTS {
+                self.known.clear();
             }
-            self.0.insert(shared.clone());
+            self.known.insert(shared.clone());
         }
         shared
+    }
+
+    /// The text that stands here.
+    #[inline]
+    fn read(&mut self, cursor: &mut Cursor<'_>) -> Option<Arc<str>> {
+        let at = cursor.next_bytes().map_or(0, place);
+        if let Some(seen) = self.seen[at].as_ref().filter(|seen| cursor.eat_text(seen)) {
+            return Some(seen.clone());
+        }
+        let text = cursor.text()?;
+        let shared = self.shared(&text);
+        let plain = matches!(text, Cow::Borrowed(_)) && text.len() <= LONGEST_TEXT;
+        self.seen[at] = plain.then(|| shared.clone());
+        Some(shared)
+    }
+}
+
+/// The place of a text that begins with these bytes, be they its own or what follows it.
+fn place(bytes: [u64; 2]) -> usize {
+    let mixed = (bytes[0] ^ bytes[1].rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> (64 - SEEN.trailing_zeros())) as usize
+}
+
+/// The counts of the line before, as they were written: most of them stand in the next line again.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    text: Vec<u8>,
+    /// Where the counts of each Monolith end in the text, its row, and the counts.
+    entries: Vec<(usize, usize, Counts)>,
+    /// Room for those of the next line.
+    spare: Vec<(usize, usize, Counts)>,
+}
+
+impl Written {
+    /// Rows have come or gone.
+    pub(super) fn forget(&mut self) {
+        self.text.clear();
+        self.entries.clear();
     }
 }
 
@@ -50,12 +103,15 @@ pub(super) struct DecisionRead {
     pub(super) outcome: Box<Outcome>,
 }
 
-/// Reads such a line; `counted` is told the counts of each Monolith and may refuse them.
+/// Reads such a line. `rows` are those of the view, and `counted` becomes the places of rows with their counts.
 pub(super) fn decision(
-    line: &str,
+    line: &[u8],
     texts: &mut Texts,
-    counted: &mut dyn FnMut(&str, Counts) -> Option<()>,
+    rows: &[MonolithRow],
+    written: &mut Written,
+    counted: &mut Vec<(usize, Counts)>,
 ) -> Option<DecisionRead> {
+    counted.clear();
     let mut line = Line { cursor: Cursor::new(line), texts };
     line.cursor.expect("{\"t\":")?;
     let t = line.cursor.whole()?;
@@ -66,7 +122,7 @@ pub(super) fn decision(
     line.cursor.expect(",\"view\":")?;
     let view = line.cursor.whole()?;
     if line.cursor.eat(",\"counts\":") {
-        line.cursor.object(|cursor, id| counted(&id, counts(cursor)?))?;
+        all_counts(&mut line.cursor, rows, written, counted)?;
     }
     line.cursor.expect(",\"call\":")?;
     let call = Box::new(line.call()?);
@@ -74,29 +130,88 @@ pub(super) fn decision(
     line.cursor.is_at_end().then_some(DecisionRead { t, number, view, call, outcome })
 }
 
+/// The counts of Monoliths, which the encoder writes in the order of the rows.
+fn all_counts(
+    cursor: &mut Cursor<'_>,
+    rows: &[MonolithRow],
+    written: &mut Written,
+    counted: &mut Vec<(usize, Counts)>,
+) -> Option<()> {
+    let start = cursor.place();
+    if !written.text.is_empty() && cursor.eat_bytes(&written.text) {
+        counted.extend(written.entries.iter().map(|(_, at, counts)| (*at, *counts)));
+        return Some(());
+    }
+    cursor.expect("{")?;
+    let (mut entries, mut old, mut next) = (std::mem::take(&mut written.spare), 0, 0);
+    entries.clear();
+    if !cursor.eat("}") {
+        loop {
+            while written.entries.get(old).is_some_and(|(_, at, _)| *at < next) {
+                old += 1;
+            }
+            // Each begins behind a brace or a comma.
+            let begins = old.checked_sub(1).map_or(1, |before| written.entries[before].0 + 1);
+            let known = written.entries.get(old);
+            let again =
+                known.filter(|(ends, ..)| written.text.get(begins..*ends).is_some_and(|text| cursor.eat_bytes(text)));
+            let (at, counts) = match again {
+                Some((_, at, counts)) => (*at, *counts),
+                None => {
+                    let id = cursor.text()?;
+                    cursor.expect(":")?;
+                    let counts = counts(cursor)?;
+                    (next + rows.get(next..)?.binary_search_by(|row| row.id.as_str().cmp(&id)).ok()?, counts)
+                }
+            };
+            next = at + 1;
+            counted.push((at, counts));
+            entries.push((cursor.place() - start, at, counts));
+            if !cursor.eat(",") {
+                cursor.expect("}")?;
+                break;
+            }
+        }
+    }
+    written.text.clear();
+    written.text.extend_from_slice(cursor.since(start));
+    written.spare = std::mem::replace(&mut written.entries, entries);
+    Some(())
+}
+
 fn counts(cursor: &mut Cursor<'_>) -> Option<Counts> {
     let mut counts = Counts::default();
-    cursor.object(|cursor, name| {
-        let field = match &*name {
-            "rooms" => &mut counts.rooms,
-            "clients" => &mut counts.clients,
-            "users" => &mut counts.users,
-            "pending" => &mut counts.pending,
-            "inflight" => &mut counts.inflight,
-            _ => return None,
+    cursor.expect("{")?;
+    if cursor.eat("}") {
+        return Some(counts);
+    }
+    loop {
+        let field = if cursor.eat("\"rooms\":") {
+            &mut counts.rooms
+        } else if cursor.eat("\"clients\":") {
+            &mut counts.clients
+        } else if cursor.eat("\"users\":") {
+            &mut counts.users
+        } else if cursor.eat("\"pending\":") {
+            &mut counts.pending
+        } else {
+            cursor.expect("\"inflight\":")?;
+            &mut counts.inflight
         };
         // A key that comes twice is an error that the general way describes.
         if field.is_some() {
             return None;
         }
         *field = Some(cursor.small()?);
-        Some(())
-    })?;
-    Some(counts)
+        if !cursor.eat(",") {
+            cursor.expect("}")?;
+            return Some(counts);
+        }
+    }
 }
 
 /// The line of a view: its number, who is new or another than before, and who is gone.
-pub(super) fn view(line: &str, texts: &mut Texts) -> Option<(u64, u64, Vec<MonolithRow>, Vec<MonolithId>)> {
+pub(super) fn view(line: &[u8], texts: &mut Texts) -> Option<(u64, u64, Vec<MonolithRow>, Vec<MonolithId>)> {
     let mut line = Line { cursor: Cursor::new(line), texts };
     line.cursor.expect("{\"t\":")?;
     let t = line.cursor.whole()?;
@@ -126,8 +241,7 @@ impl<'a> Line<'a, '_> {
     }
 
     fn shared(&mut self) -> Option<Arc<str>> {
-        let text = self.cursor.text()?;
-        Some(self.texts.shared(&text))
+        self.texts.read(&mut self.cursor)
     }
 
     fn region(&mut self) -> Option<Region> {
@@ -143,11 +257,13 @@ impl<'a> Line<'a, '_> {
     }
 
     /// The value of a key that may be absent.
+    #[inline(always)]
     fn maybe<T>(&mut self, key: &str, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<Option<T>> {
         if self.cursor.eat(key) { read(self).map(Some) } else { Some(None) }
     }
 
     /// The value of a key that comes first in its object if it comes at all.
+    #[inline(always)]
     fn first<T>(&mut self, key: &str, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<Option<T>> {
         let found = self.maybe(key, read)?;
         if found.is_some() {
@@ -172,6 +288,7 @@ impl<'a> Line<'a, '_> {
     }
 
     /// The value of the key that comes next.
+    #[inline(always)]
     fn next<T>(&mut self, key: &str, read: impl FnOnce(&mut Cursor<'a>) -> Option<T>) -> Option<T> {
         self.cursor.expect(key)?;
         read(&mut self.cursor)
@@ -256,11 +373,7 @@ impl<'a> Line<'a, '_> {
         self.cursor.expect("\"clients\":")?;
         let clients = self.cursor.small()?;
         self.cursor.expect(",\"regions\":")?;
-        let (mut regions, texts) = (BTreeMap::new(), &mut *self.texts);
-        self.cursor.object(|cursor, region| {
-            regions.insert(Region::new(texts.shared(&region)), cursor.small()?);
-            Some(())
-        })?;
+        let regions = self.counts_by_region()?;
         // Nothing and null are the same.
         let metadata = self.maybe(",\"metadata\":", |line| line.cursor.value::<Option<serde_json::Value>>())?.flatten();
         let previous = self.maybe(",\"previous\":", Self::previous)?;
@@ -272,6 +385,23 @@ impl<'a> Line<'a, '_> {
         let age_s = self.maybe(",\"age_s\":", |line| line.cursor.number())?;
         self.cursor.expect("}")?;
         Some(CallRoom { name, region, clients, regions, metadata, previous, attempt, bound, owner, age_s })
+    }
+
+    fn counts_by_region(&mut self) -> Option<BTreeMap<Region, u32>> {
+        let mut regions = BTreeMap::new();
+        self.cursor.expect("{")?;
+        if self.cursor.eat("}") {
+            return Some(regions);
+        }
+        loop {
+            let region = self.region()?;
+            self.cursor.expect(":")?;
+            regions.insert(region, self.cursor.small()?);
+            if !self.cursor.eat(",") {
+                self.cursor.expect("}")?;
+                return Some(regions);
+            }
+        }
     }
 
     fn previous(&mut self) -> Option<Previous> {

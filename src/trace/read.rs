@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::decode::{Decoder, Item};
 use super::record::{Header, PolicyText};
+use super::scan;
 use crate::model::policy::View;
 use crate::policy::lua::Source;
 
@@ -211,12 +212,11 @@ impl Reader {
                 self.cut |= !self.buffer.is_empty();
                 return Ok(false);
             }
-            // Memory does not fail to be read.
-            let mut rest = chunk;
-            let length = rest.read_until(b'\n', &mut self.buffer).unwrap_or(0);
+            let end = scan::line_end(chunk);
+            self.buffer.extend_from_slice(&chunk[..end.unwrap_or(chunk.len())]);
+            let length = end.map_or(chunk.len(), |end| end + 1);
             self.lines.consume(length);
-            if self.buffer.last() == Some(&b'\n') {
-                self.buffer.pop();
+            if end.is_some() {
                 self.line += 1;
                 return Ok(true);
             }

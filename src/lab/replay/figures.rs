@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::model::assertion::{Figures, Metric};
-use crate::model::policy::{Answer, Call, FaultKind, Hook, View};
+use crate::model::policy::{Answer, Call, FaultKind, Hook, MonolithRow};
 use crate::policy::times::Times;
 use crate::policy::verdict::{self, Verdict};
 
@@ -22,7 +22,15 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    pub(super) fn add(&mut self, call: &Call, view: &View, answer: &Answer, verdict: &Verdict<'_>, ns: u64) {
+    /// One decision; `chosen` is the row of the Monolith that is tried first.
+    pub(super) fn add(
+        &mut self,
+        call: &Call,
+        chosen: Option<&MonolithRow>,
+        answer: &Answer,
+        verdict: &Verdict<'_>,
+        ns: u64,
+    ) {
         self.times.add(Duration::from_nanos(ns));
         if let Some(kind) = verdict.fault {
             *self.faults.entry(kind).or_default() += 1;
@@ -34,7 +42,7 @@ impl Tally {
             Answer::Default | Answer::Ranked(_) | Answer::Admit => {}
         }
         if matches!(call.hook, Hook::Place | Hook::Route)
-            && let Some(row) = verdict.first.and_then(|id| view.get(id))
+            && let Some(row) = chosen
         {
             let wanted = verdict::region(call).unwrap_or(&call.region);
             self.chosen += 1;

@@ -59,11 +59,24 @@ impl Placements {
                 set(&mut placed.present, bucket, true);
             }
         }
-        for (side, id) in chosen.into_iter().enumerate() {
-            let Some(placed) = id.and_then(|id| self.monoliths.get_mut(id)) else { continue };
-            placed.total[side] += 1;
-            let count = placed.buckets[side].get(bucket).copied().unwrap_or(0);
-            set(&mut placed.buckets[side], bucket, count.saturating_add(1));
+        // Mostly both chose the same one, which is then looked for once.
+        match chosen {
+            [Some(one), Some(other)] if one == other => self.count(one, bucket, &[0, 1]),
+            [one, other] => {
+                one.into_iter().for_each(|id| self.count(id, bucket, &[0]));
+                other.into_iter().for_each(|id| self.count(id, bucket, &[1]));
+            }
+        }
+    }
+
+    /// One more on this Monolith, for each of these sides.
+    fn count(&mut self, id: &MonolithId, bucket: usize, sides: &[usize]) {
+        let Some(placed) = self.monoliths.get_mut(id) else { return };
+        for side in sides {
+            placed.total[*side] += 1;
+            let buckets = &mut placed.buckets[*side];
+            let count = buckets.get(bucket).copied().unwrap_or(0);
+            set(buckets, bucket, count.saturating_add(1));
         }
     }
 

@@ -8,7 +8,7 @@ use mlua::{Function, Lua, LuaString, Table, Value};
 use super::mirror::Mirror;
 use super::{rooms, value};
 use crate::model::Region;
-use crate::model::policy::{Call, CallClient, CallRequest, CallRoom, Cause, Hook};
+use crate::model::policy::{Call, CallClient, CallRoom, Cause, Hook};
 
 /// About how many texts a VM keeps between calls, and the longest of them in bytes. Beyond them all are forgotten.
 const TEXTS: usize = 256;
@@ -64,28 +64,28 @@ impl Caller {
         let mut text = |text: Option<&str>| text.map(|text| self.texts.place(lua, text)).transpose();
         let region = text(Some(call.region.as_str()))?;
         let cause = text(call.cause.map(cause_name))?;
-        let name = text(room.name.as_deref())?;
         let room_region = text(room.region.as_ref().map(Region::as_str))?;
         let only_region = text(only.map(|(region, _)| region))?;
         let owner = text(room.owner.as_ref().map(|owner| owner.as_str()))?;
         let client_region = text(client.region.as_ref().map(Region::as_str))?;
-        let no_request = CallRequest::default();
         let request = call.request.as_ref();
-        let has_request = request.is_some();
-        let request = request.unwrap_or(&no_request);
-        let method = text(has_request.then_some(&*request.method))?;
-        let path = text(has_request.then_some(&*request.path))?;
-        let host = text(request.host.as_deref())?;
-        let request_region = text(request.region.as_ref().map(Region::as_str))?;
-        let headers = self.texts.table(lua, &request.headers)?;
-        let query = self.texts.table(lua, &request.query)?;
+        let method = text(request.map(|request| &*request.method))?;
+        let path = text(request.map(|request| &*request.path))?;
+        let host = text(request.and_then(|request| request.host.as_deref()))?;
+        let request_region = text(request.and_then(|request| request.region.as_ref()).map(Region::as_str))?;
+        let (headers, query) = match request {
+            Some(request) => (self.texts.table(lua, &request.headers)?, self.texts.table(lua, &request.query)?),
+            None => (None, None),
+        };
+        // One room is asked about again long after the next, if at all.
+        let name = room.name.as_deref().map(|name| string(lua, name)).transpose()?;
         let text = |place: Option<usize>| place.and_then(|place| self.texts.strings.get(place));
         // Only these hooks answer with Monoliths.
         let places = matches!(call.hook, Hook::Place | Hook::Route).then(|| mirror.places());
         let head = (hook, serving, all, mirrored, now, text(region), text(cause));
         let room = (
             has_room,
-            text(name),
+            name.as_ref(),
             text(room_region),
             room.clients,
             regions,
@@ -100,7 +100,7 @@ impl Caller {
         let rooms = (call.hook == Hook::Rebalance).then(|| rooms::list(lua, &call.rooms)).transpose()?;
         let has_client = call.client.is_some();
         let client = (has_client, text(client_region), client.reconnect, client.attempt, rooms, watched, places);
-        let request = (has_request, text(method), text(path), text(host), text(request_region), headers, query);
+        let request = (request.is_some(), text(method), text(path), text(host), text(request_region), headers, query);
         let ((a, b, c, d, e, f, g), (h, i, j, k, l, m, n, o, p, q, r, s)) = (head, room);
         let (t, u, v, w, x, y, z) = client;
         let more = (n, o, p, q, r, s, (t, u, v, w, x, y, z, request));
@@ -114,8 +114,16 @@ impl Caller {
     }
 }
 
-/// Texts as strings of the VM. Regions, and rooms that are asked about again, come up in call after call, and to make a
-/// string of one anew takes a protected call each time.
+/// A string of the VM. Under a limit of memory it would take a protected call, which costs several times as much. It
+/// counts all the same: the first allocation of the call, its table, fails if there is no memory left.
+fn string(lua: &Lua, text: &str) -> mlua::Result<LuaString> {
+    let limit = lua.set_memory_limit(0)?;
+    let string = lua.create_string(text);
+    lua.set_memory_limit(limit)?;
+    string
+}
+
+/// Texts as strings of the VM. Regions, ids and causes come up in call after call.
 #[derive(Default)]
 struct Texts {
     places: HashMap<Box<str>, usize, RandomState>,
@@ -137,7 +145,7 @@ impl Texts {
             return Ok(*place);
         }
         let place = self.strings.len();
-        self.strings.push(lua.create_string(text)?);
+        self.strings.push(string(lua, text)?);
         self.places.insert(text.into(), place);
         self.long |= text.len() > LONGEST_TEXT;
         Ok(place)

@@ -47,7 +47,20 @@ impl Meter {
     }
 
     /// One safepoint: what to stop the call with, if it has to stop. Once stopped, it stops at every later one.
+    #[inline]
     pub(crate) fn safepoint(&self) -> Option<FaultKind> {
+        let used = self.used.load(Relaxed) + 1;
+        let quiet = self.fired.load(Relaxed) == 0 && used <= self.fuel.load(Relaxed);
+        if quiet && !used.is_multiple_of(CLOCK_EVERY) {
+            self.used.store(used, Relaxed);
+            return None;
+        }
+        self.look()
+    }
+
+    /// A safepoint at which there may be something to stop for.
+    #[cold]
+    fn look(&self) -> Option<FaultKind> {
         if let Some(kind) = self.fired() {
             return Some(kind);
         }

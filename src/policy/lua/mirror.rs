@@ -17,26 +17,24 @@ pub(super) fn serving(rows: &[MonolithRow]) -> impl Iterator<Item = &MonolithRow
     rows.iter().filter(|row| row.serves())
 }
 
-type Getter = fn(&MonolithRow) -> f64;
+/// The names of a row's numbers, as scripts use them, in the order of [`numbers`].
+const NUMBERS: [&str; 11] =
+    ["rooms", "clients", "users", "pending", "inflight", "queue", "rtt_ms", "latency_ms", "errors", "age_s", "weight"];
 
-/// The numbers of a row, by the names that scripts use.
-const NUMBERS: [(&str, Getter); 11] = [
-    ("rooms", |row| f64::from(row.rooms)),
-    ("clients", |row| f64::from(row.clients)),
-    ("users", |row| f64::from(row.users)),
-    ("pending", |row| f64::from(row.pending)),
-    ("inflight", |row| f64::from(row.inflight)),
-    ("queue", |row| f64::from(row.queue)),
-    ("rtt_ms", |row| row.rtt_ms),
-    ("latency_ms", |row| row.latency_ms),
-    ("errors", |row| row.errors),
-    ("age_s", |row| row.age_s),
-    ("weight", |row| row.weight),
-];
+/// The numbers of a row.
+#[inline]
+fn numbers(row: &MonolithRow) -> [f64; NUMBERS.len()] {
+    let MonolithRow { rooms, clients, users, pending, inflight, queue, .. } = row;
+    let [rooms, clients, users, pending, inflight, queue] =
+        [rooms, clients, users, pending, inflight, queue].map(|count| f64::from(*count));
+    let MonolithRow { rtt_ms, latency_ms, errors, age_s, weight, .. } = *row;
+    [rooms, clients, users, pending, inflight, queue, rtt_ms, latency_ms, errors, age_s, weight]
+}
 
 /// Reads a number of a row by its name.
-pub(super) fn number(field: &[u8]) -> Option<Getter> {
-    NUMBERS.iter().find(|(name, _)| name.as_bytes() == field).map(|(_, get)| *get)
+pub(super) fn number(field: &[u8]) -> Option<impl Fn(&MonolithRow) -> f64> {
+    let at = NUMBERS.iter().position(|name| name.as_bytes() == field)?;
+    Some(move |row: &MonolithRow| numbers(row)[at])
 }
 
 /// One VM's copy of the view.
@@ -59,7 +57,7 @@ struct Row {
 impl Mirror {
     /// An empty copy.
     pub(super) fn new(lua: &Lua, native: NativeRows) -> mlua::Result<Self> {
-        let keys = NUMBERS.iter().map(|(name, _)| lua.create_string(name)).collect::<mlua::Result<_>>()?;
+        let keys = NUMBERS.iter().map(|name| lua.create_string(name)).collect::<mlua::Result<_>>()?;
         let (serving, all) = (frozen_list(lua, std::iter::empty())?, frozen_list(lua, std::iter::empty())?);
         Ok(Self { keys, rows: Vec::new(), membership: None, serving, all, places: lua.create_table()?, native })
     }
@@ -141,8 +139,8 @@ impl Row {
         set_state(&table, data)?;
         set_load(lua, &table, data)?;
         table.raw_set("load_age_s", data.load_age_s)?;
-        for ((_, get), key) in NUMBERS.iter().zip(keys) {
-            table.raw_set(key, get(data))?;
+        for (key, number) in keys.iter().zip(numbers(data)) {
+            table.raw_set(key, number)?;
         }
         table.set_readonly(true);
         Ok(Self { table, version })
@@ -159,8 +157,9 @@ impl Row {
     /// could be hit, each is written at once; with one, each would be a protected call.
     fn patch_numbers(&self, lua: &Lua, keys: &[LuaString], was: &MonolithRow, now: &MonolithRow) -> mlua::Result<()> {
         let limit = lua.set_memory_limit(0)?;
-        let numbers = NUMBERS.iter().zip(keys).filter(|((_, get), _)| get(now).to_bits() != get(was).to_bits());
-        let written = { numbers }.try_for_each(|((_, get), key)| self.table.raw_set(key, get(now)));
+        let changed = numbers(was).into_iter().zip(numbers(now)).zip(keys);
+        let mut changed = changed.filter(|((was, now), _)| was.to_bits() != now.to_bits());
+        let written = changed.try_for_each(|((_, now), key)| self.table.raw_set(key, now));
         lua.set_memory_limit(limit)?;
         written
     }
