@@ -114,7 +114,7 @@ async fn f14_a_monolith_that_dies_closes_nobody() {
     a.kill().await;
     arrived(&mut client, &b, "x", 1).await;
     let state = balancer.get("/api/state").await.json();
-    assert_eq!(state["waiting"], json!([]), "{state}");
+    assert!(state["waiting"].is_null(), "nobody waits any more: {state}");
     for _ in 0..10 {
         assert_eq!(http::get(balancer.addr(), "/echo").await.unwrap().status, 200);
     }
