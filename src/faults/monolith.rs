@@ -16,9 +16,10 @@ use super::dice::Dice;
 use super::ledger::{Ledger, LinkNumber, Session};
 use super::pipe::{End, Line, small};
 
-/// An unload that crosses the Monolith's own on the way ends a real one and cannot be avoided: it is excused for so long,
-/// since a stall keeps either of them for up to four seconds.
-const CROSSING: Duration = Duration::from_millis(4400);
+/// An unload that crosses the Monolith's own on the way ends a real one and cannot be avoided: it is excused for so long.
+const CROSSING: Duration = Duration::from_millis(400);
+/// The same when a stall of up to four seconds has kept either of them.
+const CROSSING_IN_A_STALL: Duration = Duration::from_millis(4400);
 
 /// What all Monoliths of a run share: the store of rooms.
 #[derive(Clone)]
@@ -91,6 +92,8 @@ struct State {
     ghosts: BTreeMap<String, LinkNumber>,
     links: BTreeMap<LinkNumber, (mpsc::UnboundedSender<Message>, Line)>,
     unloaded_lately: Vec<(Instant, String)>,
+    /// When it was last stalled, or went on.
+    stalled: Option<Instant>,
     sabotage: Option<Sabotage>,
     /// A message that lets the next one overtake it.
     overtaken: Option<(BTreeSet<LinkNumber>, Value)>,
@@ -125,6 +128,7 @@ impl Monolith {
             ghosts: BTreeMap::new(),
             links: BTreeMap::new(),
             unloaded_lately: Vec::new(),
+            stalled: None,
             sabotage,
             overtaken: None,
         })));
@@ -196,6 +200,7 @@ impl Monolith {
 
     /// It stops for a while, as a process does that is swapped out.
     pub(super) fn stall(&self, stalled: bool) {
+        self.lock().stalled = Some(Instant::now());
         self.lock().links.values().for_each(|(_, line)| line.stall(stalled));
     }
 
@@ -338,7 +343,9 @@ impl Monolith {
             state.unload(room, "Commanded", (1001, 2), by);
             return;
         }
-        let lately = state.unloaded_lately.iter().any(|(at, name)| name == room && at.elapsed() < CROSSING);
+        let kept = state.stalled.is_some_and(|at| at.elapsed() < CROSSING_IN_A_STALL);
+        let excused = if kept { CROSSING_IN_A_STALL } else { CROSSING };
+        let lately = state.unloaded_lately.iter().any(|(at, name)| name == room && at.elapsed() < excused);
         let name = state.name.clone();
         if lately {
             state.ledger.count("unloads that crossed");
