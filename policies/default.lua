@@ -6,6 +6,8 @@
 
 local policy = { name = "default", api = 1 }
 
+local own_region_only = usher.settings.own_region_only
+
 function policy.place(call)
   -- One pass instead of several helpers: this is asked for every room that nobody has.
   local region = call.region
@@ -23,7 +25,7 @@ function policy.place(call)
       near, near_load = m, load
     end
   end
-  if near == nil or usher.settings.own_region_only then
+  if near == nil or own_region_only then
     return near or any
   end
   -- The rest follows as second choice, should the first not answer in time.

@@ -8,7 +8,7 @@ use mlua::{Function, Lua, LuaString, Table, Value};
 use super::mirror::Mirror;
 use super::{rooms, value};
 use crate::model::Region;
-use crate::model::policy::{Call, CallClient, CallRoom, Cause, Hook};
+use crate::model::policy::{Call, CallClient, CallRoom, Cause, Hook, MonolithRow};
 
 /// About how many texts a VM keeps between calls, and the longest of them in bytes. Beyond them all are forgotten.
 const TEXTS: usize = 256;
@@ -24,6 +24,30 @@ pub(super) enum Said {
     Value(Value),
 }
 
+/// Above every place of a view, as in `prelude.luau`.
+const PLACES: i64 = 0x400_0000;
+
+/// A VM without its limit of memory, while data is put into it that has a limit of its own. Under the limit each string
+/// and each table would take a protected call, which costs several times as much. They count all the same: the first
+/// allocation of the hook's call, its table, fails if there is no memory left.
+pub(super) struct Unlimited<'a> {
+    lua: &'a Lua,
+    limit: usize,
+}
+
+impl<'a> Unlimited<'a> {
+    pub(super) fn new(lua: &'a Lua) -> mlua::Result<Self> {
+        Ok(Self { lua, limit: lua.set_memory_limit(0)? })
+    }
+}
+
+impl Drop for Unlimited<'_> {
+    fn drop(&mut self) {
+        // It fails only where there are no limits at all.
+        let _ = self.lua.set_memory_limit(self.limit);
+    }
+}
+
 /// How calls are made: by a function of `prelude.luau`, which makes the `call` object of plain arguments.
 pub(super) struct Caller {
     invoke: Function,
@@ -35,23 +59,18 @@ impl Caller {
         Self { invoke, texts: Texts::default() }
     }
 
-    /// Calls a hook.
+    /// Calls a hook. The limit of memory holds again from there on.
     pub(super) fn call(
         &mut self,
-        lua: &Lua,
+        unlimited: Unlimited<'_>,
         hook: &Function,
         mirror: &Mirror,
         call: &Call,
         watched: bool,
     ) -> mlua::Result<Said> {
-        let (serving, all) = mirror.lists();
-        let filtered;
-        let (serving, mirrored) = if call.excluded.is_empty() {
-            (serving, true)
-        } else {
-            filtered = mirror.without(lua, |row| call.excluded.contains(&row.id))?;
-            (&filtered, false)
-        };
+        let lua = unlimited.lua;
+        let excluded = |row: &MonolithRow| call.excluded.contains(&row.id);
+        let filtered = (!call.excluded.is_empty()).then(|| mirror.without(lua, excluded)).transpose()?;
         let now = call.now_us as f64 / 1e6;
         let no_room = CallRoom::default();
         let room = call.room.as_ref();
@@ -78,11 +97,11 @@ impl Caller {
             None => (None, None),
         };
         // One room is asked about again long after the next, if at all.
-        let name = room.name.as_deref().map(|name| string(lua, name)).transpose()?;
+        let name = room.name.as_deref().map(|name| lua.create_string(name)).transpose()?;
         let text = |place: Option<usize>| place.and_then(|place| self.texts.strings.get(place));
         // Only these hooks answer with Monoliths.
-        let places = matches!(call.hook, Hook::Place | Hook::Route).then(|| mirror.places());
-        let head = (hook, serving, all, mirrored, now, text(region), text(cause));
+        let names_monoliths = matches!(call.hook, Hook::Place | Hook::Route);
+        let head = (hook, filtered, now, text(region), text(cause));
         let room = (
             has_room,
             name.as_ref(),
@@ -99,28 +118,25 @@ impl Caller {
         );
         let rooms = (call.hook == Hook::Rebalance).then(|| rooms::list(lua, &call.rooms)).transpose()?;
         let has_client = call.client.is_some();
-        let client = (has_client, text(client_region), client.reconnect, client.attempt, rooms, watched, places);
+        let client =
+            (has_client, text(client_region), client.reconnect, client.attempt, rooms, watched, names_monoliths);
         let request = (request.is_some(), text(method), text(path), text(host), text(request_region), headers, query);
-        let ((a, b, c, d, e, f, g), (h, i, j, k, l, m, n, o, p, q, r, s)) = (head, room);
+        let ((a, b, c, d, e), (h, i, j, k, l, m, n, o, p, q, r, s)) = (head, room);
         let (t, u, v, w, x, y, z) = client;
         let more = (n, o, p, q, r, s, (t, u, v, w, x, y, z, request));
-        let arguments = (a, b, c, d, e, f, g, (h, i, j, k, l, m, more));
-        let (value, row, first, second) = self.invoke.call(arguments)?;
-        Ok(match (row, first) {
-            (Some(row), _) => Said::Row(row),
-            (None, Some(first)) => Said::Rows(first, second),
-            (None, None) => Said::Value(value),
+        let arguments = (a, b, c, d, e, (h, i, j, k, l, m, more));
+        drop(unlimited);
+        let (value, places): (Value, Option<f64>) = self.invoke.call(arguments)?;
+        Ok(match places {
+            None => Said::Value(value),
+            Some(places) if places > 0.0 => Said::Row(places as u32),
+            Some(places) => {
+                let places = -places as i64;
+                let (first, second) = ((places % PLACES) as u32, (places / PLACES) as u32);
+                Said::Rows(first, (second > 0).then_some(second))
+            }
         })
     }
-}
-
-/// A string of the VM. Under a limit of memory it would take a protected call, which costs several times as much. It
-/// counts all the same: the first allocation of the call, its table, fails if there is no memory left.
-fn string(lua: &Lua, text: &str) -> mlua::Result<LuaString> {
-    let limit = lua.set_memory_limit(0)?;
-    let string = lua.create_string(text);
-    lua.set_memory_limit(limit)?;
-    string
 }
 
 /// Texts as strings of the VM. Regions, ids and causes come up in call after call.
@@ -145,7 +161,7 @@ impl Texts {
             return Ok(*place);
         }
         let place = self.strings.len();
-        self.strings.push(string(lua, text)?);
+        self.strings.push(lua.create_string(text)?);
         self.places.insert(text.into(), place);
         self.long |= text.len() > LONGEST_TEXT;
         Ok(place)

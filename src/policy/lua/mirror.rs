@@ -42,10 +42,9 @@ pub(super) struct Mirror {
     keys: Vec<LuaString>,
     rows: Vec<Row>,
     membership: Option<u64>,
-    serving: Table,
-    all: Table,
-    /// The place of each row in `all`, by its table: an answer then says whom it names in numbers.
-    places: Table,
+    /// Where the prelude finds `call.monoliths`, `call.all_monoliths`, and the place of each row in the latter by its
+    /// table: an answer then says whom it names in numbers.
+    shown: Table,
     native: NativeRows,
 }
 
@@ -56,13 +55,13 @@ struct Row {
 
 impl Mirror {
     /// An empty copy.
-    pub(super) fn new(lua: &Lua, native: NativeRows) -> mlua::Result<Self> {
+    pub(super) fn new(lua: &Lua, shown: Table, native: NativeRows) -> mlua::Result<Self> {
         let keys = NUMBERS.iter().map(|name| lua.create_string(name)).collect::<mlua::Result<_>>()?;
-        let (serving, all) = (frozen_list(lua, std::iter::empty())?, frozen_list(lua, std::iter::empty())?);
-        Ok(Self { keys, rows: Vec::new(), membership: None, serving, all, places: lua.create_table()?, native })
+        Ok(Self { keys, rows: Vec::new(), membership: None, shown, native })
     }
 
-    /// Brings the copy up to date. Equal versions are equal content (see [`View`]), so only what changed is touched.
+    /// Brings the copy up to date. Equal versions are equal content (see [`View`]), so only what changed is touched. It
+    /// costs least in a VM without a limit of memory.
     pub(super) fn sync(&mut self, lua: &Lua, view: &View) -> mlua::Result<()> {
         if self.membership != Some(view.membership()) {
             return self.rebuild(lua, view);
@@ -80,16 +79,6 @@ impl Mirror {
             }
         }
         Ok(())
-    }
-
-    /// `call.monoliths`, and `call.all_monoliths`.
-    pub(super) fn lists(&self) -> (&Table, &Table) {
-        (&self.serving, &self.all)
-    }
-
-    /// From the table of a row to its place in the view, from 1.
-    pub(super) fn places(&self) -> &Table {
-        &self.places
     }
 
     /// A fresh `call.monoliths` without some.
@@ -120,12 +109,13 @@ impl Mirror {
             native.push(now.clone());
         }
         let serving = self.rows.iter().zip(native.iter()).filter(|(_, data)| data.serves());
-        self.serving = frozen_list(lua, serving.map(|(row, _)| &row.table))?;
-        self.all = frozen_list(lua, self.rows.iter().map(|row| &row.table))?;
-        self.places = lua.create_table_with_capacity(0, self.rows.len())?;
+        self.shown.raw_set("serving", frozen_list(lua, serving.map(|(row, _)| &row.table))?)?;
+        self.shown.raw_set("all", frozen_list(lua, self.rows.iter().map(|row| &row.table))?)?;
+        let places = lua.create_table_with_capacity(0, self.rows.len())?;
         for (row, at) in self.rows.iter().zip(1u32..) {
-            self.places.raw_set(&row.table, at)?;
+            places.raw_set(&row.table, at)?;
         }
+        self.shown.raw_set("places", places)?;
         self.membership = Some(view.membership());
         Ok(())
     }
@@ -148,20 +138,16 @@ impl Row {
 
     fn patch(&self, lua: &Lua, keys: &[LuaString], was: &MonolithRow, now: &MonolithRow) -> mlua::Result<()> {
         self.table.set_readonly(false);
-        let patched = self.patch_numbers(lua, keys, was, now).and_then(|()| self.patch_rest(lua, was, now));
+        let patched = self.patch_numbers(keys, was, now).and_then(|()| self.patch_rest(lua, was, now));
         self.table.set_readonly(true);
         patched
     }
 
-    /// The table has all numbers already, so that writing them allocates nothing. While there is no limit of memory that
-    /// could be hit, each is written at once; with one, each would be a protected call.
-    fn patch_numbers(&self, lua: &Lua, keys: &[LuaString], was: &MonolithRow, now: &MonolithRow) -> mlua::Result<()> {
-        let limit = lua.set_memory_limit(0)?;
+    /// The table has all numbers already, so that writing them allocates nothing.
+    fn patch_numbers(&self, keys: &[LuaString], was: &MonolithRow, now: &MonolithRow) -> mlua::Result<()> {
         let changed = numbers(was).into_iter().zip(numbers(now)).zip(keys);
         let mut changed = changed.filter(|((was, now), _)| was.to_bits() != now.to_bits());
-        let written = changed.try_for_each(|((_, now), key)| self.table.raw_set(key, now));
-        lua.set_memory_limit(limit)?;
-        written
+        changed.try_for_each(|((_, now), key)| self.table.raw_set(key, now))
     }
 
     fn patch_rest(&self, lua: &Lua, was: &MonolithRow, now: &MonolithRow) -> mlua::Result<()> {

@@ -25,6 +25,8 @@ const REMOVED: [&str; 8] =
 pub(crate) struct Sandbox {
     pub(crate) lua: Lua,
     pub(crate) invoke: Function,
+    /// What the prelude knows of who is there.
+    pub(crate) shown: Table,
     /// The texts that a call gives to `usher.explain`. They stay in the VM until somebody asks.
     pub(crate) said: Table,
 }
@@ -47,6 +49,8 @@ impl Sandbox {
         let functions = host.table(&lua)?;
         let said = lua.create_table()?;
         functions.raw_set("said", &said)?;
+        let shown = lua.create_table_with_capacity(0, 3)?;
+        functions.raw_set("shown", &shown)?;
         let (invoke, usher): (Function, Table) =
             load(&lua, PRELUDE_NAME, prelude)?.call((functions.clone(), settings))?;
         load(&lua, PRELUDE_NAME, guards)?.call::<()>(functions)?;
@@ -57,7 +61,7 @@ impl Sandbox {
         lua.set_memory_limit(memory)?;
         let meter = host.meter.clone();
         lua.set_interrupt(move |lua| interrupt(lua, &meter));
-        Ok(Self { lua, invoke, said })
+        Ok(Self { lua, invoke, shown, said })
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use mlua::{Function, LuaString, Table, Value};
 
 use super::answer::{self, Returned};
-use super::call::Caller;
+use super::call::{Caller, Unlimited};
 use super::inspect::{self, Inspection, Lines, Note};
 use super::mirror::Mirror;
 use super::program::{self, LoadError, Program};
@@ -170,8 +170,10 @@ impl Vm {
         };
         let watched = self.host.reads.watched();
         let lua = &engine.sandbox.lua;
-        let called =
-            (engine.mirror.sync(lua, view)).and_then(|()| engine.caller.call(lua, hook, &engine.mirror, call, watched));
+        let called = Unlimited::new(lua).and_then(|unlimited| {
+            engine.mirror.sync(lua, view)?;
+            engine.caller.call(unlimited, hook, &engine.mirror, call, watched)
+        });
         self.host.reads.stop();
         let answer = match (called, self.host.meter.fired()) {
             (Ok(said), None) => answer::parse(call.hook, &said, view).map_err(|reason| Fault {
@@ -255,7 +257,7 @@ impl Engine {
             inspect::extend(inner.inspection, host, lua, usher)
         })
         .map_err(internal)?;
-        let mirror = Mirror::new(&sandbox.lua, host.rows.clone()).map_err(internal)?;
+        let mirror = Mirror::new(&sandbox.lua, sandbox.shown.clone(), host.rows.clone()).map_err(internal)?;
         host.meter.start(&inner.environment.limits);
         // The file itself runs the same way each time, whichever call made a new VM necessary.
         host.random.store(0, Relaxed);
