@@ -37,7 +37,7 @@ const HEAD: Duration = Duration::from_secs(10);
 const BACKLOG: i32 = 4096;
 
 /// Connections that are accepted before anything else has its turn.
-const ACCEPT_BATCH: usize = 512;
+const ACCEPT_BATCH: usize = 64;
 
 /// How long accepting pauses when the process has no file descriptor left; doubled each time, up to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));

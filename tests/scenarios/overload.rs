@@ -12,7 +12,7 @@ use crate::harness::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f15_a_storm_of_joins_with_one_monolith_stalled_leaves_everybody_else_alone() {
-    const JOINS: usize = 1000;
+    const JOINS: usize = 2000;
     let rooms: Vec<String> = (0..40).map(|number| format!("room-{number}")).collect();
     let world = world_with(rooms.iter().map(String::as_str).chain(["calm"]));
     let (a, b) = (monolith(&world).start().await.unwrap(), monolith(&world).start().await.unwrap());
