@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustix::net::RecvFlags;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -30,7 +31,7 @@ use super::upstream::BodyError;
 const BUFFER: usize = 64 << 10;
 
 /// What a client that wants into a room sends first.
-const ROOM: &[u8] = b"GET /api/room/";
+const ROOM: &[u8; 14] = b"GET /api/room/";
 
 /// HTTP/2: requests at once, and how much of each body a client may send ahead of the Monolith.
 const STREAMS: u32 = 100;
@@ -43,11 +44,27 @@ const PING: Duration = Duration::from_secs(20);
 /// How long a connection that was asked to close in good order may take when nothing is under way on it.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Serves a connection to its end.
-pub(super) async fn serve<H: Handler>(stream: TcpStream, peer: Peer, handler: Arc<H>, slot: Slot, serving: Serving) {
+/// A connection that has been accepted.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub(super) stream: TcpStream,
+    pub(super) peer: Peer,
+    pub(super) slot: Slot,
+    pub(super) serving: Serving,
+}
+
+/// Whether a client has said by now that it wants into a room. One that has not may still.
+pub(super) fn wants_room(stream: &TcpStream) -> bool {
+    let mut first = [0; ROOM.len()];
+    let peeked = rustix::net::recv(stream, &mut first, RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    peeked.is_ok() && first == *ROOM
+}
+
+/// Serves a connection to its end. `turn` says that it has had its turn among those who want into rooms.
+pub(super) async fn serve<H: Handler>(accepted: Accepted, handler: Arc<H>, turn: bool) {
+    let Accepted { mut stream, peer, slot, serving } = accepted;
     let Settings { header, head, keep_alive, stall, .. } = serving.0.settings();
     let stop = serving.0.stop.clone();
-    let mut stream = stream;
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(peer = %peer.addr, %error, "a client's connection delays small packets");
     }
@@ -58,7 +75,7 @@ pub(super) async fn serve<H: Handler>(stream: TcpStream, peer: Peer, handler: Ar
         () = stop.wait() => return,
     };
     let Ok((version, len)) = read else { return };
-    if prefix[..len].starts_with(ROOM) {
+    if !turn && prefix[..len].starts_with(ROOM) {
         serving.0.turnstile.turn().await;
     }
     let activity = Arc::new(Activity::new());

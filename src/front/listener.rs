@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use super::body::Body;
-use super::connection;
+use super::connection::{self, Accepted};
 use super::guard::Guarded;
 use super::rate::Rates;
 use super::turnstile::Turnstile;
@@ -220,7 +220,10 @@ impl Listener {
             open: AtomicUsize::new(0),
             serving: AtomicUsize::new(0),
             last: Notify::new(),
-            turnstile: Turnstile::new(),
+            turnstile: Turnstile::new({
+                let handler = handler.clone();
+                move |accepted| _ = tokio::spawn(connection::serve(accepted, handler.clone(), true))
+            }),
             counters: self.counters,
         });
         tokio::select! {
@@ -276,7 +279,13 @@ async fn accept<H: Handler>(socket: &TcpListener, handler: Arc<H>, shared: &Arc<
                     continue;
                 };
                 let serving = Serving::begin(shared);
-                tokio::spawn(connection::serve(stream, Peer::new(addr), Arc::clone(&handler), slot, serving));
+                let accepted = Accepted { stream, peer: Peer::new(addr), slot, serving };
+                // A crowd that wants into rooms costs no more than this until it is its turn.
+                if connection::wants_room(&accepted.stream) {
+                    shared.turnstile.enter(accepted);
+                } else {
+                    tokio::spawn(connection::serve(accepted, Arc::clone(&handler), false));
+                }
             }
             // The client gave up before it was its turn.
             Err(error) if is_of_the_connection(&error) => {}
@@ -306,7 +315,7 @@ pub(super) struct Shared {
     /// Connections that speak HTTP.
     serving: AtomicUsize,
     last: Notify,
-    pub(super) turnstile: Turnstile,
+    pub(super) turnstile: Turnstile<Accepted>,
     counters: Arc<ListenerCounters>,
 }
 
