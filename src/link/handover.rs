@@ -102,12 +102,12 @@ impl HandOvers {
     /// and rooms some of whose clients took too long to say that they hold.
     pub(super) fn due(&mut self, members: &Members) -> (Vec<(RoomKey, bool)>, Vec<RoomName>) {
         let now = Instant::now();
-        let watched: Vec<Watched> = self.watched.extract_if(.., |watched| watched.due(members) <= now).collect();
+        let watched: Vec<Watched> = self.watched.extract_if(.., |watched| watched.due(members, now) <= now).collect();
         let overdue = self.held.extract_if(|_, held| held.until <= now).map(|(_, held)| held.room).collect();
-        let due = self.watched.iter().map(|watched| watched.due(members));
+        let due = self.watched.iter().map(|watched| watched.due(members, now));
         self.next = due.chain(self.held.values().map(|held| held.until)).min();
         let rooms = watched.into_iter().map(|watched| {
-            let disturbed = watched.quiet_at(members) > now;
+            let disturbed = watched.quiet_at(members, now) > now;
             (watched.room, disturbed)
         });
         (rooms.collect(), overdue)
@@ -115,13 +115,13 @@ impl HandOvers {
 }
 
 impl Watched {
-    fn quiet_at(&self, members: &Members) -> Instant {
+    fn quiet_at(&self, members: &Members, now: Instant) -> Instant {
         // A room without a client of ours has nobody to disturb it.
-        members.activity(&self.room).map_or_else(Instant::now, |activity| activity.last() + self.quiet)
+        members.activity(&self.room).map_or(now, |activity| activity.last() + self.quiet)
     }
 
-    fn due(&self, members: &Members) -> Instant {
-        self.quiet_at(members).min(self.until)
+    fn due(&self, members: &Members, now: Instant) -> Instant {
+        self.quiet_at(members, now).min(self.until)
     }
 }
 
@@ -181,6 +181,14 @@ mod tests {
         assert_eq!(quiet(&mut leaving), [(room.clone(), true)]);
         leaving.watch(room.clone(), Duration::ZERO, hour);
         assert_eq!(quiet(&mut leaving), [(room, false)]);
+        assert_eq!(leaving.next_due(), None);
+    }
+    #[test]
+    fn a_room_that_its_last_client_leaves_while_it_is_watched_is_quiet_at_once() {
+        let (room, hour) = (RoomKey::of(ROOM), Duration::from_secs(3600));
+        let mut leaving = HandOvers::default();
+        leaving.watch(room.clone(), hour, hour);
+        assert_eq!(leaving.due(&Members::default()).0, [(room, false)]);
         assert_eq!(leaving.next_due(), None);
     }
 }
