@@ -107,6 +107,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin, P>(
         inbox,
         phase: Phase::AwaitingAuth(request),
         membership: None,
+        newest: Attachment(0),
         pending: None,
         held: VecDeque::new(),
         held_bytes: 0,
@@ -174,6 +175,8 @@ struct ClientTask<S> {
     inbox: Arc<Inbox>,
     phase: Phase,
     membership: Option<Membership>,
+    /// The last attachment that began or ended. Two links announce theirs in no order of each other's.
+    newest: Attachment,
     /// Until this has found room, nothing more is read from the client.
     pending: Option<Pending>,
     held: VecDeque<Utf8Bytes>,
@@ -252,6 +255,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientTask<S> {
     /// The membership is over and the client stays. What stands unwritten in the queue of the Monolith that had it comes
     /// back, before everything that is held.
     fn detached(&mut self, attachment: Attachment) -> Result<(), End> {
+        self.newest = self.newest.max(attachment);
         let Some(Membership { line, .. }) = self.membership.take_if(|present| present.attachment == attachment) else {
             return Ok(());
         };
@@ -293,7 +297,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientTask<S> {
                         self.write(Message::Text(frame)).await?;
                     }
                 }
+                // One that is over already, or that a newer one has replaced: its link was slower.
+                Item::Attached { attachment, .. } if attachment <= self.newest => {}
                 Item::Attached { attachment, line, open } => {
+                    self.newest = attachment;
                     self.hold();
                     self.membership = Some(Membership { attachment, line });
                     if open {
@@ -526,3 +533,7 @@ async fn close<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut WebSocketStream<S
 fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Relaxed);
 }
+
+#[cfg(test)]
+#[path = "room_socket_test.rs"]
+mod tests;

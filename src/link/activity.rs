@@ -15,7 +15,7 @@ pub struct Activity {
 
 impl Activity {
     /// Of a room whose first client comes now, which counts as the last thing that was said.
-    pub(super) fn new() -> Self {
+    pub fn new() -> Self {
         Self { since: Instant::now(), last: AtomicU64::new(0) }
     }
 
