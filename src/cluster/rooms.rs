@@ -157,7 +157,7 @@ impl Cluster {
     /// A room's deadline has passed.
     pub(super) fn room_timed_out(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
         match self.rooms.get(key).map(|room| &room.state) {
-            Some(State::Parked { .. }) => self.unpark(key, turn),
+            Some(State::Parked { .. }) => self.parked_timed_out(key, turn),
             Some(State::Placing(_)) => self.placing_timed_out(key, turn),
             Some(State::Active(_)) => self.unreported(key, turn),
             Some(State::Unloading(_)) => self.unloading_timed_out(key, turn),
