@@ -267,12 +267,16 @@ impl Cluster {
         let Waiter::Client(client) = waiter else { return false };
         let Some(entry) = self.clients.get(&client) else { return false };
         let from = match entry.place {
-            Place::Joined { link, .. } if entry.opened => self.links.get(&link).cloned(),
+            Place::Joined { link, .. } if entry.opened => {
+                let linked = self.links.get(&link);
+                let owner = linked.or_else(|| self.rooms.get(&entry.room)?.monolith());
+                owner.map(|owner| (owner.clone(), linked.is_some()))
+            }
             Place::Joined { .. } | Place::Waiting | Place::SentAway { .. } => None,
         };
         match from.filter(|_| self.settings.seamless.is_some()) {
-            // It was in the room, and its join crossed an unload.
-            Some(from) => self.release(client, &from, Cause::Lost, true, turn),
+            // It was in the room, and its join crossed an unload. A link that has ended has told it so.
+            Some((from, linked)) => self.release(client, &from, Cause::Lost, linked, turn),
             None => self.detach(client, turn),
         }
         true
