@@ -1,7 +1,7 @@
 //! Monoliths that are to lose their rooms: because an operator says so, or because discovery no longer lists them. Their
 //! rooms move away one after another, as quickly as `move_rate` allows, until none is left that this balancer may move.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use serde::Serialize;
 
@@ -14,6 +14,30 @@ use crate::model::{MonolithId, RoomKey};
 
 /// How often the rooms of a Monolith are looked through for some that came later.
 const STEP: Micros = 1_000_000;
+
+/// Monoliths whose drain is remembered at once; beyond it the oldest is forgotten. Most of them have gone for good, and
+/// nobody resumes those.
+const KEPT: usize = 1_000;
+
+/// What operators want empty, linked or not: a link that breaks is no reason to begin anew what was drained.
+#[derive(Debug, Default)]
+pub(super) struct Drained(VecDeque<MonolithId>);
+
+impl Drained {
+    pub(super) fn contains(&self, monolith: &MonolithId) -> bool {
+        self.0.contains(monolith)
+    }
+
+    fn set(&mut self, monolith: &MonolithId, on: bool) {
+        self.0.retain(|other| other != monolith);
+        if on {
+            self.0.push_back(monolith.clone());
+            if self.0.len() > KEPT {
+                self.0.pop_front();
+            }
+        }
+    }
+}
 
 /// How far a Monolith is with losing its rooms.
 #[derive(Debug, Default)]
@@ -45,8 +69,13 @@ pub struct DrainSummary {
 impl Cluster {
     /// An operator drains a Monolith, or no longer. What has begun is not undone.
     pub(super) fn drain(&mut self, monolith: &MonolithId, on: bool, turn: &mut Turn<'_>) {
-        let Some(entry) = self.monoliths.get_mut(monolith) else { return };
+        let Some(entry) = self.monoliths.get_mut(monolith) else {
+            // One that is not linked cannot be drained, and may be resumed.
+            self.drained.set(monolith, on && self.drained.contains(monolith));
+            return;
+        };
         entry.drained = on;
+        self.drained.set(monolith, on);
         self.state_changed(monolith, turn);
     }
 

@@ -46,6 +46,7 @@ pub use self::snapshot::{MonolithSummary, RoomSummary, StateMonolith, StateRoom}
 
 use self::claims::Claims;
 use self::departed::Departed;
+use self::drain::Drained;
 use self::duplicates::Unloads;
 use self::ejection::Ejections;
 use self::handover::HandOvers;
@@ -154,6 +155,7 @@ pub struct Cluster {
     departed: Departed,
     moves: Moves,
     unloads: Unloads,
+    drained: Drained,
     claims: Claims,
     handovers: HandOvers,
     pace: Pace,
@@ -178,6 +180,7 @@ impl Cluster {
             warm_up: WarmUp::new(now + settings.load_timeout),
             moves: Moves::new(settings.rebalance, now),
             unloads: Unloads::default(),
+            drained: Drained::default(),
             claims: Claims::default(),
             settings,
             now,

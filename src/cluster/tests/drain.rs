@@ -76,6 +76,28 @@ fn what_has_not_begun_is_dropped_when_it_is_resumed() {
 }
 
 #[test]
+fn a_link_that_breaks_does_not_end_a_drain() {
+    let mut w = inhabited(2);
+    w.drain(1, true).ignore();
+    w.down(1).ignore();
+    w.loaded(2, "Foo", 4).ignore();
+    w.up_as(7, 1, 1).gives("accept 7");
+    w.gossip(7, &[("bar", 5)]).gives("bind bar m1");
+    assert_eq!(w.cluster.monoliths()[0].state, MonolithState::Draining);
+    w.join(30, "bar").gives("join m7 c30#1 bar");
+    w.wait(1).gives("unbind bar; hand over m7 bar");
+    // It is resumed, whether it is there at that moment or not.
+    w.down(7).ignore();
+    w.drain(1, false).gives("");
+    w.up_as(8, 1, 1).gives("accept 8");
+    assert_eq!(w.cluster.monoliths()[0].state, MonolithState::Up);
+    // One that nobody knows is not drained.
+    w.drain(3, true).gives("");
+    w.up(3).gives("accept 3");
+    assert_eq!(w.cluster.monoliths()[2].state, MonolithState::Up);
+}
+
+#[test]
 fn a_room_waits_until_it_is_quiet_and_goes_on_meanwhile() {
     let mut w = inhabited(2);
     patient(&mut w);
