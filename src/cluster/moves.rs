@@ -178,6 +178,11 @@ impl Moves {
         }
     }
 
+    /// Whether a room is expected somewhere.
+    fn expects(&self, key: &RoomKey, now: Micros) -> bool {
+        self.aims.get(key).is_some_and(|aim| aim.until > now)
+    }
+
     /// Where a room is expected, if it is. It is told once.
     pub(super) fn take_aim(&mut self, key: &RoomKey, now: Micros) -> Option<MonolithId> {
         if self.aims.is_empty() {
@@ -294,6 +299,11 @@ impl Cluster {
             self.refuse_move(key, Some(to), Mover::Hand, refusal, turn);
         }
         turn.emit(Effect::Moving { request, outcome });
+    }
+
+    /// Whether a room that this Monolith has let go is to be elsewhere.
+    pub(super) fn has_moved_away(&self, key: &RoomKey, monolith: &MonolithId) -> bool {
+        self.moves.expects(key, self.now) || !self.may_take(monolith)
     }
 
     /// Whether a Monolith takes rooms.
