@@ -16,7 +16,8 @@ use super::room::{Active, Binding, State, Waiter};
 use super::{Cluster, Turn};
 use crate::model::event::{Effect, Micros, UnloadCause};
 use crate::model::policy::{Cause, Previous};
-use crate::model::{CloseCode, Epoch, MonolithId, RoomKey};
+use crate::model::story::MoveEnd;
+use crate::model::{CloseCode, Epoch, LinkId, MonolithId, RoomKey};
 
 /// What this balancer has to do with a copy that is to go: the more, the earlier is its turn. The spans do not touch:
 /// between two of them there is time for `unloaded` to arrive from the other side of the earth.
@@ -169,7 +170,17 @@ impl Cluster {
             Some(Asked::Due(_)) | None => copy.asked = Some(Asked::Sent(entry.gossips)),
         }
         self.counters.unloads += u64::from(why == UnloadCause::Duplicate);
-        turn.emit(Effect::Unload { link: entry.link, room: copy.name.clone(), why });
+        turn.emit(Effect::Unload { link: entry.link, room: copy.name.clone(), epoch: copy.epoch, why });
+    }
+
+    /// A link has not asked for a room that is to move, since everybody had left: that load may be asked for another time.
+    pub(super) fn withheld(&mut self, link: LinkId, key: &RoomKey, epoch: Epoch, turn: &mut Turn<'_>) {
+        let Some(monolith) = self.sender(link) else { return };
+        let Some(copy) = self.copy_mut(&monolith, key).filter(|copy| copy.epoch == epoch) else { return };
+        copy.asked = None;
+        if self.is_leaving(key, &monolith) {
+            self.stays(key, MoveEnd::Deserted, turn);
+        }
     }
 
     /// When the next turn comes, if one is waited for.
@@ -192,7 +203,7 @@ impl Cluster {
                     if self.joined_to(&key).is_empty() {
                         // They have left meanwhile, and the Monolith could be about to unload it by itself.
                         self.keep_copy(&monolith, &key);
-                        self.unloading_timed_out(&key, turn);
+                        self.stays(&key, MoveEnd::Deserted, turn);
                     } else {
                         let why = self.move_cause();
                         self.send_unload(&monolith, &key, why, turn);

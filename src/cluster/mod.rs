@@ -233,6 +233,7 @@ impl Cluster {
             Event::Move { request, room, to } => self.move_by_hand(request, &room, &to, &mut turn),
             Event::Claim { room, answer } => self.claim_answered(&room, answer, &mut turn),
             Event::Quiet { link, room, disturbed } => self.quiet(link, &room, disturbed, &mut turn),
+            Event::Withheld { link, room, epoch } => self.withheld(link, &room, epoch, &mut turn),
             Event::Drain { monolith, on } => self.drain(&monolith, on, &mut turn),
             Event::Tick => self.review_monoliths(&mut turn),
         }

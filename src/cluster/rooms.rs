@@ -6,7 +6,7 @@ use super::room::{Active, Binding, Placing, Room, State, Unloading, Waiter};
 use super::{Cluster, Turn};
 use crate::model::event::{Effect, Micros};
 use crate::model::policy::Previous;
-use crate::model::story::What;
+use crate::model::story::{MoveEnd, What};
 use crate::model::{CloseCode, MonolithId, RoomKey, RoomName};
 
 impl Cluster {
@@ -160,7 +160,7 @@ impl Cluster {
             Some(State::Parked { .. }) => self.parked_timed_out(key, turn),
             Some(State::Placing(_)) => self.placing_timed_out(key, turn),
             Some(State::Active(_)) => self.unreported(key, turn),
-            Some(State::Unloading(_)) => self.unloading_timed_out(key, turn),
+            Some(State::Unloading(_)) => self.stays(key, MoveEnd::TimedOut, turn),
             None => {}
         }
     }

@@ -316,7 +316,9 @@ impl Shell {
             Effect::Detach { link, client, attachment } => {
                 self.tell(link, link::Command::Detach { client, attachment });
             }
-            Effect::Unload { link, room, why } => self.tell(link, link::Command::Unload { room, why }),
+            Effect::Unload { link, room, epoch, why } => {
+                self.tell(link, link::Command::Unload { room, epoch, why });
+            }
             Effect::Moving { request, outcome } => {
                 if let Some(reply) = self.moves.remove(&request) {
                     // Whoever asked may have gone.

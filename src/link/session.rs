@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tracing::{debug, info, warn};
 
 use super::departed::Departed;
-use super::handover::HandOvers;
+use super::handover::{HandOvers, Leaving};
 use super::inbox::Line;
 use super::members::{Answer, Delivered, Joining, Member, Members, lower_case};
 use super::outbox::{Outbox, Outgoing};
@@ -26,7 +26,7 @@ use super::{Command, LinkContext, LinkSettings, Report};
 use crate::model::event::{Event, UnloadCause};
 use crate::model::policy::MonolithState;
 use crate::model::wire::{self, Frame, FromMonolith, Gossip, Init, Recipient, RoomMessage, RoomReport};
-use crate::model::{CloseCode, Hashing, LinkId, MemberId, RoomKey, RoomName};
+use crate::model::{CloseCode, Hashing, LinkId, MemberId, RoomKey};
 
 /// How a session ended.
 #[derive(Debug)]
@@ -430,15 +430,17 @@ impl Session {
                 }
             }
             Command::Watch { room, quiet, at_most } => self.leaving.watch(room, quiet, at_most),
-            Command::Unload { room, why: UnloadCause::HandOver }
-                if self.may_unload(room.key(), UnloadCause::HandOver) =>
-            {
-                self.leaving.hold(room, &self.members, &self.commands);
+            Command::Unload { room, epoch, why } => {
+                let leaving = Leaving { room, epoch };
+                if why == UnloadCause::HandOver && self.may_unload(&leaving, why) {
+                    self.leaving.hold(leaving, &self.members, &self.commands);
+                } else {
+                    self.unload(&leaving, why);
+                }
             }
-            Command::Unload { room, why } => self.unload(&room, why),
             Command::Held { room, number } => {
-                if let Some(room) = self.leaving.all_hold(&room, number) {
-                    self.unload(&room, UnloadCause::HandOver);
+                if let Some(leaving) = self.leaving.all_hold(&room, number) {
+                    self.unload(&leaving, UnloadCause::HandOver);
                 }
             }
             Command::Accept | Command::Refuse | Command::Stop => {}
@@ -451,16 +453,21 @@ impl Session {
         for (room, disturbed) in quiet {
             self.events.push_back(Event::Quiet { link: self.link, room, disturbed });
         }
-        for room in overdue {
-            self.unload(&room, UnloadCause::HandOver);
+        for leaving in overdue {
+            self.unload(&leaving, UnloadCause::HandOver);
         }
     }
 
     /// Sends `unload`. The control thread may not have heard yet that the room has gone, and an unload of a room that is
     /// not loaded kills a Monolith.
-    fn unload(&mut self, room: &RoomName, why: UnloadCause) {
-        if !self.may_unload(room.key(), why) {
+    fn unload(&mut self, leaving: &Leaving, why: UnloadCause) {
+        let Leaving { room, epoch } = leaving;
+        if !self.may_unload(leaving, why) {
             count(&self.context.counters.unloads_withheld);
+            if why != UnloadCause::Duplicate {
+                let (link, room, epoch) = (self.link, room.key().clone(), *epoch);
+                self.events.push_back(Event::Withheld { link, room, epoch });
+            }
             return;
         }
         match why {
@@ -472,11 +479,12 @@ impl Session {
         self.outbox.push_control(Outgoing::Text(wire::unload(room.spelling())));
     }
 
-    /// Whether the Monolith has this room for certain. One that is to move also needs a member that has been let in: an
+    /// Whether the Monolith has this load of the room for certain. One that is to move also needs a member that has been let in: an
     /// empty room could be about to be unloaded by the Monolith itself.
-    fn may_unload(&self, room: &RoomKey, why: UnloadCause) -> bool {
-        let inhabited = || self.members.of_room(room.as_str()).iter().any(|member| member.answer.is_over());
-        self.loaded.contains_key(room) && (why == UnloadCause::Duplicate || inhabited())
+    fn may_unload(&self, Leaving { room, epoch }: &Leaving, why: UnloadCause) -> bool {
+        let inhabited = || self.members.of_room(room.spelling()).iter().any(|member| member.answer.is_over());
+        self.loaded.get(room.key()).is_some_and(|report| report.epoch == *epoch)
+            && (why == UnloadCause::Duplicate || inhabited())
     }
 
     fn beat(&mut self) -> Result<(), End> {

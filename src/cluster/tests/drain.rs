@@ -155,6 +155,28 @@ fn a_room_that_its_monolith_keeps_is_left_there() {
 }
 
 #[test]
+fn a_room_that_was_deserted_before_it_was_asked_for_is_asked_for_later() {
+    let mut w = inhabited(2);
+    w.drain(1, true).gives("unbind foo; hand over m1 Foo");
+    w.join(3, "foo").gives("");
+    w.leave(1).gives("leave m1 c1#1");
+    w.leave(2).gives("leave m1 c2#1");
+    // Of another load: too late.
+    w.withheld(1, "foo", 2).gives("");
+    w.withheld(1, "foo", 3).gives("bind foo m1; join m1 c3#1 foo");
+    assert_eq!((w.cluster.counters().moves.given_up, summary(&w, 1).done), (1, false));
+    w.wait(1).gives("unbind foo; hand over m1 Foo");
+    w.unloaded(1, "foo", UnloadReason::Commanded, &[]).gives("leave m1 c3#1; join m2 c3#2 Foo alone again");
+    // Also once the room is given up: that load was never asked for.
+    let mut w = inhabited(2);
+    w.move_room("foo", 2).ignore();
+    w.wait(5).ignore();
+    w.move_room("foo", 2).gives("r99 stays asked_before");
+    w.withheld(1, "foo", 3).gives("");
+    w.move_room("foo", 2).gives("unbind foo; hand over m1 Foo; r99 moves Foo m1 m2 2");
+}
+
+#[test]
 fn a_drain_and_rebalancing_do_not_disturb_each_other() {
     let mut w = inhabited(3);
     let seamless = Some(Seamless { window: 10 * SECOND, quiet: 0 });
