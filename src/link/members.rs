@@ -178,8 +178,8 @@ impl Members {
     /// `join`. Theirs crossed the unload; they stay, and their first frame is reported. Returns those that hear nothing
     /// more.
     pub(super) fn unload(&mut self, room: &RoomKey) -> Vec<(ClientId, Attachment)> {
-        let Some(Room { members, .. }) = self.rooms.remove(room) else { return Vec::new() };
-        let mut detached = Vec::new();
+        let Some(Room { members, activity }) = self.rooms.remove(room) else { return Vec::new() };
+        let (mut detached, mut crossed) = (Vec::new(), Vec::new());
         for mut member in members {
             if member.answer == Answer::Heard {
                 member.inbox.detached(member.attachment);
@@ -187,8 +187,13 @@ impl Members {
                 detached.push((member.client, member.attachment));
             } else {
                 member.report = true;
-                self.insert(room.clone(), member);
+                crossed.push(member);
             }
+        }
+        if !crossed.is_empty() {
+            // They go on noting what they say where they have been told to.
+            self.rooms.insert(room.clone(), Room { members: Vec::new(), activity });
+            crossed.into_iter().for_each(|member| drop(self.insert(room.clone(), member)));
         }
         detached
     }
@@ -321,9 +326,11 @@ mod tests {
         let (a, b) = (settled.id, crossing.id);
         let expected = vec![(settled.client, settled.attachment)];
         members.insert(RoomKey::of("room"), settled);
-        members.insert(RoomKey::of("room"), crossing);
+        let noted = members.insert(RoomKey::of("room"), crossing);
         members.unicast(a, "sync".into()).unwrap();
         assert_eq!(members.unload(&RoomKey::of("room")), expected);
+        let looked_at = members.activity(&RoomKey::of("room")).unwrap();
+        assert!(std::ptr::eq(looked_at, &*noted), "it goes on noting that it says something");
         assert!(members.unicast(a, "zombie".into()).is_none());
         let (_, first) = members.unicast(b, "sync".into()).unwrap();
         assert!(first.is_some(), "its first frame is reported");
