@@ -12,7 +12,7 @@ use std::hash::BuildHasher;
 use foldhash::fast::FixedState;
 
 use super::monolith::{Asked, Copy};
-use super::room::{Active, Binding, State, Waiter};
+use super::room::{Active, Binding, State, Unloading, Waiter};
 use super::{Cluster, Turn};
 use crate::model::event::{Effect, Micros, UnloadCause};
 use crate::model::policy::{Cause, Previous};
@@ -145,7 +145,7 @@ impl Cluster {
         let Some(seed) = self.unloads.seed else {
             let why = match nearness {
                 Nearness::SentIt | Nearness::HasMembers | Nearness::Neither => UnloadCause::Duplicate,
-                Nearness::Moves => self.move_cause(),
+                Nearness::Moves => self.move_cause(key),
             };
             self.send_unload(monolith, key, why, turn);
             return;
@@ -157,9 +157,12 @@ impl Cluster {
         }
     }
 
-    /// What a room that moves is asked to unload for: whether its members keep their sockets.
-    fn move_cause(&self) -> UnloadCause {
-        if self.settings.seamless.is_some() { UnloadCause::HandOver } else { UnloadCause::Move }
+    /// What a room that moves is asked to unload for: whether its members keep their sockets, as it was when it began.
+    fn move_cause(&self, key: &RoomKey) -> UnloadCause {
+        match self.rooms.get(key).map(|room| &room.state) {
+            Some(State::Unloading(Unloading { hold: true, .. })) => UnloadCause::HandOver,
+            Some(_) | None => UnloadCause::Move,
+        }
     }
 
     fn send_unload(&mut self, monolith: &MonolithId, key: &RoomKey, why: UnloadCause, turn: &mut Turn<'_>) {
@@ -205,7 +208,7 @@ impl Cluster {
                         self.keep_copy(&monolith, &key);
                         self.stays(&key, MoveEnd::Deserted, turn);
                     } else {
-                        let why = self.move_cause();
+                        let why = self.move_cause(&key);
                         self.send_unload(&monolith, &key, why, turn);
                     }
                 }
