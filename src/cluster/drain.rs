@@ -1,12 +1,12 @@
 //! Monoliths that are to lose their rooms: because an operator says so, or because discovery no longer lists them. Their
 //! rooms move away one after another, as quickly as `move_rate` allows, until none is left that this balancer may move.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use serde::Serialize;
 
 use super::moves::Wanted;
-use super::room::{Active, Binding, State};
+use super::room::{Active, Binding, Room, State};
 use super::{Cluster, Turn};
 use crate::model::event::Micros;
 use crate::model::story::Mover;
@@ -45,8 +45,6 @@ pub(super) struct Drain {
     next_step: Micros,
     pub(super) moved: u64,
     pub(super) lossy: u64,
-    /// Rooms that stay, because they may be in its memory only.
-    pub(super) skipped: BTreeSet<RoomKey>,
 }
 
 /// The same, for people.
@@ -60,7 +58,7 @@ pub struct DrainSummary {
     pub moved: u64,
     /// Rooms that were asked for while somebody in them still talked.
     pub lossy: u64,
-    /// Rooms that stay, because they may be in its memory only.
+    /// Rooms that wait for a few seconds, because they may be in its memory only.
     pub skipped: usize,
     /// Whether nothing more is going to happen, as things are.
     pub done: bool,
@@ -123,13 +121,12 @@ impl Cluster {
     /// The rooms of a Monolith that may leave it and do not do so yet, by name.
     fn rooms_to_drain(&self, from: &MonolithId) -> Vec<RoomKey> {
         let Some(monolith) = self.monoliths.get(from) else { return Vec::new() };
-        let Some(drain) = &monolith.drain else { return Vec::new() };
-        if !self.somebody_else_takes(from) {
+        if monolith.drain.is_none() || !self.somebody_else_takes(from) {
             return Vec::new();
         }
         let queued = self.moves.queued_from(from);
         let leaves = |key: &&RoomKey| {
-            !drain.skipped.contains(*key) && !queued.contains(*key) && self.may_move(key, None).is_ok()
+            !queued.contains(*key) && !self.may_be_unsaved(key, from) && self.may_move(key, None).is_ok()
         };
         let mut rooms: Vec<RoomKey> = monolith.copies.keys().filter(leaves).cloned().collect();
         rooms.sort_unstable();
@@ -148,12 +145,13 @@ impl Cluster {
         let mut summary = DrainSummary {
             moved: drain.moved,
             lossy: drain.lossy,
-            skipped: drain.skipped.len(),
             done: !self.moves.is_busy(id),
             ..DrainSummary::default()
         };
         // A room that was not reported is on its way there, and one that is not confirmed may leave once it is.
-        for room in self.rooms.values().filter(|room| room.monolith() == Some(id) && !room.members.is_empty()) {
+        let here = |room: &Room| room.monolith() == Some(id) && !room.members.is_empty();
+        for (key, room) in self.rooms.iter().filter(|(_, room)| here(room)) {
+            summary.skipped += usize::from(self.may_be_unsaved(key, id));
             summary.rooms_left += 1;
             summary.clients_left += room.members.len();
             let stays = match &room.state {
@@ -162,6 +160,7 @@ impl Cluster {
             };
             summary.done &= stays;
         }
+        summary.done &= summary.skipped == 0;
         summary.done &= summary.rooms_left == 0 || self.somebody_else_takes(id) && self.rooms_to_drain(id).is_empty();
         Some(summary)
     }

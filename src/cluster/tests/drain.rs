@@ -119,17 +119,35 @@ fn a_room_waits_until_it_is_quiet_and_goes_on_meanwhile() {
 
 #[test]
 fn a_temporary_room_moves_only_once_its_monolith_has_saved_it() {
+    let too_young = |w: &World| w.cluster.counters().moves.refused[MoveRefusal::TooYoung as usize];
+    for quiet in [0, 6] {
+        let begins = if quiet == 0 { "unbind temp; hand over m1 temp" } else { "watch m1 temp" };
+        let mut w = seamless(2);
+        let seamless = Some(Seamless { window: 10 * SECOND, quiet: quiet * SECOND });
+        w.cluster.configure(Settings { seamless, ..settings() });
+        fill(&mut w, "temp", 10, 1);
+        w.drain(1, true).gives("");
+        assert_eq!((summary(&w, 1).skipped, summary(&w, 1).done, summary(&w, 1).rooms_left), (1, false, 1));
+        w.wait(5).gives("");
+        w.wait(1).gives(begins);
+        assert_eq!((summary(&w, 1).skipped, too_young(&w)), (0, 0));
+    }
+    // Also by hand, and where clients are closed.
+    let mut w = world(2);
+    fill(&mut w, "temp", 10, 1);
+    w.wait(5).gives("");
+    w.move_room("temp", 2).gives("r99 stays too_young");
+    w.wait(1).gives("");
+    w.move_room("temp", 2).gives("unbind temp; let go m1 temp; r99 moves temp m1 m2 1");
+    // A room that is watched is looked at again when it is quiet.
     for (age, expected) in [(5, ""), (6, "unbind temp; hand over m1 temp")] {
         let mut w = seamless(2);
         patient(&mut w);
         fill(&mut w, "temp", 10, 1);
-        w.drain(1, true).gives("watch m1 temp");
+        w.move_room("temp", 2).gives("watch m1 temp; r99 moves temp m1 m2 1");
         w.wait(age).gives("");
         w.quiet(1, "temp", true).gives(expected);
-        let skipped = usize::from(age == 5);
-        assert_eq!(w.cluster.counters().moves.refused[MoveRefusal::TooYoung as usize], skipped as u64);
-        assert_eq!((summary(&w, 1).skipped, summary(&w, 1).done, summary(&w, 1).rooms_left), (skipped, age == 5, 1));
-        w.wait(3).gives("");
+        assert_eq!((too_young(&w), w.cluster.counters().handover.skipped), (u64::from(age == 5), u64::from(age == 5)));
     }
 }
 
