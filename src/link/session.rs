@@ -26,7 +26,7 @@ use super::{Command, LinkContext, LinkSettings, Report};
 use crate::model::event::{Event, UnloadCause};
 use crate::model::policy::MonolithState;
 use crate::model::wire::{self, Frame, FromMonolith, Gossip, Init, Recipient, RoomMessage, RoomReport};
-use crate::model::{CloseCode, Hashing, LinkId, MemberId, RoomKey};
+use crate::model::{CloseCode, Hashing, LinkId, MemberId, RoomKey, RoomName};
 
 /// How a session ended.
 #[derive(Debug)]
@@ -296,7 +296,9 @@ impl Session {
                 let detached = self.members.unload(room.key());
                 let room: RoomKey = room.key().clone();
                 self.leaving.forget(&room);
-                self.loaded.remove(&room);
+                if let Some(gone) = self.loaded.remove(&room) {
+                    self.take_unload_back(&gone.name);
+                }
                 self.events.push_back(Event::Unloaded { link: self.link, room, reason, detached });
             }
             FromMonolith::Gossip(gossip) => self.gossip(gossip),
@@ -477,6 +479,13 @@ impl Session {
             }
         }
         self.outbox.push_control(Outgoing::Text(wire::unload(room.spelling())));
+    }
+
+    /// A room has gone by itself: an `unload` that nobody has written yet would end a real Monolith.
+    fn take_unload_back(&self, room: &RoomName) {
+        if self.outbox.take_control_back(&wire::unload(room.spelling())) {
+            count(&self.context.counters.unloads_withheld);
+        }
     }
 
     /// Whether the Monolith has this load of the room for certain. One that is to move also needs a member that has been let in: an

@@ -189,3 +189,18 @@ fn another_load_than_the_one_that_is_meant_is_not_unloaded() {
     session.frame(&LOADED.replace(r#""load_epoch":1"#, r#""load_epoch":2"#));
     assert_eq!(unload(&mut session, "movie"), None);
 }
+
+#[test]
+fn an_unload_that_nobody_has_written_is_taken_back_when_the_room_goes_by_itself() {
+    let (mut session, _received) = session();
+    session.frame(LOADED);
+    let waiting =
+        |name| Command::Unload { room: RoomName::reported(name), epoch: Epoch(1), why: UnloadCause::Duplicate };
+    session.frame(&LOADED.replace("Movie", "Other"));
+    session.command(waiting("Movie"));
+    session.command(waiting("Other"));
+    session.frame(r#"{"type":"unloaded","payload":{"name":"movie","reason":"Keepalive"}}"#);
+    assert!(matches!(session.outbox.try_next(), Some(Outgoing::Text(text)) if text.contains("Other")));
+    assert!(session.outbox.is_empty());
+    assert_eq!(session.context.counters.unloads_withheld.load(std::sync::atomic::Ordering::Relaxed), 1);
+}
