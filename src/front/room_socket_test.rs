@@ -71,7 +71,7 @@ impl Joined {
             member: client().member(attachment),
             outbox: outbox.clone(),
             commands: mpsc::unbounded_channel().0,
-            activity: Arc::new(Activity::new()),
+            activity: Arc::new(Activity::default()),
         };
         self.inbox.attached(attachment, line, true);
         outbox

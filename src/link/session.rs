@@ -83,13 +83,15 @@ impl Session {
         let outbox = Arc::new(Outbox::new(init.id.clone(), settings.link_queue));
         let stats = Arc::new(LinkStats::default());
         stats.set_outbox(outbox.clone());
+        let members = Members::default();
+        stats.set_activities(members.activities());
         let session = Self {
             link,
             init,
             context,
             outbox,
             commands,
-            members: Members::default(),
+            members,
             loaded: HashMap::default(),
             departed: Departed::default(),
             leaving: HandOvers::default(),

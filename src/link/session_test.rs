@@ -204,3 +204,23 @@ fn an_unload_that_nobody_has_written_is_taken_back_when_the_room_goes_by_itself(
     assert!(session.outbox.is_empty());
     assert_eq!(session.context.counters.unloads_withheld.load(std::sync::atomic::Ordering::Relaxed), 1);
 }
+
+#[test]
+fn a_request_that_speaks_to_a_room_disturbs_it() {
+    let (mut session, _received) = session();
+    attach(&mut session, 1, false);
+    let (room, hour) = (RoomKey::of("movie"), Duration::from_secs(3600));
+    let last = |session: &Session| session.members.activity(&room).unwrap().last();
+    let before = last(&session);
+    // Counted in milliseconds.
+    while before.elapsed() < Duration::from_millis(2) {
+        std::thread::yield_now();
+    }
+    session.stats.spoken_to(&RoomKey::of("other"));
+    assert_eq!(last(&session), before);
+    session.stats.spoken_to(&room);
+    assert!(last(&session) > before);
+    session.command(Command::Watch { room: room.clone(), quiet: hour, at_most: hour });
+    session.look_at_those_leaving();
+    assert!(session.leaving.next_due().unwrap() > before + hour);
+}
