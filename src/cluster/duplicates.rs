@@ -94,14 +94,8 @@ impl Cluster {
         let clients = self.rooms.get(key).map_or(0, |room| room.members.len());
         let nearness = self.nearness(key, owner.0, clients > 0);
         self.tell_duplicate(key, (other.0, Some(other.1)), (owner.0, owner.1.epoch()), clients, turn);
-        let released = if self.settings.seamless.is_some() {
-            let mut released = self.release_all(key, owner.0, Cause::Lost, true, turn);
-            released.extend(self.take_sent_away(key));
-            released
-        } else {
-            self.close_members(key, CloseCode::RESTART, turn);
-            Vec::new()
-        };
+        let mut released = self.release_or_close(key, owner.0, (Cause::Lost, true), CloseCode::RESTART, turn);
+        released.extend(self.take_sent_away(key));
         self.counters.handover.rooms += u64::from(!released.is_empty());
         self.contest(owner.0, key, nearness, turn);
         let (monolith, binding) = (other.0.clone(), Binding::Reported(other.1));

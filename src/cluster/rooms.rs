@@ -7,7 +7,7 @@ use super::{Cluster, Turn};
 use crate::model::event::{Effect, Micros};
 use crate::model::policy::Previous;
 use crate::model::story::{MoveEnd, What};
-use crate::model::{CloseCode, MonolithId, RoomKey, RoomName};
+use crate::model::{MonolithId, RoomKey, RoomName};
 
 impl Cluster {
     /// Puts a new room into the table.
@@ -143,14 +143,6 @@ impl Cluster {
                 self.change_room(key, turn, |room| room.state = State::Active(Active { monolith, binding }));
             }
             None => self.remove_room(key, turn),
-        }
-    }
-
-    /// Ends every membership of a room with one code.
-    pub(super) fn close_members(&mut self, key: &RoomKey, code: CloseCode, turn: &mut Turn<'_>) {
-        let Some(room) = self.rooms.get(key) else { return };
-        for client in room.members.clone() {
-            self.end_client(client, Some(code), turn);
         }
     }
 

@@ -88,17 +88,11 @@ impl Cluster {
         room.previous = Some(Previous { monolith: from.clone(), why: "moved".into() });
         self.count_end(&from, to.as_ref().is_none_or(|to| to == monolith));
         self.tell_move_ended(key, &from, to.as_ref(), MoveEnd::Elsewhere, turn);
-        if self.settings.seamless.is_some() {
-            let released = self.release_all(key, &from, Cause::Move, true, turn);
-            self.counters.handover.rooms += u64::from(!released.is_empty());
-            self.waiting += released.len();
-            if let Some(State::Unloading(Unloading { waiting, .. })) =
-                self.rooms.get_mut(key).map(|room| &mut room.state)
-            {
-                released.into_iter().rev().for_each(|client| waiting.push_front(Waiter::Client(client)));
-            }
-        } else {
-            self.close_joined(key, CloseCode::AWAY, turn);
+        let released = self.release_or_close(key, &from, (Cause::Move, true), CloseCode::AWAY, turn);
+        self.counters.handover.rooms += u64::from(!released.is_empty());
+        self.waiting += released.len();
+        if let Some(State::Unloading(Unloading { waiting, .. })) = self.rooms.get_mut(key).map(|room| &mut room.state) {
+            released.into_iter().rev().for_each(|client| waiting.push_front(Waiter::Client(client)));
         }
         self.activate(key, monolith, Binding::Reported(epoch), turn);
     }
