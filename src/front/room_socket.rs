@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
@@ -23,6 +23,7 @@ use crate::control::Control;
 use crate::link::Command;
 use crate::link::inbox::{Inbox, Item, Line};
 use crate::link::outbox::{Closed, Refused};
+use crate::link::stats::count;
 use crate::link::tap::{Direction, Tap, TapKind};
 use crate::model::event::Token;
 use crate::model::wire::{self, Hello};
@@ -528,10 +529,6 @@ async fn close<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut WebSocketStream<S
     };
     // A client that has gone needs no goodbye.
     let _ = tokio::time::timeout(CLOSE_PATIENCE, goodbye).await;
-}
-
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Relaxed);
 }
 
 #[cfg(test)]
