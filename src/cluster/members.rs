@@ -197,7 +197,9 @@ impl Cluster {
     /// After an answer that says there is no such room, the choice is dropped as soon as nobody else wants to try.
     pub(super) fn advance_or_drop(&mut self, key: &RoomKey, no_such_room: bool, turn: &mut Turn<'_>) {
         self.advance(key, turn);
+        // A request that waits is no member.
         if no_such_room
+            && !self.waits_for(key)
             && let Some(room) = self.rooms.get(key)
             && room.members.is_empty()
             && let State::Placing(placing) = &room.state
