@@ -55,7 +55,7 @@ impl Admin {
 
 /// Writes what became of members whose rooms changed their Monolith.
 pub(super) fn write_hand_overs(out: &mut MetricsText, counted: &HandOverCounters, now: usize) {
-    for (name, help, value) in [
+    let counters = [
         ("usher_handover_rooms_total", "Rooms with members that lost their Monolith.", counted.rooms),
         ("usher_handovers_total", "Members that lost their Monolith and kept their sockets.", counted.begun),
         ("usher_handovers_done_total", "Members that the next Monolith has let in.", counted.done),
@@ -63,15 +63,14 @@ pub(super) fn write_hand_overs(out: &mut MetricsText, counted: &HandOverCounters
         ("usher_handover_window_closed_total", "Members closed: no Monolith in time.", counted.window_closed),
         ("usher_handover_lossy_total", "Rooms that moved while somebody still talked.", counted.lossy),
         ("usher_handover_skipped_total", "Moves left undone: the room may not be saved yet.", counted.skipped),
-    ] {
-        out.counter(name, help, value);
-    }
+    ];
+    write_counters(out, &counters);
     out.gauge("usher_handing_over", "Members that are between two Monoliths.", now);
 }
 
 /// Writes what is counted about moves.
 pub(super) fn write(out: &mut MetricsText, moves: &MoveCounters, queued: usize) {
-    for (name, help, value) in [
+    let counters = [
         ("usher_rebalances_total", "Calls of rebalance.", moves.calls),
         ("usher_rebalance_faults_total", "Of these, without a usable answer: nothing moved.", moves.faults),
         ("usher_rebalance_left_out_total", "Rooms that rebalance was not shown: too many.", moves.left_out),
@@ -79,12 +78,17 @@ pub(super) fn write(out: &mut MetricsText, moves: &MoveCounters, queued: usize) 
         ("usher_moves_begun_total", "Rooms whose Monolith was asked to let them go.", moves.begun),
         ("usher_moves_done_total", "Rooms that left their Monolith as asked.", moves.done),
         ("usher_moves_given_up_total", "Moves whose Monolith kept the room, or went.", moves.given_up),
-    ] {
-        out.counter(name, help, value);
-    }
+    ];
+    write_counters(out, &counters);
     out.gauge("usher_moves_queued", "Moves that wait for their turn.", queued);
     let labels = MoveRefusal::ALL.map(|refusal| [("reason", refusal.label())]);
     let samples: Vec<(&[(&str, &str)], u64)> =
         labels.iter().zip(moves.refused).map(|(label, count)| (label.as_slice(), count)).collect();
     out.family("usher_moves_refused_total", "Moves that could not be.", "counter", &samples);
+}
+
+fn write_counters(out: &mut MetricsText, counters: &[(&str, &str, u64)]) {
+    for (name, help, value) in counters {
+        out.counter(name, help, *value);
+    }
 }

@@ -65,7 +65,7 @@ fn in_words(drain: &Value) -> String {
         "{} rooms with {} clients left, {} rooms moved",
         drain["rooms_left"], drain["clients_left"], drain["moved"]
     );
-    for (key, what) in [("lossy", "while somebody still talked"), ("skipped", "skipped as too young")] {
+    for (key, what) in [("lossy", "while somebody still talked"), ("skipped", "too young to move yet")] {
         if drain[key] != 0 {
             text.push_str(&format!(", {} {what}", drain[key]));
         }

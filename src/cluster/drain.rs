@@ -1,12 +1,12 @@
 //! Monoliths that are to lose their rooms: because an operator says so, or because discovery no longer lists them. Their
 //! rooms move away one after another, as quickly as `move_rate` allows, until none is left that this balancer may move.
 
-use std::collections::BTreeSet;
+use std::collections::VecDeque;
 
 use serde::Serialize;
 
 use super::moves::Wanted;
-use super::room::{Active, Binding, State};
+use super::room::{Active, Binding, Room, State};
 use super::{Cluster, Turn};
 use crate::model::event::Micros;
 use crate::model::story::Mover;
@@ -15,14 +15,36 @@ use crate::model::{MonolithId, RoomKey};
 /// How often the rooms of a Monolith are looked through for some that came later.
 const STEP: Micros = 1_000_000;
 
+/// Monoliths whose drain is remembered at once; beyond it the oldest is forgotten. Most of them have gone for good, and
+/// nobody resumes those.
+const KEPT: usize = 1_000;
+
+/// What operators want empty, linked or not: a link that breaks is no reason to begin anew what was drained.
+#[derive(Debug, Default)]
+pub(super) struct Drained(VecDeque<MonolithId>);
+
+impl Drained {
+    pub(super) fn contains(&self, monolith: &MonolithId) -> bool {
+        self.0.contains(monolith)
+    }
+
+    fn set(&mut self, monolith: &MonolithId, on: bool) {
+        self.0.retain(|other| other != monolith);
+        if on {
+            self.0.push_back(monolith.clone());
+            if self.0.len() > KEPT {
+                self.0.pop_front();
+            }
+        }
+    }
+}
+
 /// How far a Monolith is with losing its rooms.
 #[derive(Debug, Default)]
 pub(super) struct Drain {
     next_step: Micros,
     pub(super) moved: u64,
     pub(super) lossy: u64,
-    /// Rooms that stay, because they may be in its memory only.
-    pub(super) skipped: BTreeSet<RoomKey>,
 }
 
 /// The same, for people.
@@ -36,7 +58,7 @@ pub struct DrainSummary {
     pub moved: u64,
     /// Rooms that were asked for while somebody in them still talked.
     pub lossy: u64,
-    /// Rooms that stay, because they may be in its memory only.
+    /// Rooms that wait for a few seconds, because they may be in its memory only.
     pub skipped: usize,
     /// Whether nothing more is going to happen, as things are.
     pub done: bool,
@@ -45,8 +67,13 @@ pub struct DrainSummary {
 impl Cluster {
     /// An operator drains a Monolith, or no longer. What has begun is not undone.
     pub(super) fn drain(&mut self, monolith: &MonolithId, on: bool, turn: &mut Turn<'_>) {
-        let Some(entry) = self.monoliths.get_mut(monolith) else { return };
+        let Some(entry) = self.monoliths.get_mut(monolith) else {
+            // One that is not linked cannot be drained, and may be resumed.
+            self.drained.set(monolith, on && self.drained.contains(monolith));
+            return;
+        };
         entry.drained = on;
+        self.drained.set(monolith, on);
         self.state_changed(monolith, turn);
     }
 
@@ -94,13 +121,12 @@ impl Cluster {
     /// The rooms of a Monolith that may leave it and do not do so yet, by name.
     fn rooms_to_drain(&self, from: &MonolithId) -> Vec<RoomKey> {
         let Some(monolith) = self.monoliths.get(from) else { return Vec::new() };
-        let Some(drain) = &monolith.drain else { return Vec::new() };
-        if !self.somebody_else_takes(from) {
+        if monolith.drain.is_none() || !self.somebody_else_takes(from) {
             return Vec::new();
         }
         let queued = self.moves.queued_from(from);
         let leaves = |key: &&RoomKey| {
-            !drain.skipped.contains(*key) && !queued.contains(*key) && self.may_move(key, None).is_ok()
+            !queued.contains(*key) && !self.may_be_unsaved(key, from) && self.may_move(key, None).is_ok()
         };
         let mut rooms: Vec<RoomKey> = monolith.copies.keys().filter(leaves).cloned().collect();
         rooms.sort_unstable();
@@ -119,12 +145,13 @@ impl Cluster {
         let mut summary = DrainSummary {
             moved: drain.moved,
             lossy: drain.lossy,
-            skipped: drain.skipped.len(),
             done: !self.moves.is_busy(id),
             ..DrainSummary::default()
         };
         // A room that was not reported is on its way there, and one that is not confirmed may leave once it is.
-        for room in self.rooms.values().filter(|room| room.monolith() == Some(id) && !room.members.is_empty()) {
+        let here = |room: &Room| room.monolith() == Some(id) && !room.members.is_empty();
+        for (key, room) in self.rooms.iter().filter(|(_, room)| here(room)) {
+            summary.skipped += usize::from(self.may_be_unsaved(key, id));
             summary.rooms_left += 1;
             summary.clients_left += room.members.len();
             let stays = match &room.state {
@@ -133,6 +160,7 @@ impl Cluster {
             };
             summary.done &= stays;
         }
+        summary.done &= summary.skipped == 0;
         summary.done &= summary.rooms_left == 0 || self.somebody_else_takes(id) && self.rooms_to_drain(id).is_empty();
         Some(summary)
     }

@@ -12,11 +12,12 @@ use std::hash::BuildHasher;
 use foldhash::fast::FixedState;
 
 use super::monolith::{Asked, Copy};
-use super::room::{Active, Binding, State, Waiter};
+use super::room::{Active, Binding, State, Unloading, Waiter};
 use super::{Cluster, Turn};
 use crate::model::event::{Effect, Micros, UnloadCause};
 use crate::model::policy::{Cause, Previous};
-use crate::model::{CloseCode, Epoch, MonolithId, RoomKey};
+use crate::model::story::MoveEnd;
+use crate::model::{CloseCode, Epoch, LinkId, MonolithId, RoomKey};
 
 /// What this balancer has to do with a copy that is to go: the more, the earlier is its turn. The spans do not touch:
 /// between two of them there is time for `unloaded` to arrive from the other side of the earth.
@@ -93,14 +94,8 @@ impl Cluster {
         let clients = self.rooms.get(key).map_or(0, |room| room.members.len());
         let nearness = self.nearness(key, owner.0, clients > 0);
         self.tell_duplicate(key, (other.0, Some(other.1)), (owner.0, owner.1.epoch()), clients, turn);
-        let released = if self.settings.seamless.is_some() {
-            let mut released = self.release_all(key, owner.0, Cause::Lost, true, turn);
-            released.extend(self.take_sent_away(key));
-            released
-        } else {
-            self.close_members(key, CloseCode::RESTART, turn);
-            Vec::new()
-        };
+        let mut released = self.release_or_close(key, owner.0, (Cause::Lost, true), CloseCode::RESTART, turn);
+        released.extend(self.take_sent_away(key));
         self.counters.handover.rooms += u64::from(!released.is_empty());
         self.contest(owner.0, key, nearness, turn);
         let (monolith, binding) = (other.0.clone(), Binding::Reported(other.1));
@@ -144,7 +139,7 @@ impl Cluster {
         let Some(seed) = self.unloads.seed else {
             let why = match nearness {
                 Nearness::SentIt | Nearness::HasMembers | Nearness::Neither => UnloadCause::Duplicate,
-                Nearness::Moves => self.move_cause(),
+                Nearness::Moves => self.move_cause(key),
             };
             self.send_unload(monolith, key, why, turn);
             return;
@@ -156,9 +151,12 @@ impl Cluster {
         }
     }
 
-    /// What a room that moves is asked to unload for: whether its members keep their sockets.
-    fn move_cause(&self) -> UnloadCause {
-        if self.settings.seamless.is_some() { UnloadCause::HandOver } else { UnloadCause::Move }
+    /// What a room that moves is asked to unload for: whether its members keep their sockets, as it was when it began.
+    fn move_cause(&self, key: &RoomKey) -> UnloadCause {
+        match self.rooms.get(key).map(|room| &room.state) {
+            Some(State::Unloading(Unloading { hold: true, .. })) => UnloadCause::HandOver,
+            Some(_) | None => UnloadCause::Move,
+        }
     }
 
     fn send_unload(&mut self, monolith: &MonolithId, key: &RoomKey, why: UnloadCause, turn: &mut Turn<'_>) {
@@ -169,7 +167,17 @@ impl Cluster {
             Some(Asked::Due(_)) | None => copy.asked = Some(Asked::Sent(entry.gossips)),
         }
         self.counters.unloads += u64::from(why == UnloadCause::Duplicate);
-        turn.emit(Effect::Unload { link: entry.link, room: copy.name.clone(), why });
+        turn.emit(Effect::Unload { link: entry.link, room: copy.name.clone(), epoch: copy.epoch, why });
+    }
+
+    /// A link has not asked for a room that is to move, since everybody had left: that load may be asked for another time.
+    pub(super) fn withheld(&mut self, link: LinkId, key: &RoomKey, epoch: Epoch, turn: &mut Turn<'_>) {
+        let Some(monolith) = self.sender(link) else { return };
+        let Some(copy) = self.copy_mut(&monolith, key).filter(|copy| copy.epoch == epoch) else { return };
+        copy.asked = None;
+        if self.is_leaving(key, &monolith) {
+            self.stays(key, MoveEnd::Deserted, turn);
+        }
     }
 
     /// When the next turn comes, if one is waited for.
@@ -192,9 +200,9 @@ impl Cluster {
                     if self.joined_to(&key).is_empty() {
                         // They have left meanwhile, and the Monolith could be about to unload it by itself.
                         self.keep_copy(&monolith, &key);
-                        self.unloading_timed_out(&key, turn);
+                        self.stays(&key, MoveEnd::Deserted, turn);
                     } else {
-                        let why = self.move_cause();
+                        let why = self.move_cause(&key);
                         self.send_unload(&monolith, &key, why, turn);
                     }
                 }

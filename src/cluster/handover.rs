@@ -105,6 +105,23 @@ impl Cluster {
         members
     }
 
+    /// Ends the memberships of a room at its Monolith. Those who keep their sockets are returned; where nobody does, they are
+    /// closed with this code.
+    pub(super) fn release_or_close(
+        &mut self,
+        key: &RoomKey,
+        from: &MonolithId,
+        (cause, hold): (Cause, bool),
+        code: CloseCode,
+        turn: &mut Turn<'_>,
+    ) -> Vec<ClientId> {
+        if self.settings.seamless.is_some() {
+            return self.release_all(key, from, cause, hold, turn);
+        }
+        self.close_joined(key, code, turn);
+        Vec::new()
+    }
+
     /// Takes one member out of its Monolith; it keeps its socket and waits, in no queue yet.
     pub(super) fn release(
         &mut self,

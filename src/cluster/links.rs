@@ -87,6 +87,7 @@ impl Cluster {
         self.warm_up.settle(&endpoint);
         self.links.insert(link, id.clone());
         let weight = self.settings.weights.of(id.as_str(), &endpoint, region.as_str());
+        let drained = self.drained.contains(&id);
         self.view.insert(MonolithRow { id: id.clone(), region: region.clone(), weight, ..MonolithRow::default() });
         let monolith = Monolith {
             link,
@@ -100,12 +101,15 @@ impl Cluster {
             shunned: 0,
             suspect: false,
             unlisted: false,
-            drained: false,
+            drained,
             stops: false,
             drain: None,
         };
         self.monoliths.insert(id.clone(), monolith);
         turn.emit(Effect::AcceptLink { link });
+        if drained {
+            self.state_changed(&id, turn);
+        }
         self.judge_newcomer(&id, turn);
     }
 

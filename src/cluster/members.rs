@@ -197,7 +197,9 @@ impl Cluster {
     /// After an answer that says there is no such room, the choice is dropped as soon as nobody else wants to try.
     pub(super) fn advance_or_drop(&mut self, key: &RoomKey, no_such_room: bool, turn: &mut Turn<'_>) {
         self.advance(key, turn);
+        // A request that waits is no member.
         if no_such_room
+            && !self.waits_for(key)
             && let Some(room) = self.rooms.get(key)
             && room.members.is_empty()
             && let State::Placing(placing) = &room.state
@@ -267,12 +269,16 @@ impl Cluster {
         let Waiter::Client(client) = waiter else { return false };
         let Some(entry) = self.clients.get(&client) else { return false };
         let from = match entry.place {
-            Place::Joined { link, .. } if entry.opened => self.links.get(&link).cloned(),
+            Place::Joined { link, .. } if entry.opened => {
+                let linked = self.links.get(&link);
+                let owner = linked.or_else(|| self.rooms.get(&entry.room)?.monolith());
+                owner.map(|owner| (owner.clone(), linked.is_some()))
+            }
             Place::Joined { .. } | Place::Waiting | Place::SentAway { .. } => None,
         };
         match from.filter(|_| self.settings.seamless.is_some()) {
-            // It was in the room, and its join crossed an unload.
-            Some(from) => self.release(client, &from, Cause::Lost, true, turn),
+            // It was in the room, and its join crossed an unload. A link that has ended has told it so.
+            Some((from, linked)) => self.release(client, &from, Cause::Lost, linked, turn),
             None => self.detach(client, turn),
         }
         true

@@ -46,6 +46,7 @@ pub use self::snapshot::{MonolithSummary, RoomSummary, StateMonolith, StateRoom}
 
 use self::claims::Claims;
 use self::departed::Departed;
+use self::drain::Drained;
 use self::duplicates::Unloads;
 use self::ejection::Ejections;
 use self::handover::HandOvers;
@@ -154,6 +155,7 @@ pub struct Cluster {
     departed: Departed,
     moves: Moves,
     unloads: Unloads,
+    drained: Drained,
     claims: Claims,
     handovers: HandOvers,
     pace: Pace,
@@ -178,6 +180,7 @@ impl Cluster {
             warm_up: WarmUp::new(now + settings.load_timeout),
             moves: Moves::new(settings.rebalance, now),
             unloads: Unloads::default(),
+            drained: Drained::default(),
             claims: Claims::default(),
             settings,
             now,
@@ -230,6 +233,7 @@ impl Cluster {
             Event::Move { request, room, to } => self.move_by_hand(request, &room, &to, &mut turn),
             Event::Claim { room, answer } => self.claim_answered(&room, answer, &mut turn),
             Event::Quiet { link, room, disturbed } => self.quiet(link, &room, disturbed, &mut turn),
+            Event::Withheld { link, room, epoch } => self.withheld(link, &room, epoch, &mut turn),
             Event::Drain { monolith, on } => self.drain(&monolith, on, &mut turn),
             Event::Tick => self.review_monoliths(&mut turn),
         }

@@ -178,6 +178,11 @@ impl Moves {
         }
     }
 
+    /// Whether a room is expected somewhere.
+    fn expects(&self, key: &RoomKey, now: Micros) -> bool {
+        self.aims.get(key).is_some_and(|aim| aim.until > now)
+    }
+
     /// Where a room is expected, if it is. It is told once.
     pub(super) fn take_aim(&mut self, key: &RoomKey, now: Micros) -> Option<MonolithId> {
         if self.aims.is_empty() {
@@ -272,14 +277,13 @@ impl Cluster {
                     self.moves.lines.remove(&from);
                     break;
                 };
-                match self.may_move(&room, to.as_ref()) {
-                    Err(refusal) => self.refuse_move(&room, to.as_ref(), by, refusal, turn),
-                    Ok(active) if active.monolith != from => {
-                        self.refuse_move(&room, to.as_ref(), by, MoveRefusal::Changed, turn);
-                    }
-                    Ok(_) => {
-                        self.begin_move(&room, to, by, turn);
-                    }
+                let begun = match self.may_move(&room, to.as_ref()) {
+                    Err(refusal) => Err(refusal),
+                    Ok(active) if active.monolith != from => Err(MoveRefusal::Changed),
+                    Ok(_) => self.begin_move(&room, to.clone(), by, turn),
+                };
+                if let Err(refusal) = begun {
+                    self.refuse_move(&room, to.as_ref(), by, refusal, turn);
                 }
             }
         }
@@ -288,12 +292,16 @@ impl Cluster {
     /// An operator's move begins at once, whatever waits; it counts towards the pace of those that follow.
     pub(super) fn move_by_hand(&mut self, request: RequestId, key: &RoomKey, to: &MonolithId, turn: &mut Turn<'_>) {
         let outcome = self.may_move(key, Some(to)).map(|_| ());
-        let begin = |()| self.begin_move(key, Some(to.clone()), Mover::Hand, turn).ok_or(MoveRefusal::NotActive);
-        let outcome = outcome.and_then(begin);
+        let outcome = outcome.and_then(|()| self.begin_move(key, Some(to.clone()), Mover::Hand, turn));
         if let Err(refusal) = outcome {
             self.refuse_move(key, Some(to), Mover::Hand, refusal, turn);
         }
         turn.emit(Effect::Moving { request, outcome });
+    }
+
+    /// Whether a room that this Monolith has let go is to be elsewhere.
+    pub(super) fn has_moved_away(&self, key: &RoomKey, monolith: &MonolithId) -> bool {
+        self.moves.expects(key, self.now) || !self.may_take(monolith)
     }
 
     /// Whether a Monolith takes rooms.
@@ -344,20 +352,33 @@ impl Cluster {
         turn: &mut Turn<'_>,
     ) {
         self.counters.moves.refused[refusal as usize] += 1;
+        self.counters.handover.skipped += u64::from(refusal == MoveRefusal::TooYoung);
         self.tell_move_refused(key, to, by, refusal, turn);
     }
 
     /// Begins a checked move and books its cost: so many clients will come back, at `move_rate` a second.
-    fn begin_move(&mut self, key: &RoomKey, to: Option<MonolithId>, by: Mover, turn: &mut Turn<'_>) -> Option<Moving> {
+    fn begin_move(
+        &mut self,
+        key: &RoomKey,
+        to: Option<MonolithId>,
+        by: Mover,
+        turn: &mut Turn<'_>,
+    ) -> Result<Moving, MoveRefusal> {
+        let patient = self.settings.seamless.is_some_and(|seamless| seamless.quiet > 0);
+        let from = self.rooms.get(key).and_then(Room::bound_to).cloned();
+        if !patient && from.is_some_and(|from| self.may_be_unsaved(key, &from)) {
+            return Err(MoveRefusal::TooYoung);
+        }
         let moving = match self.settings.seamless.map(|seamless| seamless.quiet) {
-            Some(quiet) if quiet > 0 => self.wait_for_quiet(key, to, by, quiet, turn)?,
-            Some(_) | None => self.let_go(key, to, by, false, turn)?,
+            Some(quiet) if quiet > 0 => self.wait_for_quiet(key, to, by, quiet, turn),
+            Some(_) | None => self.let_go(key, to, by, false, turn),
         };
+        let moving = moving.ok_or(MoveRefusal::NotActive)?;
         let cost = (moving.clients as u64).saturating_mul(1_000_000) / u64::from(self.settings.move_rate.max(1));
         let line = self.moves.lines.entry(moving.from.clone()).or_default();
         line.free_at = line.free_at.max(self.now).saturating_add(cost.max(1));
         line.waiting.retain(|wanted| wanted.room != *key);
-        Some(moving)
+        Ok(moving)
     }
 
     /// Everything goes on in the room until nobody in it has said anything for a while.
@@ -393,12 +414,6 @@ impl Cluster {
             Ok(_) if self.may_be_unsaved(key, &from) => Some(MoveRefusal::TooYoung),
             Ok(_) => None,
         };
-        if refusal == Some(MoveRefusal::TooYoung) {
-            self.counters.handover.skipped += 1;
-            if let Some(drain) = self.monoliths.get_mut(&from).and_then(|monolith| monolith.drain.as_mut()) {
-                drain.skipped.insert(key.clone());
-            }
-        }
         match refusal {
             Some(refusal) => self.refuse_move(key, to.as_ref(), by, refusal, turn),
             None => {
@@ -407,8 +422,8 @@ impl Cluster {
         }
     }
 
-    /// Whether a room may live in its Monolith's memory only.
-    fn may_be_unsaved(&self, key: &RoomKey, monolith: &MonolithId) -> bool {
+    /// Whether a room may live in its Monolith's memory only: that it moves then would end it.
+    pub(super) fn may_be_unsaved(&self, key: &RoomKey, monolith: &MonolithId) -> bool {
         let copy = self.monoliths.get(monolith).and_then(|monolith| monolith.copies.get(key));
         copy.is_some_and(|copy| copy.metadata.temporary && self.now.saturating_sub(copy.since) < SAVED_AFTER)
     }

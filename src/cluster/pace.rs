@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::room::Waiter;
+use super::handover::OFFER_AGAIN;
+use super::room::{State, Waiter};
 use super::{Cluster, Map, Turn};
 use crate::model::event::{Effect, Micros};
 use crate::model::{ClientId, MonolithId, RoomKey};
@@ -291,6 +292,22 @@ impl Cluster {
                 self.charge_members(&room);
             }
         }
+    }
+
+    /// A parked room's deadline has passed. While joins are paced that is no reason to let it in: those that an outage has
+    /// parked together are due together.
+    pub(super) fn parked_timed_out(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
+        if !matches!(self.pace.phase, Phase::Recovering { .. }) {
+            self.unpark(key, turn);
+            return;
+        }
+        self.pace.parked = true;
+        let later = self.now.saturating_add(OFFER_AGAIN);
+        self.change_room(key, turn, |room| {
+            if let State::Parked { deadline, .. } = &mut room.state {
+                *deadline = later;
+            }
+        });
     }
 
     /// The members of a room that has just been placed: whoever still waits is going to the same Monolith.

@@ -73,6 +73,11 @@ impl Cluster {
         if !placing.out.is_empty() {
             return;
         }
+        if placing.crossed_unload && self.has_moved_away(key, &placing.monolith) {
+            // Who had crossed the unload has gone, and whoever waits is not for the Monolith that was asked to let go.
+            self.next_attempt(key, "moved", None, turn);
+            return;
+        }
         let failed = placing.tried.contains(&placing.monolith);
         if !failed && self.claims_first(key, turn) {
             return;

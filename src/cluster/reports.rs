@@ -39,12 +39,7 @@ impl Cluster {
                 continue;
             }
             self.tell_unloaded(&key, &monolith, None, turn);
-            let released = if self.settings.seamless.is_some() {
-                self.release_all(&key, &monolith, Cause::Lost, true, turn)
-            } else {
-                self.close_joined(&key, CloseCode::RESTART, turn);
-                Vec::new()
-            };
+            let released = self.release_or_close(&key, &monolith, (Cause::Lost, true), CloseCode::RESTART, turn);
             if leaving {
                 self.unloading_over(&key, MoveEnd::LetGo, released, turn);
             } else {
@@ -185,13 +180,8 @@ impl Cluster {
             }
             return;
         }
-        let released = if self.settings.seamless.is_some() {
-            // The link has told its members before it said that it is gone.
-            self.release_all(key, monolith, Cause::Lost, false, turn)
-        } else {
-            self.close_joined(key, CloseCode::AWAY, turn);
-            Vec::new()
-        };
+        // The link has told its members before it said that it is gone.
+        let released = self.release_or_close(key, monolith, (Cause::Lost, false), CloseCode::AWAY, turn);
         if self.is_leaving(key, monolith) {
             self.unloading_over(key, MoveEnd::SourceLost, released, turn);
         } else {

@@ -6,8 +6,8 @@ use super::room::{Active, Binding, Placing, Room, State, Unloading, Waiter};
 use super::{Cluster, Turn};
 use crate::model::event::{Effect, Micros};
 use crate::model::policy::Previous;
-use crate::model::story::What;
-use crate::model::{CloseCode, MonolithId, RoomKey, RoomName};
+use crate::model::story::{MoveEnd, What};
+use crate::model::{MonolithId, RoomKey, RoomName};
 
 impl Cluster {
     /// Puts a new room into the table.
@@ -146,21 +146,13 @@ impl Cluster {
         }
     }
 
-    /// Ends every membership of a room with one code.
-    pub(super) fn close_members(&mut self, key: &RoomKey, code: CloseCode, turn: &mut Turn<'_>) {
-        let Some(room) = self.rooms.get(key) else { return };
-        for client in room.members.clone() {
-            self.end_client(client, Some(code), turn);
-        }
-    }
-
     /// A room's deadline has passed.
     pub(super) fn room_timed_out(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
         match self.rooms.get(key).map(|room| &room.state) {
-            Some(State::Parked { .. }) => self.unpark(key, turn),
+            Some(State::Parked { .. }) => self.parked_timed_out(key, turn),
             Some(State::Placing(_)) => self.placing_timed_out(key, turn),
             Some(State::Active(_)) => self.unreported(key, turn),
-            Some(State::Unloading(_)) => self.unloading_timed_out(key, turn),
+            Some(State::Unloading(_)) => self.stays(key, MoveEnd::TimedOut, turn),
             None => {}
         }
     }

@@ -60,24 +60,23 @@ impl Cluster {
         self.next_owner(key, &from, if done { "moved" } else { "link_down" }, released, turn);
     }
 
-    /// The Monolith has not let go in time: the room stays where it is, and is not asked again for this load.
-    pub(super) fn unloading_timed_out(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
-        let Some(State::Unloading(Unloading { monolith, epoch, to, .. })) = self.rooms.get(key).map(|room| &room.state)
-        else {
-            return;
-        };
-        let (monolith, epoch, to) = (monolith.clone(), *epoch, to.clone());
-        self.count_end(&monolith, false);
-        self.tell_move_ended(key, &monolith, to.as_ref(), MoveEnd::TimedOut, turn);
-        self.activate(key, &monolith, Binding::Reported(epoch), turn);
+    /// The room stays where it is: it was not let go in time, which is not asked again for this load, or not asked at all.
+    pub(super) fn stays(&mut self, key: &RoomKey, how: MoveEnd, turn: &mut Turn<'_>) {
+        if let Some(State::Unloading(unloading)) = self.rooms.get(key).map(|room| &room.state) {
+            self.stays_as(key, unloading.epoch, how, turn);
+        }
     }
 
     /// The Monolith that was asked has loaded the room anew: it stays there.
     pub(super) fn loaded_again(&mut self, key: &RoomKey, epoch: Epoch, turn: &mut Turn<'_>) {
+        self.stays_as(key, epoch, MoveEnd::LoadedAgain, turn);
+    }
+
+    fn stays_as(&mut self, key: &RoomKey, epoch: Epoch, how: MoveEnd, turn: &mut Turn<'_>) {
         let Some(State::Unloading(unloading)) = self.rooms.get(key).map(|room| &room.state) else { return };
         let (monolith, to) = (unloading.monolith.clone(), unloading.to.clone());
         self.count_end(&monolith, false);
-        self.tell_move_ended(key, &monolith, to.as_ref(), MoveEnd::LoadedAgain, turn);
+        self.tell_move_ended(key, &monolith, to.as_ref(), how, turn);
         self.activate(key, &monolith, Binding::Reported(epoch), turn);
     }
 
@@ -89,17 +88,11 @@ impl Cluster {
         room.previous = Some(Previous { monolith: from.clone(), why: "moved".into() });
         self.count_end(&from, to.as_ref().is_none_or(|to| to == monolith));
         self.tell_move_ended(key, &from, to.as_ref(), MoveEnd::Elsewhere, turn);
-        if self.settings.seamless.is_some() {
-            let released = self.release_all(key, &from, Cause::Move, true, turn);
-            self.counters.handover.rooms += u64::from(!released.is_empty());
-            self.waiting += released.len();
-            if let Some(State::Unloading(Unloading { waiting, .. })) =
-                self.rooms.get_mut(key).map(|room| &mut room.state)
-            {
-                released.into_iter().rev().for_each(|client| waiting.push_front(Waiter::Client(client)));
-            }
-        } else {
-            self.close_joined(key, CloseCode::AWAY, turn);
+        let released = self.release_or_close(key, &from, (Cause::Move, true), CloseCode::AWAY, turn);
+        self.counters.handover.rooms += u64::from(!released.is_empty());
+        self.waiting += released.len();
+        if let Some(State::Unloading(Unloading { waiting, .. })) = self.rooms.get_mut(key).map(|room| &mut room.state) {
+            released.into_iter().rev().for_each(|client| waiting.push_front(Waiter::Client(client)));
         }
         self.activate(key, monolith, Binding::Reported(epoch), turn);
     }

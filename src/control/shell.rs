@@ -1,6 +1,6 @@
 //! The thread itself: turns what arrives into events, and effects into commands.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -88,7 +88,7 @@ struct Shell {
     stories: Arc<Stories>,
     claims: Claims,
     /// Claims that cannot be made now: the cluster hears of it after what it is doing.
-    refused_claims: Vec<(RoomKey, ClaimAnswer)>,
+    refused_claims: VecDeque<(RoomKey, ClaimAnswer)>,
     links: HashMap<LinkId, Linked, Hashing>,
     targets: BTreeMap<MonolithId, Arc<Target>>,
     inboxes: HashMap<ClientId, Arc<Inbox>, Hashing>,
@@ -127,7 +127,7 @@ impl Shell {
             departures,
             stories,
             claims,
-            refused_claims: Vec::new(),
+            refused_claims: VecDeque::new(),
             links: HashMap::default(),
             targets: BTreeMap::new(),
             inboxes: HashMap::default(),
@@ -267,7 +267,16 @@ impl Shell {
         None
     }
 
+    /// Takes in one event, and then whatever it came to that is known at once: one after another, since one event may
+    /// place as many rooms as there are.
     fn apply(&mut self, event: Event) {
+        self.apply_one(event);
+        while let Some((room, answer)) = self.refused_claims.pop_front() {
+            self.apply_one(Event::Claim { room, answer });
+        }
+    }
+
+    fn apply_one(&mut self, event: Event) {
         self.events.event(&event, |link| self.registered(link));
         let mut effects = std::mem::take(&mut self.effects);
         self.cluster.apply(self.clock.now(), event, &mut self.policy, &mut effects);
@@ -275,9 +284,6 @@ impl Shell {
             self.carry_out(effect);
         }
         self.effects = effects;
-        while let Some((room, answer)) = self.refused_claims.pop() {
-            self.apply(Event::Claim { room, answer });
-        }
     }
 
     fn carry_out(&mut self, effect: Effect) {
@@ -310,7 +316,9 @@ impl Shell {
             Effect::Detach { link, client, attachment } => {
                 self.tell(link, link::Command::Detach { client, attachment });
             }
-            Effect::Unload { link, room, why } => self.tell(link, link::Command::Unload { room, why }),
+            Effect::Unload { link, room, epoch, why } => {
+                self.tell(link, link::Command::Unload { room, epoch, why });
+            }
             Effect::Moving { request, outcome } => {
                 if let Some(reply) = self.moves.remove(&request) {
                     // Whoever asked may have gone.
@@ -504,3 +512,7 @@ impl Policy for Timed {
         self.policy.settled(call, view, decision);
     }
 }
+
+#[cfg(test)]
+#[path = "shell_test.rs"]
+mod tests;

@@ -10,11 +10,13 @@ use http::Request;
 use tokio::time::Instant;
 
 use super::door::region_of;
+use super::hold::Held;
 use super::listener::Stop;
 use super::proxy::{self, RouteDecider};
 use super::respond::Refusal;
 use crate::config::Config;
 use crate::control::Control;
+use crate::link::stats::count;
 use crate::model::metrics::MetricsText;
 use crate::model::policy::{Answer, Call, CallClient, CallRequest, Decision, Hook};
 use crate::model::{CloseCode, Region, RoomName};
@@ -193,26 +195,6 @@ fn cut(mut reason: String) -> String {
     let fits = ends.take_while(|end| *end <= CLOSE_REASON).last().unwrap_or(0);
     reason.truncate(fits);
     reason
-}
-
-/// A client that is held, as long as it lives.
-struct Held<'a>(&'a AtomicU64);
-
-impl<'a> Held<'a> {
-    fn new(count: &'a AtomicU64) -> Self {
-        count.fetch_add(1, Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
-
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Relaxed);
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::listener::Stop;
 use super::respond::Refusal;
 use crate::control::Control;
+use crate::link::stats::count;
 use crate::model::metrics::MetricsText;
 use crate::model::{ClientId, RoomKey};
 
@@ -57,7 +58,7 @@ impl Hold {
             Ok(Err(_)) => &counters.full,
             Err(_) => &counters.timed_out,
         };
-        counter.fetch_add(1, Relaxed);
+        count(counter);
         Err(Refusal::unavailable())
     }
 
@@ -75,10 +76,10 @@ impl Hold {
 }
 
 /// A client that waits, as long as it lives.
-struct Held<'a>(&'a AtomicU64);
+pub(super) struct Held<'a>(&'a AtomicU64);
 
 impl<'a> Held<'a> {
-    fn new(count: &'a AtomicU64) -> Self {
+    pub(super) fn new(count: &'a AtomicU64) -> Self {
         count.fetch_add(1, Relaxed);
         Self(count)
     }

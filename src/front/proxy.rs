@@ -81,8 +81,14 @@ impl Proxy {
         config: &Config,
     ) -> Result<Response<Body>, Refusal> {
         if let Some(target) = self.control.routes().find(room.key()) {
+            let speaks = !request.method().is_safe();
             // The room is there and nowhere else: a Monolith that cannot be reached is no reason to ask another.
-            return self.send(&target, prepare(request, peer, config)).await.map_err(|error| error.kind.into());
+            let sent = self.send(&target, prepare(request, peer, config)).await.map_err(|error| error.kind.into());
+            if speaks {
+                // What it has changed may not be saved yet when it is answered: the room is not quiet from then on.
+                target.stats.spoken_to(room.key());
+            }
+            return sent;
         }
         let region = region_of(request.headers());
         let request = prepare(request, peer, config);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
@@ -23,6 +23,7 @@ use crate::control::Control;
 use crate::link::Command;
 use crate::link::inbox::{Inbox, Item, Line};
 use crate::link::outbox::{Closed, Refused};
+use crate::link::stats::count;
 use crate::link::tap::{Direction, Tap, TapKind};
 use crate::model::event::Token;
 use crate::model::wire::{self, Hello};
@@ -107,6 +108,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin, P>(
         inbox,
         phase: Phase::AwaitingAuth(request),
         membership: None,
+        newest: Attachment(0),
         pending: None,
         held: VecDeque::new(),
         held_bytes: 0,
@@ -174,6 +176,8 @@ struct ClientTask<S> {
     inbox: Arc<Inbox>,
     phase: Phase,
     membership: Option<Membership>,
+    /// The last attachment that began or ended. Two links announce theirs in no order of each other's.
+    newest: Attachment,
     /// Until this has found room, nothing more is read from the client.
     pending: Option<Pending>,
     held: VecDeque<Utf8Bytes>,
@@ -252,6 +256,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientTask<S> {
     /// The membership is over and the client stays. What stands unwritten in the queue of the Monolith that had it comes
     /// back, before everything that is held.
     fn detached(&mut self, attachment: Attachment) -> Result<(), End> {
+        self.newest = self.newest.max(attachment);
         let Some(Membership { line, .. }) = self.membership.take_if(|present| present.attachment == attachment) else {
             return Ok(());
         };
@@ -293,7 +298,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientTask<S> {
                         self.write(Message::Text(frame)).await?;
                     }
                 }
+                // One that is over already, or that a newer one has replaced: its link was slower.
+                Item::Attached { attachment, .. } if attachment <= self.newest => {}
                 Item::Attached { attachment, line, open } => {
+                    self.newest = attachment;
                     self.hold();
                     self.membership = Some(Membership { attachment, line });
                     if open {
@@ -523,6 +531,6 @@ async fn close<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut WebSocketStream<S
     let _ = tokio::time::timeout(CLOSE_PATIENCE, goodbye).await;
 }
 
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Relaxed);
-}
+#[cfg(test)]
+#[path = "room_socket_test.rs"]
+mod tests;

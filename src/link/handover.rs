@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::Command;
 use super::members::Members;
-use crate::model::{Hashing, RoomKey, RoomName};
+use crate::model::{Epoch, Hashing, RoomKey, RoomName};
 
 /// How long clients may take to say that they hold. One that takes longer is busy writing to a slow socket, and looks
 /// at its inbox before it sends anything more: so nothing overtakes the `unload` even then.
@@ -50,10 +50,19 @@ struct Watched {
     until: Instant,
 }
 
+/// A load of a room that its Monolith is to be asked to let go.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    /// The room, as the Monolith spells it.
+    pub(super) room: RoomName,
+    /// Which load.
+    pub(super) epoch: Epoch,
+}
+
 /// A room whose clients are being held back.
 #[derive(Debug)]
 struct Held {
-    room: RoomName,
+    leaving: Leaving,
     number: u64,
     until: Instant,
 }
@@ -68,24 +77,24 @@ impl HandOvers {
     }
 
     /// Holds a room's clients back.
-    pub(super) fn hold(&mut self, room: RoomName, members: &Members, commands: &mpsc::UnboundedSender<Command>) {
+    pub(super) fn hold(&mut self, leaving: Leaving, members: &Members, commands: &mpsc::UnboundedSender<Command>) {
         self.numbers += 1;
-        let (key, number) = (room.key().clone(), self.numbers);
+        let (key, number) = (leaving.room.key().clone(), self.numbers);
         let holding = Arc::new(Holding { room: key.clone(), number, commands: commands.clone() });
         for member in members.of_room(key.as_str()) {
             member.inbox.hold(member.attachment, holding.clone());
         }
         let until = Instant::now() + PATIENCE;
-        self.held.insert(key, Held { room, number, until });
+        self.held.insert(key, Held { leaving, number, until });
         self.next = Some(self.next.map_or(until, |next| next.min(until)));
     }
 
     /// Every client of a room holds. Returns the room if it is to be unloaded now.
-    pub(super) fn all_hold(&mut self, room: &RoomKey, number: u64) -> Option<RoomName> {
+    pub(super) fn all_hold(&mut self, room: &RoomKey, number: u64) -> Option<Leaving> {
         if self.held.get(room)?.number != number {
             return None;
         }
-        self.held.remove(room).map(|held| held.room)
+        self.held.remove(room).map(|held| held.leaving)
     }
 
     /// A room has left the Monolith by itself.
@@ -100,14 +109,14 @@ impl HandOvers {
 
     /// What is due now: rooms that were quiet or were waited for long enough (`true` for those that were never quiet),
     /// and rooms some of whose clients took too long to say that they hold.
-    pub(super) fn due(&mut self, members: &Members) -> (Vec<(RoomKey, bool)>, Vec<RoomName>) {
+    pub(super) fn due(&mut self, members: &Members) -> (Vec<(RoomKey, bool)>, Vec<Leaving>) {
         let now = Instant::now();
-        let watched: Vec<Watched> = self.watched.extract_if(.., |watched| watched.due(members) <= now).collect();
-        let overdue = self.held.extract_if(|_, held| held.until <= now).map(|(_, held)| held.room).collect();
-        let due = self.watched.iter().map(|watched| watched.due(members));
+        let watched: Vec<Watched> = self.watched.extract_if(.., |watched| watched.due(members, now) <= now).collect();
+        let overdue = self.held.extract_if(|_, held| held.until <= now).map(|(_, held)| held.leaving).collect();
+        let due = self.watched.iter().map(|watched| watched.due(members, now));
         self.next = due.chain(self.held.values().map(|held| held.until)).min();
         let rooms = watched.into_iter().map(|watched| {
-            let disturbed = watched.quiet_at(members) > now;
+            let disturbed = watched.quiet_at(members, now) > now;
             (watched.room, disturbed)
         });
         (rooms.collect(), overdue)
@@ -115,13 +124,13 @@ impl HandOvers {
 }
 
 impl Watched {
-    fn quiet_at(&self, members: &Members) -> Instant {
+    fn quiet_at(&self, members: &Members, now: Instant) -> Instant {
         // A room without a client of ours has nobody to disturb it.
-        members.activity(&self.room).map_or_else(Instant::now, |activity| activity.last() + self.quiet)
+        members.activity(&self.room).map_or(now, |activity| activity.last() + self.quiet)
     }
 
-    fn due(&self, members: &Members) -> Instant {
-        self.quiet_at(members).min(self.until)
+    fn due(&self, members: &Members, now: Instant) -> Instant {
+        self.quiet_at(members, now).min(self.until)
     }
 }
 
@@ -153,7 +162,7 @@ mod tests {
         let (members, inboxes) = members(2);
         let (commands, mut received) = mpsc::unbounded_channel();
         let mut leaving = HandOvers::default();
-        leaving.hold(RoomName::reported(ROOM), &members, &commands);
+        leaving.hold(Leaving { room: RoomName::reported(ROOM), epoch: Epoch(1) }, &members, &commands);
         let Some(Item::Hold(attachment, first)) = inboxes[0].try_next() else { panic!("it is told to hold") };
         assert_eq!(attachment, Attachment(1));
         drop(first);
@@ -162,7 +171,7 @@ mod tests {
         drop((members, inboxes));
         let Ok(Command::Held { room, number }) = received.try_recv() else { panic!("everybody holds") };
         assert!(leaving.all_hold(&room, number + 1).is_none(), "of another time");
-        assert_eq!(leaving.all_hold(&room, number).unwrap().spelling(), ROOM);
+        assert_eq!(leaving.all_hold(&room, number).unwrap().room.spelling(), ROOM);
         assert!(leaving.all_hold(&room, number).is_none(), "once");
     }
 
@@ -181,6 +190,14 @@ mod tests {
         assert_eq!(quiet(&mut leaving), [(room.clone(), true)]);
         leaving.watch(room.clone(), Duration::ZERO, hour);
         assert_eq!(quiet(&mut leaving), [(room, false)]);
+        assert_eq!(leaving.next_due(), None);
+    }
+    #[test]
+    fn a_room_that_its_last_client_leaves_while_it_is_watched_is_quiet_at_once() {
+        let (room, hour) = (RoomKey::of(ROOM), Duration::from_secs(3600));
+        let mut leaving = HandOvers::default();
+        leaving.watch(room.clone(), hour, hour);
+        assert_eq!(leaving.due(&Members::default()).0, [(room, false)]);
         assert_eq!(leaving.next_due(), None);
     }
 }

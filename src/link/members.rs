@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use super::activity::Activity;
+use super::activity::{Activities, Activity};
 use super::inbox::{Inbox, Overflow};
 use crate::model::{Attachment, ClientId, Hashing, MemberId, RoomKey};
 
@@ -85,6 +85,7 @@ pub(super) struct Delivered {
 pub(super) struct Members {
     rooms: HashMap<RoomKey, Room, Hashing>,
     slots: HashMap<MemberId, Slot, Hashing>,
+    activities: Arc<Activities>,
 }
 
 impl Members {
@@ -94,11 +95,16 @@ impl Members {
 
     /// Adds a member. Returns where it notes that it says something.
     pub(super) fn insert(&mut self, room: RoomKey, member: Member) -> Arc<Activity> {
-        let empty = || Room { members: Vec::new(), activity: Arc::new(Activity::new()) };
-        let Room { members, activity } = self.rooms.entry(room.clone()).or_insert_with(empty);
+        let begin = || Room { members: Vec::new(), activity: self.activities.begin(room.clone()) };
+        let Room { members, activity } = self.rooms.entry(room.clone()).or_insert_with(begin);
         self.slots.insert(member.id, Slot::In(room, members.len()));
         members.push(member);
         activity.clone()
+    }
+
+    /// Where those who are in no room note that they speak to one.
+    pub(super) fn activities(&self) -> Arc<Activities> {
+        self.activities.clone()
     }
 
     /// When somebody in a room said something last; none for a room without members.
@@ -178,8 +184,8 @@ impl Members {
     /// `join`. Theirs crossed the unload; they stay, and their first frame is reported. Returns those that hear nothing
     /// more.
     pub(super) fn unload(&mut self, room: &RoomKey) -> Vec<(ClientId, Attachment)> {
-        let Some(Room { members, .. }) = self.rooms.remove(room) else { return Vec::new() };
-        let mut detached = Vec::new();
+        let Some(Room { members, activity }) = self.rooms.remove(room) else { return Vec::new() };
+        let (mut detached, mut crossed) = (Vec::new(), Vec::new());
         for mut member in members {
             if member.answer == Answer::Heard {
                 member.inbox.detached(member.attachment);
@@ -187,8 +193,15 @@ impl Members {
                 detached.push((member.client, member.attachment));
             } else {
                 member.report = true;
-                self.insert(room.clone(), member);
+                crossed.push(member);
             }
+        }
+        if crossed.is_empty() {
+            self.activities.end(room);
+        } else {
+            // They go on noting what they say where they have been told to.
+            self.rooms.insert(room.clone(), Room { members: Vec::new(), activity });
+            crossed.into_iter().for_each(|member| drop(self.insert(room.clone(), member)));
         }
         detached
     }
@@ -210,6 +223,7 @@ impl Members {
         }
         if members.is_empty() {
             self.rooms.remove(room);
+            self.activities.end(room);
         }
         Some(member)
     }
@@ -312,6 +326,7 @@ mod tests {
             assert!(members.remove(id));
         }
         assert_eq!((members.len(), members.rooms.len()), (0, 0));
+        assert_eq!(format!("{:?}", members.activities), format!("{:?}", Activities::default()));
     }
 
     #[test]
@@ -321,9 +336,11 @@ mod tests {
         let (a, b) = (settled.id, crossing.id);
         let expected = vec![(settled.client, settled.attachment)];
         members.insert(RoomKey::of("room"), settled);
-        members.insert(RoomKey::of("room"), crossing);
+        let noted = members.insert(RoomKey::of("room"), crossing);
         members.unicast(a, "sync".into()).unwrap();
         assert_eq!(members.unload(&RoomKey::of("room")), expected);
+        let looked_at = members.activity(&RoomKey::of("room")).unwrap();
+        assert!(std::ptr::eq(looked_at, &*noted), "it goes on noting that it says something");
         assert!(members.unicast(a, "zombie".into()).is_none());
         let (_, first) = members.unicast(b, "sync".into()).unwrap();
         assert!(first.is_some(), "its first frame is reported");

@@ -26,7 +26,7 @@ use tokio_tungstenite::WebSocketStream;
 pub use self::supervisor::spawn;
 use crate::config::{Heartbeat, Secret, Timeouts};
 use crate::model::event::{Event, Token, UnloadCause};
-use crate::model::{Attachment, ClientId, LinkId, MonolithId, Region, RoomKey, RoomName};
+use crate::model::{Attachment, ClientId, Epoch, LinkId, MonolithId, Region, RoomKey, RoomName};
 
 use self::inbox::Inbox;
 use self::stats::LinkStats;
@@ -110,6 +110,8 @@ pub enum Command {
     Unload {
         /// The room, as this Monolith spells it.
         room: RoomName,
+        /// The load that is to go.
+        epoch: Epoch,
         /// What for.
         why: UnloadCause,
     },

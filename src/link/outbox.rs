@@ -135,6 +135,18 @@ impl Outbox {
         let _ = self.push(Entry { frame, permits: 0, from: None });
     }
 
+    /// Takes a lifecycle frame back, if nobody has written it.
+    pub(super) fn take_control_back(&self, text: &str) -> bool {
+        let mut state = self.lock();
+        let is_it =
+            |entry: &Entry| entry.from.is_none() && matches!(&entry.frame, Outgoing::Text(waiting) if waiting == text);
+        let Some(entry) = state.queue.iter().position(is_it).and_then(|at| state.queue.remove(at)) else {
+            return false;
+        };
+        state.bytes -= entry.frame.len();
+        true
+    }
+
     /// Whether far more waits than clients alone may queue.
     pub(super) fn is_choked(&self) -> bool {
         self.len() > self.limit + LIFECYCLE_LIMIT

@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tracing::{debug, info, warn};
 
 use super::departed::Departed;
-use super::handover::HandOvers;
+use super::handover::{HandOvers, Leaving};
 use super::inbox::Line;
 use super::members::{Answer, Delivered, Joining, Member, Members, lower_case};
 use super::outbox::{Outbox, Outgoing};
@@ -83,13 +83,15 @@ impl Session {
         let outbox = Arc::new(Outbox::new(init.id.clone(), settings.link_queue));
         let stats = Arc::new(LinkStats::default());
         stats.set_outbox(outbox.clone());
+        let members = Members::default();
+        stats.set_activities(members.activities());
         let session = Self {
             link,
             init,
             context,
             outbox,
             commands,
-            members: Members::default(),
+            members,
             loaded: HashMap::default(),
             departed: Departed::default(),
             leaving: HandOvers::default(),
@@ -296,7 +298,9 @@ impl Session {
                 let detached = self.members.unload(room.key());
                 let room: RoomKey = room.key().clone();
                 self.leaving.forget(&room);
-                self.loaded.remove(&room);
+                if let Some(gone) = self.loaded.remove(&room) {
+                    self.take_unload_back(&gone.name);
+                }
                 self.events.push_back(Event::Unloaded { link: self.link, room, reason, detached });
             }
             FromMonolith::Gossip(gossip) => self.gossip(gossip),
@@ -430,15 +434,17 @@ impl Session {
                 }
             }
             Command::Watch { room, quiet, at_most } => self.leaving.watch(room, quiet, at_most),
-            Command::Unload { room, why: UnloadCause::HandOver }
-                if self.may_unload(room.key(), UnloadCause::HandOver) =>
-            {
-                self.leaving.hold(room, &self.members, &self.commands);
+            Command::Unload { room, epoch, why } => {
+                let leaving = Leaving { room, epoch };
+                if why == UnloadCause::HandOver && self.may_unload(&leaving, why) {
+                    self.leaving.hold(leaving, &self.members, &self.commands);
+                } else {
+                    self.unload(&leaving, why);
+                }
             }
-            Command::Unload { room, why } => self.unload(&room, why),
             Command::Held { room, number } => {
-                if let Some(room) = self.leaving.all_hold(&room, number) {
-                    self.unload(&room, UnloadCause::HandOver);
+                if let Some(leaving) = self.leaving.all_hold(&room, number) {
+                    self.unload(&leaving, UnloadCause::HandOver);
                 }
             }
             Command::Accept | Command::Refuse | Command::Stop => {}
@@ -451,16 +457,21 @@ impl Session {
         for (room, disturbed) in quiet {
             self.events.push_back(Event::Quiet { link: self.link, room, disturbed });
         }
-        for room in overdue {
-            self.unload(&room, UnloadCause::HandOver);
+        for leaving in overdue {
+            self.unload(&leaving, UnloadCause::HandOver);
         }
     }
 
     /// Sends `unload`. The control thread may not have heard yet that the room has gone, and an unload of a room that is
     /// not loaded kills a Monolith.
-    fn unload(&mut self, room: &RoomName, why: UnloadCause) {
-        if !self.may_unload(room.key(), why) {
+    fn unload(&mut self, leaving: &Leaving, why: UnloadCause) {
+        let Leaving { room, epoch } = leaving;
+        if !self.may_unload(leaving, why) {
             count(&self.context.counters.unloads_withheld);
+            if why != UnloadCause::Duplicate {
+                let (link, room, epoch) = (self.link, room.key().clone(), *epoch);
+                self.events.push_back(Event::Withheld { link, room, epoch });
+            }
             return;
         }
         match why {
@@ -472,11 +483,19 @@ impl Session {
         self.outbox.push_control(Outgoing::Text(wire::unload(room.spelling())));
     }
 
-    /// Whether the Monolith has this room for certain. One that is to move also needs a member that has been let in: an
+    /// A room has gone by itself: an `unload` that nobody has written yet would end a real Monolith.
+    fn take_unload_back(&self, room: &RoomName) {
+        if self.outbox.take_control_back(&wire::unload(room.spelling())) {
+            count(&self.context.counters.unloads_withheld);
+        }
+    }
+
+    /// Whether the Monolith has this load of the room for certain. One that is to move also needs a member that has been let in: an
     /// empty room could be about to be unloaded by the Monolith itself.
-    fn may_unload(&self, room: &RoomKey, why: UnloadCause) -> bool {
-        let inhabited = || self.members.of_room(room.as_str()).iter().any(|member| member.answer.is_over());
-        self.loaded.contains_key(room) && (why == UnloadCause::Duplicate || inhabited())
+    fn may_unload(&self, Leaving { room, epoch }: &Leaving, why: UnloadCause) -> bool {
+        let inhabited = || self.members.of_room(room.spelling()).iter().any(|member| member.answer.is_over());
+        self.loaded.get(room.key()).is_some_and(|report| report.epoch == *epoch)
+            && (why == UnloadCause::Duplicate || inhabited())
     }
 
     fn beat(&mut self) -> Result<(), End> {

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::link::stats::LinkCounters;
 use crate::link::tap::Tap;
 use crate::model::event::Token;
-use crate::model::{Attachment, ClientId, RoomName};
+use crate::model::{Attachment, ClientId, Epoch, RoomName};
 
 /// A session of a Monolith, and what its context listens to.
 fn session() -> (Session, mpsc::Receiver<Report>) {
@@ -69,7 +69,7 @@ fn kick(session: &mut Session, n: u128, code: u16) {
 
 fn unload(session: &mut Session, room: &str) -> Option<Outgoing> {
     let room = RoomName::parse(room).unwrap();
-    session.command(Command::Unload { room, why: UnloadCause::Duplicate });
+    session.command(Command::Unload { room, epoch: Epoch(1), why: UnloadCause::Duplicate });
     session.outbox.try_next()
 }
 
@@ -126,12 +126,15 @@ fn that_a_room_is_not_found_is_no_mistake_of_whoever_was_in_it() {
     }
 }
 
+fn hand_over() -> Command {
+    Command::Unload { room: RoomName::reported("Movie"), epoch: Epoch(1), why: UnloadCause::HandOver }
+}
+
 #[test]
 fn the_unload_of_a_hand_over_goes_out_when_everybody_holds() {
     let (mut session, mut commands, _received) = commanded();
     session.frame(LOADED);
     let (one, two) = (attach(&mut session, 1, false), attach(&mut session, 2, false));
-    let hand_over = || Command::Unload { room: RoomName::reported("Movie"), why: UnloadCause::HandOver };
     session.command(hand_over());
     assert_eq!(session.outbox.try_next(), None, "nobody has been let in");
     say(&mut session, 1);
@@ -156,4 +159,68 @@ fn the_unload_of_a_hand_over_goes_out_when_everybody_holds() {
     drop(held);
     session.command(commands.try_recv().unwrap());
     assert_eq!(session.outbox.try_next(), None);
+}
+
+#[test]
+fn an_unload_that_is_withheld_because_everybody_has_left_is_reported() {
+    let (mut session, mut commands, _received) = commanded();
+    session.frame(LOADED);
+    let one = attach(&mut session, 1, false);
+    say(&mut session, 1);
+    one.try_next();
+    session.events.clear();
+    session.command(hand_over());
+    let held = one.try_next();
+    session.command(Command::Detach { client: ClientId::from_u128(1 << 64), attachment: Attachment(1) });
+    assert!(matches!(session.outbox.try_next(), Some(Outgoing::Text(text)) if text.contains("leave")));
+    drop(held);
+    session.command(commands.try_recv().unwrap());
+    assert_eq!(session.outbox.try_next(), None);
+    let told = session.events.pop_front();
+    assert!(
+        matches!(&told, Some(Event::Withheld { room, epoch: Epoch(1), .. }) if room.as_str() == "movie"),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn another_load_than_the_one_that_is_meant_is_not_unloaded() {
+    let (mut session, _received) = session();
+    session.frame(&LOADED.replace(r#""load_epoch":1"#, r#""load_epoch":2"#));
+    assert_eq!(unload(&mut session, "movie"), None);
+}
+
+#[test]
+fn an_unload_that_nobody_has_written_is_taken_back_when_the_room_goes_by_itself() {
+    let (mut session, _received) = session();
+    session.frame(LOADED);
+    let waiting =
+        |name| Command::Unload { room: RoomName::reported(name), epoch: Epoch(1), why: UnloadCause::Duplicate };
+    session.frame(&LOADED.replace("Movie", "Other"));
+    session.command(waiting("Movie"));
+    session.command(waiting("Other"));
+    session.frame(r#"{"type":"unloaded","payload":{"name":"movie","reason":"Keepalive"}}"#);
+    assert!(matches!(session.outbox.try_next(), Some(Outgoing::Text(text)) if text.contains("Other")));
+    assert!(session.outbox.is_empty());
+    assert_eq!(session.context.counters.unloads_withheld.load(std::sync::atomic::Ordering::Relaxed), 1);
+}
+
+#[test]
+fn a_request_that_speaks_to_a_room_disturbs_it() {
+    let (mut session, _received) = session();
+    attach(&mut session, 1, false);
+    let (room, hour) = (RoomKey::of("movie"), Duration::from_secs(3600));
+    let last = |session: &Session| session.members.activity(&room).unwrap().last();
+    let before = last(&session);
+    // Counted in milliseconds.
+    while before.elapsed() < Duration::from_millis(2) {
+        std::thread::yield_now();
+    }
+    session.stats.spoken_to(&RoomKey::of("other"));
+    assert_eq!(last(&session), before);
+    session.stats.spoken_to(&room);
+    assert!(last(&session) > before);
+    session.command(Command::Watch { room: room.clone(), quiet: hour, at_most: hour });
+    session.look_at_those_leaving();
+    assert!(session.leaving.next_due().unwrap() > before + hour);
 }

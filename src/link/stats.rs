@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use super::activity::Activities;
 use super::outbox::Outbox;
+use crate::model::RoomKey;
 use crate::model::metrics::MetricsText;
 
 /// Measurements of one link.
@@ -12,6 +14,7 @@ use crate::model::metrics::MetricsText;
 pub struct LinkStats {
     rtt_us: AtomicU64,
     outbox: OnceLock<Arc<Outbox>>,
+    activities: OnceLock<Arc<Activities>>,
 }
 
 impl LinkStats {
@@ -23,6 +26,18 @@ impl LinkStats {
     /// Bytes that wait to be written.
     pub fn queued(&self) -> usize {
         self.outbox.get().map_or(0, |outbox| outbox.len())
+    }
+
+    /// Somebody says something to a room over HTTP.
+    pub fn spoken_to(&self, room: &RoomKey) {
+        if let Some(activities) = self.activities.get() {
+            activities.note(room);
+        }
+    }
+
+    pub(super) fn set_activities(&self, activities: Arc<Activities>) {
+        // As with the outbox.
+        let _ = self.activities.set(activities);
     }
 
     pub(super) fn set_rtt(&self, rtt: Duration) {

@@ -7,7 +7,7 @@ use super::moves::{MoveRefusal, Moving, Rebalanced};
 use super::policy::{Cause, MonolithState};
 use super::story::Note;
 use super::wire::{RoomReport, UnloadReason};
-use super::{Attachment, ClientId, CloseCode, LinkId, MonolithId, Region, RequestId, RoomKey, RoomName};
+use super::{Attachment, ClientId, CloseCode, Epoch, LinkId, MonolithId, Region, RequestId, RoomKey, RoomName};
 
 /// Microseconds since the Unix epoch, never going back.
 pub type Micros = u64;
@@ -171,6 +171,16 @@ pub enum Event {
         /// Whether somebody still talks.
         disturbed: bool,
     },
+    /// A room that is to move was not asked for after all: whoever had been let in has left, and an empty room could be
+    /// about to be unloaded by the Monolith itself.
+    Withheld {
+        /// On which link.
+        link: LinkId,
+        /// The room.
+        room: RoomKey,
+        /// The load that was to go.
+        epoch: Epoch,
+    },
     /// An operator wants a Monolith to lose its rooms, or no longer.
     Drain {
         /// The Monolith.
@@ -293,6 +303,8 @@ pub enum Effect {
         link: LinkId,
         /// The room, as that Monolith spells it.
         room: RoomName,
+        /// The load that is to go.
+        epoch: Epoch,
         /// What for.
         why: UnloadCause,
     },

@@ -266,6 +266,8 @@ pub enum MoveEnd {
     SourceLost,
     /// Its Monolith did not let go in time, and keeps it.
     TimedOut,
+    /// Everybody in it had left before its Monolith was asked.
+    Deserted,
     /// Its Monolith loaded it anew, and keeps it.
     LoadedAgain,
     /// It turned up on another Monolith meanwhile.

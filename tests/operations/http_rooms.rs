@@ -1,7 +1,7 @@
 //! HTTP that is about rooms: it goes to the Monolith that has the room, places rooms that nobody has, and pins those
 //! that are born.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::net::TcpSocket;
@@ -228,5 +228,44 @@ async fn a_hanging_load_ends_with_504_and_leaves_nothing() {
     balancer.monoliths[0].thaw_loads();
     eventually("the room can be had", async || (balancer.get("/api/room/slow").await.status == 200).then_some(()))
         .await;
+    balancer.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_room_that_is_changed_over_http_all_the_time_is_not_quiet() {
+    let world = World::new();
+    world.add(RoomInfo::permanent("movie"));
+    let mut config = quick();
+    let quiet = Duration::from_millis(500);
+    config.handover.quiet = quiet;
+    let balancer = Balancer::start(monoliths(&world, &["ewr", "ewr"]).await, config).await;
+    let mut client = balancer.join("movie", "a").await;
+    loop {
+        let from = balancer.owner("movie").await;
+        let target = balancer.monoliths.iter().map(|monolith| monolith.id().to_string()).find(|id| *id != from);
+        let to = json!({"to": target.unwrap()}).to_string();
+        let lossy = balancer.metric("usher_handover_lossy_total").await;
+        eventually("the move begins", async || {
+            (balancer.api("POST", "/_usher/v1/rooms/movie/move", &to).await.status == 200).then_some(())
+        })
+        .await;
+        // Nobody says anything in the room itself, so it would go after half a second.
+        let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
+        eventually("the room has moved", async || {
+            let answer = http::request(balancer.addr, "PATCH", "/api/room/movie", &[], "{}").await.unwrap();
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            longest = longest.max(last.elapsed());
+            last = Instant::now();
+            (balancer.owner("movie").await != from).then_some(())
+        })
+        .await;
+        client.synced(SOON).await.unwrap();
+        // On a machine that stood still in between it may have been quiet after all.
+        if longest < quiet {
+            assert_eq!(balancer.metric("usher_handover_lossy_total").await, lossy + 1.0);
+            break;
+        }
+    }
+    drop(client);
     balancer.finish().await;
 }

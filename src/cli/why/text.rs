@@ -169,6 +169,7 @@ fn told(what: &What) -> (String, Vec<String>) {
                 MoveEnd::LetGo => format!("{from} has let it go{sent}"),
                 MoveEnd::SourceLost => format!("{from} was lost while it moved{sent}"),
                 MoveEnd::TimedOut => format!("{from} did not let it go in time and keeps it{not}"),
+                MoveEnd::Deserted => format!("everybody had left before {from} was asked, which keeps it{not}"),
                 MoveEnd::LoadedAgain => format!("{from} has loaded it anew and keeps it{not}"),
                 MoveEnd::Elsewhere => format!("left {from}, as another Monolith's report says"),
             }

@@ -194,3 +194,14 @@ fn claims_can_be_switched_off_while_one_is_awaited() {
     w.pass(WAIT).gives("join m1 c1#1 foo alone");
     w.join(2, "bar").gives("join m1 c2#1 bar alone");
 }
+
+#[test]
+fn a_request_that_waits_for_a_claim_outlives_the_denied_join_before_it() {
+    let mut w = claiming(2);
+    w.loaded(1, "foo", 5).gives("bind foo m1");
+    w.join(1, "foo").gives("join m1 c1#1 foo");
+    w.unloaded(1, "foo", UnloadReason::Keepalive, &[(1, 1)]).gives("unbind foo");
+    w.get(1, "foo").gives("");
+    w.kicked(1, 1, 1, 4002).gives("claim 1 foo m1");
+    w.claim(1, 1, ClaimOutcome::Granted).gives("send r1 m1 awaited");
+}

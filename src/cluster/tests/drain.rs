@@ -76,6 +76,28 @@ fn what_has_not_begun_is_dropped_when_it_is_resumed() {
 }
 
 #[test]
+fn a_link_that_breaks_does_not_end_a_drain() {
+    let mut w = inhabited(2);
+    w.drain(1, true).ignore();
+    w.down(1).ignore();
+    w.loaded(2, "Foo", 4).ignore();
+    w.up_as(7, 1, 1).gives("accept 7");
+    w.gossip(7, &[("bar", 5)]).gives("bind bar m1");
+    assert_eq!(w.cluster.monoliths()[0].state, MonolithState::Draining);
+    w.join(30, "bar").gives("join m7 c30#1 bar");
+    w.wait(1).gives("unbind bar; hand over m7 bar");
+    // It is resumed, whether it is there at that moment or not.
+    w.down(7).ignore();
+    w.drain(1, false).gives("");
+    w.up_as(8, 1, 1).gives("accept 8");
+    assert_eq!(w.cluster.monoliths()[0].state, MonolithState::Up);
+    // One that nobody knows is not drained.
+    w.drain(3, true).gives("");
+    w.up(3).gives("accept 3");
+    assert_eq!(w.cluster.monoliths()[2].state, MonolithState::Up);
+}
+
+#[test]
 fn a_room_waits_until_it_is_quiet_and_goes_on_meanwhile() {
     let mut w = inhabited(2);
     patient(&mut w);
@@ -97,17 +119,35 @@ fn a_room_waits_until_it_is_quiet_and_goes_on_meanwhile() {
 
 #[test]
 fn a_temporary_room_moves_only_once_its_monolith_has_saved_it() {
+    let too_young = |w: &World| w.cluster.counters().moves.refused[MoveRefusal::TooYoung as usize];
+    for quiet in [0, 6] {
+        let begins = if quiet == 0 { "unbind temp; hand over m1 temp" } else { "watch m1 temp" };
+        let mut w = seamless(2);
+        let seamless = Some(Seamless { window: 10 * SECOND, quiet: quiet * SECOND });
+        w.cluster.configure(Settings { seamless, ..settings() });
+        fill(&mut w, "temp", 10, 1);
+        w.drain(1, true).gives("");
+        assert_eq!((summary(&w, 1).skipped, summary(&w, 1).done, summary(&w, 1).rooms_left), (1, false, 1));
+        w.wait(5).gives("");
+        w.wait(1).gives(begins);
+        assert_eq!((summary(&w, 1).skipped, too_young(&w)), (0, 0));
+    }
+    // Also by hand, and where clients are closed.
+    let mut w = world(2);
+    fill(&mut w, "temp", 10, 1);
+    w.wait(5).gives("");
+    w.move_room("temp", 2).gives("r99 stays too_young");
+    w.wait(1).gives("");
+    w.move_room("temp", 2).gives("unbind temp; let go m1 temp; r99 moves temp m1 m2 1");
+    // A room that is watched is looked at again when it is quiet.
     for (age, expected) in [(5, ""), (6, "unbind temp; hand over m1 temp")] {
         let mut w = seamless(2);
         patient(&mut w);
         fill(&mut w, "temp", 10, 1);
-        w.drain(1, true).gives("watch m1 temp");
+        w.move_room("temp", 2).gives("watch m1 temp; r99 moves temp m1 m2 1");
         w.wait(age).gives("");
         w.quiet(1, "temp", true).gives(expected);
-        let skipped = usize::from(age == 5);
-        assert_eq!(w.cluster.counters().moves.refused[MoveRefusal::TooYoung as usize], skipped as u64);
-        assert_eq!((summary(&w, 1).skipped, summary(&w, 1).done, summary(&w, 1).rooms_left), (skipped, age == 5, 1));
-        w.wait(3).gives("");
+        assert_eq!((too_young(&w), w.cluster.counters().handover.skipped), (u64::from(age == 5), u64::from(age == 5)));
     }
 }
 
@@ -130,6 +170,28 @@ fn a_room_that_its_monolith_keeps_is_left_there() {
     w.wait(5).gives("");
     let expected = DrainSummary { rooms_left: 1, clients_left: 2, done: true, ..DrainSummary::default() };
     assert_eq!(summary(&w, 1), expected);
+}
+
+#[test]
+fn a_room_that_was_deserted_before_it_was_asked_for_is_asked_for_later() {
+    let mut w = inhabited(2);
+    w.drain(1, true).gives("unbind foo; hand over m1 Foo");
+    w.join(3, "foo").gives("");
+    w.leave(1).gives("leave m1 c1#1");
+    w.leave(2).gives("leave m1 c2#1");
+    // Of another load: too late.
+    w.withheld(1, "foo", 2).gives("");
+    w.withheld(1, "foo", 3).gives("bind foo m1; join m1 c3#1 foo");
+    assert_eq!((w.cluster.counters().moves.given_up, summary(&w, 1).done), (1, false));
+    w.wait(1).gives("unbind foo; hand over m1 Foo");
+    w.unloaded(1, "foo", UnloadReason::Commanded, &[]).gives("leave m1 c3#1; join m2 c3#2 Foo alone again");
+    // Also once the room is given up: that load was never asked for.
+    let mut w = inhabited(2);
+    w.move_room("foo", 2).ignore();
+    w.wait(5).ignore();
+    w.move_room("foo", 2).gives("r99 stays asked_before");
+    w.withheld(1, "foo", 3).gives("");
+    w.move_room("foo", 2).gives("unbind foo; hand over m1 Foo; r99 moves Foo m1 m2 2");
 }
 
 #[test]

@@ -174,3 +174,14 @@ fn f02_a_copy_that_was_asked_and_kept_by_its_monolith_is_not_asked_again() {
     w.loaded(3, "foo", 4).gives("bind foo m3");
     assert_eq!(w.until_sent("unload m2 foo", 10_000), None);
 }
+
+#[test]
+fn a_move_that_has_begun_ends_in_the_mode_in_which_it_began() {
+    let mut w = among_others(2, 1);
+    w.settled("foo", 3);
+    w.move_room("foo", 2).gives("unbind foo; r99 moves foo m1 m2 1");
+    let seamless = Some(crate::cluster::Seamless { window: 10 * SECOND, quiet: 0 });
+    w.cluster.configure(Settings { seamless, ..settings() });
+    // A hand-over would have its members hold, and nobody would let them speak again if the room stays.
+    w.until_sent("let go m1 foo", 251).expect("its turn comes");
+}

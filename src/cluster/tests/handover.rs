@@ -227,6 +227,21 @@ fn a_member_whose_join_crossed_the_unload_is_held_when_it_is_taken_back() {
 }
 
 #[test]
+fn a_member_whose_join_crossed_the_unload_has_a_window_when_its_monolith_is_lost_too() {
+    let mut w = inhabited(2);
+    w.unloaded(1, "foo", UnloadReason::Commanded, &[(2, 1)]).gives("leave m1 c1#1; unbind foo");
+    w.down(1).gives("join m2 c2#2 Foo alone again");
+    w.loaded(2, "Foo", 5).gives("bind foo m2; open m2 c2#2; join m2 c1#2 Foo again");
+    settled_again(&w, 2);
+    // And with nobody to go to it waits for as long as everybody else.
+    let mut w = inhabited(1);
+    w.unloaded(1, "foo", UnloadReason::Commanded, &[(2, 1)]).ignore();
+    w.down(1).gives("");
+    w.wait(9).gives("");
+    assert_eq!((counted(&w).begun, w.cluster.waiting()), (2, 2));
+}
+
+#[test]
 fn a_join_that_crossed_a_shutdown_waits_for_no_answer() {
     let mut w = inhabited(2);
     w.unloaded(1, "foo", UnloadReason::Shutdown, &[(2, 1)])

@@ -155,9 +155,9 @@ fn show(effect: &Effect) -> String {
         }
         Effect::Open { link, client, attachment } => format!("open m{link} c{}#{attachment}", number(client)),
         Effect::Detach { link, client, attachment } => format!("leave m{link} c{}#{attachment}", number(client)),
-        Effect::Unload { link, room, why: UnloadCause::Duplicate } => format!("unload m{link} {room}"),
-        Effect::Unload { link, room, why: UnloadCause::Move } => format!("let go m{link} {room}"),
-        Effect::Unload { link, room, why: UnloadCause::HandOver } => format!("hand over m{link} {room}"),
+        Effect::Unload { link, room, why: UnloadCause::Duplicate, .. } => format!("unload m{link} {room}"),
+        Effect::Unload { link, room, why: UnloadCause::Move, .. } => format!("let go m{link} {room}"),
+        Effect::Unload { link, room, why: UnloadCause::HandOver, .. } => format!("hand over m{link} {room}"),
         Effect::Hold { client, attachment } => format!("hold c{}#{attachment}", number(client)),
         Effect::Watch { link, room, .. } => format!("watch m{link} {room}"),
         Effect::Moving { request, outcome: Ok(moving) } => {
@@ -296,6 +296,11 @@ impl World {
 
     fn quiet(&mut self, link: u64, room: &str, disturbed: bool) -> Got {
         self.event(Event::Quiet { link: LinkId(link), room: RoomKey::of(room), disturbed })
+    }
+
+    fn withheld(&mut self, link: u64, room: &str, epoch: u32) -> Got {
+        let (link, epoch) = (LinkId(link), Epoch(epoch));
+        self.event(Event::Withheld { link, room: RoomKey::of(room), epoch })
     }
 
     fn drain(&mut self, n: u64, on: bool) -> Got {

@@ -192,10 +192,11 @@ impl Model {
                 assert!(peer.members.remove(&(client, attachment)).is_some(), "one leave for one join");
                 self.ended.push((link.0, client, attachment));
             }
-            Effect::Unload { link, room, why } => {
+            Effect::Unload { link, room, epoch, why } => {
                 let peer = self.peers.get_mut(&link.0).expect("a live link");
                 let load = peer.loaded.get_mut(room.key()).expect("unload kills a Monolith without the room");
                 assert_eq!(room.spelling(), load.spelling);
+                assert_eq!(epoch, Epoch(load.epoch));
                 assert!(!std::mem::replace(&mut load.asked, true), "unload is sent once per load");
                 let left = peer.members.values().filter(|member| member.room == *room.key() && member.open).count();
                 if why == UnloadCause::Duplicate {

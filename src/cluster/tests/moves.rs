@@ -102,6 +102,42 @@ fn joins_that_crossed_the_unload_are_waited_for() {
 }
 
 #[test]
+fn whoever_waits_behind_a_join_that_crossed_the_unload_goes_to_the_target() {
+    for kicked in [false, true] {
+        let mut w = world(2);
+        w.settled("foo", 3);
+        w.join(2, "foo").gives("join m1 c2#1 foo");
+        w.move_room("foo", 2).ignore();
+        w.join(3, "foo").gives("");
+        w.unloaded(1, "foo", UnloadReason::Commanded, &[(2, 1)]).gives("leave m1 c1#1; close c1 1001");
+        if kicked {
+            w.kicked(1, 2, 1, 4005).gives("join m2 c3#1 foo alone");
+        } else {
+            w.leave(2).gives("leave m1 c2#1; join m2 c3#1 foo alone");
+        }
+        w.loaded(2, "foo", 4).gives("bind foo m2; open m2 c3#1");
+    }
+    // Also with nobody who waits yet, and where a drain has named no target.
+    let mut w = world(2);
+    w.settled("foo", 3);
+    w.join(2, "foo").gives("join m1 c2#1 foo");
+    w.drain(1, true).gives("unbind foo; let go m1 foo");
+    w.unloaded(1, "foo", UnloadReason::Commanded, &[(2, 1)]).gives("leave m1 c1#1; close c1 1001");
+    w.policy.answer = Answer::Default;
+    w.leave(2).gives("leave m1 c2#1");
+    assert_eq!((w.cluster.size(), w.cluster.next_deadline()), ((0, 0), Some(w.now + SECOND)));
+    w.join(3, "foo").gives("join m2 c3#1 foo alone");
+    // A room that nobody has moved is where it was, if anywhere.
+    let mut w = world(2);
+    w.settled("foo", 3);
+    w.join(2, "foo").gives("join m1 c2#1 foo");
+    w.unloaded(1, "foo", UnloadReason::Keepalive, &[(2, 1)]).gives("leave m1 c1#1; close c1 4003; unbind foo");
+    w.policy.answer = Answer::Ranked(vec![monolith(2)]);
+    w.join(3, "foo").gives("");
+    w.leave(2).gives("leave m1 c2#1; join m1 c3#1 foo alone");
+}
+
+#[test]
 fn the_source_loads_the_room_again_or_another_has_it() {
     let mut w = moving();
     w.join(2, "foo").gives("");

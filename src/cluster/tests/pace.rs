@@ -63,7 +63,7 @@ impl Got {
 impl World {
     /// The first Monolith has loaded every room to which somebody goes alone; how many joins there are with those that follow.
     fn confirm(&mut self, got: Got) -> usize {
-        let alone = |n: &usize| got.0.iter().any(|effect| effect.ends_with(&format!(" room{n} alone")));
+        let alone = |n: &usize| got.0.iter().any(|effect| effect.contains(&format!(" room{n} alone")));
         let rooms: Vec<usize> = (0..10).filter(alone).collect();
         let followed: usize = rooms.iter().map(|n| self.loaded(1, &format!("room{n}"), 7).joins()).sum();
         got.joins() + followed
@@ -193,15 +193,26 @@ fn whoever_was_upgraded_waits_through_an_outage_as_long_as_others_do_before() {
     assert_eq!(w.cluster.size(), (0, 0));
 }
 
-#[test]
-fn rooms_that_waited_through_an_outage_are_placed_at_the_pace_with_all_their_members() {
-    let mut w = world(1);
-    w.cluster.configure(Settings { hold: 60 * SECOND, ..settings() });
+/// So many seconds without a Monolith, after which ten rooms of three are placed at the pace, whatever was due meanwhile.
+#[track_caller]
+fn placed_at_the_pace_after(seconds: u64, mut w: World) {
     for n in 1..=30 {
         // Ten rooms of three.
         w.join(n, &format!("room{}", n % 10)).ignore();
     }
-    w.down(1).gives("");
+    for n in 0..10 {
+        w.loaded(1, &format!("room{n}"), 6).ignore();
+    }
+    w.down(1).ignore();
+    if w.cluster.waiting() == 0 {
+        // They were closed, and come back at once.
+        for n in 1..=30 {
+            w.join(n, &format!("room{}", n % 10)).gives("");
+        }
+    }
+    for _ in 0..seconds {
+        w.wait(1).gives("");
+    }
     let mut joins = w.up(1).joins();
     let gossip = w.gossip(1, &[]);
     joins += w.confirm(gossip);
@@ -212,4 +223,19 @@ fn rooms_that_waited_through_an_outage_are_placed_at_the_pace_with_all_their_mem
         assert!(joins <= tenth + 6, "{joins} joins after {tenth} tenths of a second");
     }
     assert_eq!(joins, 30);
+}
+
+#[test]
+fn f10_rooms_that_waited_through_an_outage_are_placed_at_the_pace_with_all_their_members() {
+    placed_at_the_pace_after(0, world(1));
+    // They are due to be given up while the pace lets the others in.
+    placed_at_the_pace_after(9, world(1));
+}
+
+#[test]
+fn f10_rooms_that_are_offered_again_and_again_are_placed_at_the_pace_too() {
+    let mut w = world(1);
+    let seamless = Some(crate::cluster::Seamless { window: 60 * SECOND, quiet: 0 });
+    w.cluster.configure(Settings { seamless, ..settings() });
+    placed_at_the_pace_after(12, w);
 }

@@ -50,7 +50,8 @@ fn after_several_joins_crossed_an_unload_nobody_goes_until_all_have_their_answer
     w.unloaded(1, "foo", UnloadReason::Shutdown, &[(2, 1), (3, 1)]).gives("leave m1 c1#1; close c1 1001; unbind foo");
     w.join(4, "foo").gives("");
     w.kicked(1, 2, 1, 1001).gives("close c2 1001");
-    w.leave(3).gives("leave m1 c3#1; join m1 c4#1 foo alone");
+    // A Monolith that stops gets nothing new.
+    w.leave(3).gives("leave m1 c3#1; join m2 c4#1 foo alone");
 }
 
 #[test]

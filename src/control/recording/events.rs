@@ -116,6 +116,7 @@ fn told(event: &Event, id_of: impl Fn(LinkId) -> Option<MonolithId>) -> Option<L
         | Event::Move { .. }
         | Event::Claim { .. }
         | Event::Quiet { .. }
+        | Event::Withheld { .. }
         | Event::Drain { .. }
         | Event::Tick => return None,
     })
