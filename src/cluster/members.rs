@@ -115,6 +115,7 @@ impl Cluster {
         match &room.state {
             State::Placing(_) => self.activate(&key, &monolith, binding, turn),
             State::Active(Active { binding: Binding::Provisional { .. }, .. }) => {
+                self.answers += 1;
                 self.rebind(&key, binding, turn);
             }
             State::Active(_) | State::Parked { .. } | State::Unloading(_) => {}
@@ -136,6 +137,8 @@ impl Cluster {
         }
         // It is forgotten there already, so nothing is owed.
         let (key, rejoins) = (entry.room.clone(), entry.handover.is_some());
+        let was_out = self.is_out(&key, Waiter::Client(client));
+        self.answers += u64::from(was_out);
         if code == CloseCode::AWAY
             && self.settings.seamless.is_some()
             && let Some(from) = self.links.get(&link).cloned()
@@ -144,7 +147,6 @@ impl Cluster {
             return;
         }
         let name = self.name_on_the_wire(client);
-        let was_out = self.is_out(&key, Waiter::Client(client));
         self.counters.handover.room_lost += u64::from(rejoins && code == CloseCode::ROOM_NOT_FOUND);
         self.forget(client);
         if code == CloseCode::AWAY {
@@ -401,10 +403,7 @@ impl Cluster {
     }
 
     pub(super) fn is_out(&self, key: &RoomKey, waiter: Waiter) -> bool {
-        match self.rooms.get(key).map(|room| &room.state) {
-            Some(State::Placing(placing)) => placing.out.contains(&waiter),
-            Some(State::Parked { .. } | State::Active(_) | State::Unloading(_)) | None => false,
-        }
+        self.rooms.get(key).is_some_and(|room| room.out().contains(&waiter))
     }
 
     pub(super) fn take_out(&mut self, key: &RoomKey, waiter: Waiter, turn: &mut Turn<'_>) {

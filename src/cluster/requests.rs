@@ -113,6 +113,8 @@ impl Cluster {
         let waiter = Waiter::Request(request);
         let was_out = self.is_out(&key, waiter);
         self.take_out(&key, waiter, turn);
+        let answered = matches!(outcome, RequestOutcome::Created(_) | RequestOutcome::Status(_));
+        self.answers += u64::from(was_out && answered);
         match outcome {
             RequestOutcome::Created(name) => {
                 self.served(&name, &monolith, turn);
