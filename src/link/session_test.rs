@@ -1,6 +1,12 @@
 //! Tests of `session.rs` below the socket: what frames and commands leave behind.
 
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+
+use tokio::io::{DuplexStream, ReadBuf};
 use tokio::sync::{mpsc, watch};
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::super::inbox::{Inbox, Item};
 use super::*;
@@ -156,4 +162,87 @@ fn the_unload_of_a_hand_over_goes_out_when_everybody_holds() {
     drop(held);
     session.command(commands.try_recv().unwrap());
     assert_eq!(session.outbox.try_next(), None);
+}
+
+/// A stream whose reader panics once it is told to: something in the session breaks.
+struct Breaking {
+    stream: DuplexStream,
+    breaks: Arc<AtomicBool>,
+}
+
+impl AsyncRead for Breaking {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        assert!(!self.breaks.load(Ordering::SeqCst), "a test breaks the session");
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Breaking {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn f16_a_session_that_breaks_tells_its_members_and_the_control_thread_that_the_link_is_gone() {
+    // Also where the control thread is behind with what it was told.
+    for full in [false, true] {
+        let (session, commands, mut received) = commanded();
+        let (reports, told) = (session.context.reports.clone(), session.commands.clone());
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let breaks = Arc::new(AtomicBool::new(false));
+        let stream = Breaking { stream: ours, breaks: breaks.clone() };
+        let stream = WebSocketStream::from_raw_socket(stream, Role::Client, None).await;
+        let (_listed, mut listed) = watch::channel(true);
+        let http = SocketAddr::from(([127, 0, 0, 1], 1));
+        let running =
+            tokio::spawn(async move { session.run(commands, stream, http, "host:1".into(), &mut listed).await });
+        assert!(matches!(received.recv().await, Some(Report::Up { .. })));
+        told.send(Command::Accept).unwrap();
+        let inbox = Inbox::new(Config::default().limits.client_queue);
+        let attach = Command::Attach {
+            client: ClientId::from_u128(1 << 64),
+            attachment: Attachment(1),
+            room: RoomName::reported("Movie"),
+            token: Token("t".into()),
+            inbox: inbox.clone(),
+            open: true,
+            report: false,
+            rejoin: false,
+        };
+        told.send(attach).unwrap();
+        assert!(matches!(inbox.next().await, Item::Attached { .. }));
+        while full && reports.try_send(Report::Event(Event::Tick)).is_ok() {}
+        breaks.store(true, Ordering::SeqCst);
+        told.send(Command::Open { client: ClientId::from_u128(1 << 64), attachment: Attachment(1) }).unwrap();
+        assert!(running.await.unwrap_err().is_panic());
+        assert!(matches!(inbox.try_next(), Some(Item::Open(Attachment(1)))));
+        assert!(matches!(inbox.try_next(), Some(Item::Detached(Attachment(1)))));
+        drop(reports);
+        let mut last = None;
+        while let Some(report) = received.recv().await {
+            last = Some(report);
+        }
+        assert!(matches!(last, Some(Report::Event(Event::LinkDown { link: LinkId(1) }))));
+        // Nothing is left that holds the socket.
+        let mut theirs = theirs;
+        let mut rest = Vec::new();
+        tokio::io::AsyncReadExt::read_to_end(&mut theirs, &mut rest).await.unwrap();
+    }
 }
