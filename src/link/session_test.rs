@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
+use futures_util::SinkExt;
 use tokio::io::{DuplexStream, ReadBuf};
 use tokio::sync::{mpsc, watch};
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -24,7 +25,10 @@ fn session() -> (Session, mpsc::Receiver<Report>) {
 
 /// The same, and what the session is to be told.
 fn commanded() -> (Session, mpsc::UnboundedReceiver<Command>, mpsc::Receiver<Report>) {
-    let config = Config::default();
+    commanded_with(Config::default())
+}
+
+fn commanded_with(config: Config) -> (Session, mpsc::UnboundedReceiver<Command>, mpsc::Receiver<Report>) {
     let settings = LinkSettings {
         link_token: config.link_token.clone(),
         link_message: config.limits.link_message,
@@ -244,5 +248,46 @@ async fn f16_a_session_that_breaks_tells_its_members_and_the_control_thread_that
         let mut theirs = theirs;
         let mut rest = Vec::new();
         tokio::io::AsyncReadExt::read_to_end(&mut theirs, &mut rest).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn f21_a_silent_link_is_suspect_after_one_interval_and_lost_after_as_many_as_may_be_missed() {
+    let interval = Config::default().heartbeat.interval;
+    let moments = [Duration::from_millis(20), interval / 2, interval - Duration::from_millis(20)];
+    for (missed, moment) in [1, 2, 5].into_iter().flat_map(|missed| moments.map(|moment| (missed, moment))) {
+        let mut config = Config::default();
+        config.heartbeat.missed = missed;
+        let (session, commands, mut received) = commanded_with(config);
+        let told = session.commands.clone();
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let stream = WebSocketStream::from_raw_socket(ours, Role::Client, None).await;
+        let mut monolith = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
+        let (_listed, mut listed) = watch::channel(true);
+        let http = SocketAddr::from(([127, 0, 0, 1], 1));
+        let running =
+            tokio::spawn(async move { session.run(commands, stream, http, "host:1".into(), &mut listed).await });
+        assert!(matches!(received.recv().await, Some(Report::Up { .. })));
+        told.send(Command::Accept).unwrap();
+        // It speaks now and then, which is as good as an answer to a ping.
+        for _ in 0..4 {
+            monolith.send(Message::text("{}")).await.unwrap();
+            tokio::time::sleep(interval).await;
+        }
+        tokio::time::sleep(moment).await;
+        monolith.send(Message::text("{}")).await.unwrap();
+        let last = Instant::now();
+        let what = format!("missed {missed}, {moment:?} after a heartbeat");
+        if missed > 1 {
+            let report = received.recv().await;
+            let Some(Report::Event(Event::LinkState { state, .. })) = report else { panic!("{what}") };
+            assert_eq!(state, MonolithState::Suspect);
+            let took = last.elapsed();
+            assert!(took > interval && took <= interval * 2, "{what}: suspect after {took:?}");
+        }
+        assert!(matches!(received.recv().await, Some(Report::Event(Event::LinkDown { .. }))), "{what}");
+        let took = last.elapsed();
+        assert!(took > interval * missed && took <= interval * (missed + 1), "{what}: lost after {took:?}");
+        assert!(matches!(running.await.unwrap(), End::Lost("missed heartbeats")));
     }
 }
