@@ -18,6 +18,8 @@ pub(super) struct Client {
     pub(super) region: Option<Region>,
     pub(super) reconnect: bool,
     token: Token,
+    /// How many clients and requests had come before it.
+    pub(super) arrival: u64,
     attachments: u64,
     pub(super) place: Place,
     /// Whether what it says goes on to the Monolith.
@@ -59,12 +61,14 @@ impl Cluster {
             turn.emit(Effect::Close { client, code: CloseCode::TRY_AGAIN });
             return;
         }
+        self.arrivals += 1;
         let entry = Client {
             room: key.clone(),
             name: name.clone(),
             region,
             reconnect,
             token,
+            arrival: self.arrivals,
             attachments: 0,
             place: Place::Waiting,
             opened: false,

@@ -172,6 +172,8 @@ pub struct Cluster {
     /// Changes whenever the list of public rooms may have.
     list_version: u64,
     decisions: u64,
+    /// Clients and requests that ever came.
+    arrivals: u64,
 }
 
 impl Cluster {
@@ -203,6 +205,7 @@ impl Cluster {
             unconfirmed: 0,
             list_version: 0,
             decisions: 0,
+            arrivals: 0,
         }
     }
 

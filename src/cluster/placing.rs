@@ -365,6 +365,14 @@ impl Cluster {
         }
     }
 
+    /// When whoever has waited longest for a room came, as a number that rises.
+    pub(super) fn first_arrival(&self, key: &RoomKey) -> Option<u64> {
+        match self.first_waiting(key)? {
+            Waiter::Client(client) => self.clients.get(&client).map(|client| client.arrival),
+            Waiter::Request(request) => self.requests.get(&request).map(|request| request.arrival),
+        }
+    }
+
     fn call_room(&self, key: &RoomKey, first: Waiter) -> CallRoom {
         let mut call = CallRoom { name: Some(key.as_str().into()), ..CallRoom::default() };
         if let Some(room) = self.rooms.get(key) {
