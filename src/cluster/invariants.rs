@@ -89,6 +89,9 @@ impl Cluster {
         let mut expected = BTreeSet::new();
         for (client, entry) in &self.clients {
             expected.extend(entry.handover.map(|handover| (handover.until, *client)));
+            if self.handovers.is_refused(*client) {
+                return Some(format!("{client} is {:?}, and was refused", entry.place));
+            }
             if let Place::SentAway { until } = entry.place {
                 expected.insert((until, *client));
             }

@@ -397,8 +397,8 @@ impl Session {
         match code {
             // The Monolith is going, or the room is: what becomes of the client is decided where that is known.
             CloseCode::AWAY => member.inbox.detached(member.attachment),
-            // It was in this room a moment ago, so the user has made no mistake.
-            CloseCode::ROOM_NOT_FOUND if member.is_rejoining() => member.inbox.close(CloseCode::RESTART),
+            // It was in this room a moment ago, so the user has made no mistake, and is closed when its turn comes.
+            CloseCode::ROOM_NOT_FOUND if member.is_rejoining() => member.inbox.detached(member.attachment),
             code => member.inbox.close(code),
         }
         self.events.push_back(Event::Kicked {
