@@ -36,10 +36,14 @@ impl Admin {
         if health.is_late() {
             reasons.push("the control thread is late".to_string());
         }
+        let config = self.config.load();
         // A join waits for one Monolith at most so long before the next is tried.
-        let patience = self.config.load().timeouts.load + Duration::from_secs(1);
+        let patience = config.timeouts.load + Duration::from_secs(1);
         if health.stalled_for() > patience {
-            reasons.push(format!("joins stall: none was let in for {} s", health.stalled_for().as_secs()));
+            reasons.push(format!("joins stall: no Monolith has answered one for {} s", health.stalled_for().as_secs()));
+        }
+        if health.pending() >= config.limits.pending_joins {
+            reasons.push(format!("at a limit: limits.pending_joins: {} joins and requests wait", health.pending()));
         }
         reasons.extend(self.limits.iter().filter_map(|limit| limit()).map(|limit| format!("at a limit: {limit}")));
         let ready = reasons.is_empty();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
@@ -122,7 +122,7 @@ async fn run(loaded: Loaded, request: config::Request, passed: Passed, takeover:
         _ = terminate.recv() => return GOOD,
         _ = interrupt.recv() => return GOOD,
     };
-    let Running { mut app, incumbent } = match started {
+    let running = match started {
         Ok(running) => running,
         Err(RunError::Start(StartError::Policy(error))) => {
             error!(%error, "the configured policy cannot be used");
@@ -139,26 +139,53 @@ async fn run(loaded: Loaded, request: config::Request, passed: Passed, takeover:
         }
     };
     notify::ready();
+    serve(running, &mut terminate, &mut interrupt).await
+}
+
+/// Why a balancer stops.
+enum Cause {
+    /// It was asked to by this signal.
+    Signal(&'static str),
+    /// Another usher accepts in its place, and the clients have left.
+    Left,
+    /// Nobody decides any more where rooms go: every join would fail, for as long as the process lives.
+    Broken,
+}
+
+/// Serves until there is a reason to stop, and stops in order. The exit code.
+async fn serve(running: Running, terminate: &mut Signal, interrupt: &mut Signal) -> u8 {
+    let Running { mut app, incumbent } = running;
+    let control = app.control().clone();
     let linked = || app.linked();
     let taken_over = tokio::select! {
-        _ = terminate.recv() => Err("SIGTERM"),
-        _ = interrupt.recv() => Err("SIGINT"),
+        _ = terminate.recv() => Err(Cause::Signal("SIGTERM")),
+        _ = interrupt.recv() => Err(Cause::Signal("SIGINT")),
+        () = control.ended() => Err(Cause::Broken),
         taken = taken_over(incumbent, linked) => Ok(taken),
     };
-    let signal = match taken_over {
-        Err(signal) => Some(signal),
+    let cause = match taken_over {
+        Err(cause) => cause,
         Ok(taken) => tokio::select! {
-            () = leave(&mut app, taken) => None,
-            _ = terminate.recv() => Some("SIGTERM"),
-            _ = interrupt.recv() => Some("SIGINT"),
+            () = leave(&mut app, taken) => Cause::Left,
+            _ = terminate.recv() => Cause::Signal("SIGTERM"),
+            _ = interrupt.recv() => Cause::Signal("SIGINT"),
+            () = control.ended() => Cause::Broken,
         },
     };
-    if let Some(signal) = signal {
-        info!(signal, "asked to stop");
-    }
+    let code = match cause {
+        Cause::Left => GOOD,
+        Cause::Signal(signal) => {
+            info!(signal, "asked to stop");
+            GOOD
+        }
+        Cause::Broken => {
+            error!("the control thread has ended by itself; usher ends too, for its service manager to start it again");
+            UNABLE
+        }
+    };
     notify::stopping();
     tokio::select! {
-        () = app.stop() => GOOD,
+        () = app.stop() => code,
         // Whoever asks twice does not want to wait.
         _ = interrupt.recv() => BAD,
     }
@@ -231,3 +258,7 @@ async fn leave(app: &mut App, taken: TakenOver) {
     // The successor waits for this word only to log it, and clients are not to wait for the successor.
     tokio::join!(taken.done(clients, over), app.leave());
 }
+
+#[cfg(test)]
+#[path = "run_test.rs"]
+mod tests;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::members::Place;
 use super::room::{Binding, Placing, State, Unloading, Waiter};
-use super::{Cluster, Turn};
+use super::{Cluster, Map, Turn};
 use crate::model::event::{Effect, Micros};
 use crate::model::policy::{Cause, Previous};
 use crate::model::{ClientId, CloseCode, MonolithId, RoomKey};
@@ -59,11 +59,16 @@ pub(super) struct HandOvers {
     ends: BTreeSet<(Micros, ClientId)>,
     /// From which moment the members of a Monolith may be closed: those that it lost together are not closed together.
     free_at: BTreeMap<MonolithId, Micros>,
+    /// Clients whose room did not survive, by when they are closed. They are members of nothing any more.
+    refused: BTreeSet<(Micros, ClientId)>,
+    refused_at: Map<ClientId, Micros>,
+    /// As above, for those whom a Monolith has refused.
+    refusals_free_at: BTreeMap<MonolithId, Micros>,
 }
 
 impl HandOvers {
     pub(super) fn next_due(&self) -> Option<Micros> {
-        self.ends.first().map(|(at, _)| *at)
+        [self.ends.first(), self.refused.first()].into_iter().flatten().map(|(at, _)| *at).min()
     }
 
     /// Every moment at which something is due for a client.
@@ -73,13 +78,42 @@ impl HandOvers {
 
     /// When a member of this Monolith is to be closed, `step` after the one before it at the earliest.
     fn end_of_window(&mut self, from: &MonolithId, client: ClientId, earliest: Micros, step: Micros) -> Micros {
-        self.free_at.retain(|_, free_at| *free_at > earliest);
-        let slot = self.free_at.get(from).copied().unwrap_or(earliest);
-        self.free_at.insert(from.clone(), slot.saturating_add(step));
-        // Clients know nothing of each other, so their ids are jitter enough.
-        let mixed = (client.to_u128() >> 64) as u64 ^ client.to_u128() as u64 ^ earliest;
-        slot.saturating_add((mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) % step.max(1))
+        slot(&mut self.free_at, from, client, earliest, step)
     }
+
+    /// Nothing is due for a client that has gone.
+    pub(super) fn forget_refused(&mut self, client: ClientId) {
+        if let Some(at) = self.refused_at.remove(&client) {
+            self.refused.remove(&(at, client));
+        }
+    }
+
+    /// How many clients are only waiting to be closed.
+    #[cfg(test)]
+    pub(super) fn refused(&self) -> usize {
+        self.refused.len()
+    }
+
+    /// Whether a client is only waiting to be closed.
+    pub(super) fn is_refused(&self, client: ClientId) -> bool {
+        self.refused_at.contains_key(&client)
+    }
+}
+
+/// The next moment that is free at a Monolith, `step` after the one before it at the earliest.
+fn slot(
+    free_at: &mut BTreeMap<MonolithId, Micros>,
+    monolith: &MonolithId,
+    client: ClientId,
+    earliest: Micros,
+    step: Micros,
+) -> Micros {
+    free_at.retain(|_, free_at| *free_at > earliest);
+    let slot = free_at.get(monolith).copied().unwrap_or(earliest);
+    free_at.insert(monolith.clone(), slot.saturating_add(step));
+    // Clients know nothing of each other, so their ids are jitter enough.
+    let mixed = (client.to_u128() >> 64) as u64 ^ client.to_u128() as u64 ^ earliest;
+    slot.saturating_add((mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) % step.max(1))
 }
 
 impl Cluster {
@@ -144,17 +178,33 @@ impl Cluster {
     /// From now on a client's window counts. One that changes its Monolith twice has one window.
     fn begin_hand_over(&mut self, client: ClientId, from: &MonolithId, cause: Cause) {
         let Some(seamless) = self.settings.seamless else { return };
+        let step = self.close_step();
         let Some(entry) = self.clients.get_mut(&client) else { return };
         if let Some(handover) = &mut entry.handover {
             handover.cause = cause;
             return;
         }
-        let step = 1_000_000 / u64::from(self.settings.move_rate.max(1));
         let earliest = self.now.saturating_add(seamless.window);
         let until = self.handovers.end_of_window(from, client, earliest, step);
         entry.handover = Some(HandOver { until, cause });
         self.handovers.ends.insert((until, client));
         self.counters.handover.begun += 1;
+    }
+
+    /// Between two closes of clients that a Monolith has lost or refused.
+    fn close_step(&self) -> Micros {
+        1_000_000 / u64::from(self.settings.move_rate.max(1))
+    }
+
+    /// A Monolith does not know the room of a client that was in it a moment ago. It is forgotten, and closed when its turn
+    /// comes: all whose rooms a Monolith did not save would come back together.
+    pub(super) fn refuse_in_turn(&mut self, client: ClientId, monolith: &MonolithId) {
+        let step = self.close_step();
+        let at = slot(&mut self.handovers.refusals_free_at, monolith, client, self.now, step);
+        self.handovers.forget_refused(client);
+        self.handovers.refused.insert((at, client));
+        self.handovers.refused_at.insert(client, at);
+        self.counters.handover.room_lost += 1;
     }
 
     /// A Monolith has let a client in whose room had lost another one.
@@ -286,6 +336,12 @@ impl Cluster {
 
     /// Windows that are over, and clients that were sent away from a room that stayed.
     pub(super) fn expire_hand_overs(&mut self, turn: &mut Turn<'_>) {
+        while let Some((at, client)) = self.handovers.refused.first().copied()
+            && at <= self.now
+        {
+            self.handovers.forget_refused(client);
+            turn.emit(Effect::Close { client, code: CloseCode::RESTART });
+        }
         while let Some((at, client)) = self.handovers.ends.first().copied()
             && at <= self.now
         {

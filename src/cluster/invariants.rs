@@ -89,6 +89,9 @@ impl Cluster {
         let mut expected = BTreeSet::new();
         for (client, entry) in &self.clients {
             expected.extend(entry.handover.map(|handover| (handover.until, *client)));
+            if self.handovers.is_refused(*client) {
+                return Some(format!("{client} is {:?}, and was refused", entry.place));
+            }
             if let Place::SentAway { until } = entry.place {
                 expected.insert((until, *client));
             }
@@ -103,7 +106,7 @@ impl Cluster {
     fn check_counts(&self) -> Option<String> {
         let mut pending: BTreeMap<&MonolithId, u32> = BTreeMap::new();
         let mut clients: BTreeMap<&MonolithId, u32> = BTreeMap::new();
-        let (mut waiting, mut queued, mut unconfirmed) = (0, 0, 0);
+        let (mut waiting, mut out, mut queued, mut unconfirmed) = (0, 0, 0, 0);
         for room in self.rooms.values() {
             if let Some(monolith) = room.pending_on() {
                 *pending.entry(monolith).or_insert(0) += 1;
@@ -119,6 +122,7 @@ impl Cluster {
                 });
             }
             unconfirmed += usize::from(!room.is_confirmed());
+            out += room.out().len();
         }
         for request in self.requests.values().filter(|request| request.room.is_none()) {
             if let Some(monolith) = &request.sent_to {
@@ -132,10 +136,10 @@ impl Cluster {
                 *clients.entry(monolith).or_insert(0) += 1;
             }
         }
-        if (waiting, unconfirmed) != (self.waiting, self.unconfirmed) {
+        if (waiting, out, unconfirmed) != (self.waiting, self.out, self.unconfirmed) {
             return Some(format!(
-                "counted {waiting} waiting and {unconfirmed} unconfirmed, but booked {} and {}",
-                self.waiting, self.unconfirmed
+                "counted {waiting} waiting, {out} out and {unconfirmed} unconfirmed, but booked {}, {} and {}",
+                self.waiting, self.out, self.unconfirmed
             ));
         }
         let unsent = self.requests.values().filter(|request| request.sent_to.is_none()).count();

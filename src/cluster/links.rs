@@ -208,9 +208,11 @@ impl Cluster {
             return;
         }
         // Every parked room has a timer, so this walks no more than the rooms that are unconfirmed.
-        let parked = |key: &RoomKey| matches!(self.rooms.get(key), Some(Room { state: State::Parked { .. }, .. }));
-        let keys: Vec<RoomKey> =
-            self.timers.iter().filter(|(_, key)| parked(key)).map(|(_, key)| key.clone()).collect();
-        self.unpark_at_pace(keys, turn);
+        let parked = |key: &&RoomKey| matches!(self.rooms.get(*key), Some(Room { state: State::Parked { .. }, .. }));
+        let rooms = self.timers.iter().map(|(_, key)| key).filter(parked);
+        let mut rooms: Vec<(Option<u64>, RoomKey)> = rooms.map(|key| (self.first_arrival(key), key.clone())).collect();
+        // Whoever waits has come in some order, which neither their deadlines nor the names of their rooms tell.
+        rooms.sort_unstable();
+        self.unpark_at_pace(rooms.into_iter().map(|(_, key)| key).collect(), turn);
     }
 }

@@ -18,12 +18,16 @@ pub(super) struct Client {
     pub(super) region: Option<Region>,
     pub(super) reconnect: bool,
     token: Token,
+    /// How many clients and requests had come before it.
+    pub(super) arrival: u64,
     attachments: u64,
     pub(super) place: Place,
     /// Whether what it says goes on to the Monolith.
     pub(super) opened: bool,
     /// Set while its room is between two Monoliths: until the next one has let it in.
     pub(super) handover: Option<HandOver>,
+    /// Whether it was in the room on another Monolith when it was joined here.
+    rejoined: bool,
     /// Where it stands in its room's list of members.
     index: usize,
 }
@@ -59,16 +63,19 @@ impl Cluster {
             turn.emit(Effect::Close { client, code: CloseCode::TRY_AGAIN });
             return;
         }
+        self.arrivals += 1;
         let entry = Client {
             room: key.clone(),
             name: name.clone(),
             region,
             reconnect,
             token,
+            arrival: self.arrivals,
             attachments: 0,
             place: Place::Waiting,
             opened: false,
             handover: None,
+            rejoined: false,
             index: usize::MAX,
         };
         self.clients.insert(client, entry);
@@ -87,6 +94,7 @@ impl Cluster {
 
     /// A client has gone. Where `told` is its present attachment the Monolith's link knows.
     pub(super) fn leave(&mut self, client: ClientId, told: Option<Attachment>, turn: &mut Turn<'_>) {
+        self.handovers.forget_refused(client);
         let Some((key, was_out)) = self.unwait(client, turn) else { return };
         match self.unjoin(client) {
             Some((_, attachment)) if told == Some(attachment) => {}
@@ -115,13 +123,15 @@ impl Cluster {
         match &room.state {
             State::Placing(_) => self.activate(&key, &monolith, binding, turn),
             State::Active(Active { binding: Binding::Provisional { .. }, .. }) => {
+                self.answers += 1;
                 self.rebind(&key, binding, turn);
             }
             State::Active(_) | State::Parked { .. } | State::Unloading(_) => {}
         }
     }
 
-    /// The Monolith has ended a membership and is owed no `leave`. The link has closed the client, but for 1001.
+    /// The Monolith has ended a membership and is owed no `leave`. The link has closed the client, but for 1001, and for 4002
+    /// where it was in the room a moment ago.
     pub(super) fn kicked(
         &mut self,
         link: LinkId,
@@ -135,7 +145,9 @@ impl Cluster {
             return;
         }
         // It is forgotten there already, so nothing is owed.
-        let (key, rejoins) = (entry.room.clone(), entry.handover.is_some());
+        let (key, rejoined) = (entry.room.clone(), entry.rejoined);
+        let was_out = self.is_out(&key, Waiter::Client(client));
+        self.answers += u64::from(was_out);
         if code == CloseCode::AWAY
             && self.settings.seamless.is_some()
             && let Some(from) = self.links.get(&link).cloned()
@@ -144,9 +156,14 @@ impl Cluster {
             return;
         }
         let name = self.name_on_the_wire(client);
-        let was_out = self.is_out(&key, Waiter::Client(client));
-        self.counters.handover.room_lost += u64::from(rejoins && code == CloseCode::ROOM_NOT_FOUND);
         self.forget(client);
+        if code == CloseCode::ROOM_NOT_FOUND
+            && rejoined
+            && let Some(monolith) = self.links.get(&link).cloned()
+        {
+            // If the Monolith has said something to it before, its link has closed it.
+            self.refuse_in_turn(client, &monolith);
+        }
         if code == CloseCode::AWAY {
             turn.emit(Effect::Close { client, code });
         }
@@ -154,19 +171,19 @@ impl Cluster {
             return;
         }
         self.take_out(&key, Waiter::Client(client), turn);
-        if code == CloseCode::ROOM_NOT_FOUND {
-            if let Some(monolith) = self.links.get(&link).cloned() {
-                self.tell(&key, What::Denied { monolith, code: code.get() }, turn);
-            }
+        if code == CloseCode::ROOM_NOT_FOUND
+            && let Some(monolith) = self.links.get(&link).cloned()
+        {
+            self.tell(&key, What::Denied { monolith: monolith.clone(), code: code.get() }, turn);
             if let Some(name) = name {
-                self.refuse_same_spelling(&key, &name, turn);
+                self.refuse_same_spelling(&key, &name, &monolith, turn);
             }
         }
         self.advance_or_drop(&key, code == CloseCode::ROOM_NOT_FOUND, turn);
     }
 
     /// The Monolith does not know the room under this spelling: everyone who asked for it in the same way hears so.
-    fn refuse_same_spelling(&mut self, key: &RoomKey, name: &RoomName, turn: &mut Turn<'_>) {
+    fn refuse_same_spelling(&mut self, key: &RoomKey, name: &RoomName, monolith: &MonolithId, turn: &mut Turn<'_>) {
         let Some(State::Placing(Placing { waiting, .. })) = self.rooms.get(key).map(|room| &room.state) else { return };
         let same: Vec<ClientId> = waiting
             .iter()
@@ -178,11 +195,12 @@ impl Cluster {
             .filter(|client| self.still_waits(Waiter::Client(*client)))
             .collect();
         for client in same {
-            let lost = self.may_go_on_waiting(Waiter::Client(client));
-            self.counters.handover.room_lost += u64::from(lost);
             // Whoever was in the room a moment ago has made no mistake.
-            let code = if lost { CloseCode::RESTART } else { CloseCode::ROOM_NOT_FOUND };
-            self.end_client(client, Some(code), turn);
+            let lost = self.may_go_on_waiting(Waiter::Client(client));
+            self.end_client(client, (!lost).then_some(CloseCode::ROOM_NOT_FOUND), turn);
+            if lost {
+                self.refuse_in_turn(client, monolith);
+            }
         }
     }
 
@@ -204,6 +222,8 @@ impl Cluster {
             && room.members.is_empty()
             && let State::Placing(placing) = &room.state
             && placing.out.is_empty()
+            // A request may wait for an answer to the room's claim.
+            && !self.waits_for(key)
         {
             self.unbind(key, "refused", turn);
         }
@@ -252,7 +272,8 @@ impl Cluster {
         entry.attachments += 1;
         let attachment = Attachment(entry.attachments);
         entry.place = Place::Joined { link, attachment };
-        let (token, rejoin) = (entry.token.clone(), entry.handover.is_some());
+        entry.rejoined = entry.handover.is_some();
+        let (token, rejoin) = (entry.token.clone(), entry.rejoined);
         let monolith = monolith.clone();
         self.count_client(&monolith, 1);
         self.note_join(client, &monolith);
@@ -407,10 +428,7 @@ impl Cluster {
     }
 
     pub(super) fn is_out(&self, key: &RoomKey, waiter: Waiter) -> bool {
-        match self.rooms.get(key).map(|room| &room.state) {
-            Some(State::Placing(placing)) => placing.out.contains(&waiter),
-            Some(State::Parked { .. } | State::Active(_) | State::Unloading(_)) | None => false,
-        }
+        self.rooms.get(key).is_some_and(|room| room.out().contains(&waiter))
     }
 
     pub(super) fn take_out(&mut self, key: &RoomKey, waiter: Waiter, turn: &mut Turn<'_>) {

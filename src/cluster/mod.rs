@@ -165,11 +165,17 @@ pub struct Cluster {
     counters: Counters,
     /// Clients and requests that wait for a room.
     waiting: usize,
+    /// Of their like, those that are at a Monolith which has not answered for the room.
+    out: usize,
+    /// Changes whenever a Monolith has answered for a room that somebody waits for, be it with a no.
+    answers: u64,
     /// Rooms that are parked, being placed, or bound without a report.
     unconfirmed: usize,
     /// Changes whenever the list of public rooms may have.
     list_version: u64,
     decisions: u64,
+    /// Clients and requests that ever came.
+    arrivals: u64,
 }
 
 impl Cluster {
@@ -197,9 +203,12 @@ impl Cluster {
             view: View::default(),
             counters: Counters::default(),
             waiting: 0,
+            out: 0,
+            answers: 0,
             unconfirmed: 0,
             list_version: 0,
             decisions: 0,
+            arrivals: 0,
         }
     }
 

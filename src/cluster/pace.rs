@@ -278,7 +278,7 @@ impl Cluster {
         self.pace.buckets.clear();
     }
 
-    /// Places parked rooms: all of them at once, or after an outage as many as the pace allows, with everybody who waits in them.
+    /// Places parked rooms in this order: all of them at once, or after an outage as many as the pace allows, with everybody who waits in them.
     pub(super) fn unpark_at_pace(&mut self, rooms: Vec<RoomKey>, turn: &mut Turn<'_>) {
         self.pace.parked = false;
         for room in rooms {

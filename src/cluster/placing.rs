@@ -112,17 +112,20 @@ impl Cluster {
         if self.claim_timed_out(key, turn) {
             return;
         }
-        let Some(State::Placing(placing)) = self.rooms.get_mut(key).map(|room| &mut room.state) else { return };
-        let out = std::mem::take(&mut placing.out);
-        if !out.is_empty() {
+        if self.rooms.get(key).is_some_and(|room| !room.out().is_empty()) {
             self.counters.load_timeouts += 1;
         }
-        self.recall(key, &out, turn);
+        self.recall(key, turn);
         self.next_attempt(key, "timeout", None, turn);
     }
 
-    /// Withdraws waiters that are out and puts the clients among them back to the front, in their order.
-    pub(super) fn recall(&mut self, key: &RoomKey, out: &[Waiter], turn: &mut Turn<'_>) {
+    /// Withdraws the waiters that are out and puts the clients among them back to the front, in their order.
+    pub(super) fn recall(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
+        let out = self.change_room(key, turn, |room| match &mut room.state {
+            State::Placing(placing) => std::mem::take(&mut placing.out),
+            State::Parked { .. } | State::Active(_) | State::Unloading(_) => Vec::new(),
+        });
+        let Some(out) = out else { return };
         // A request that is out cannot be taken back: its own outcome ends it.
         let back: Vec<Waiter> = out.iter().copied().filter(|waiter| self.withdraw(*waiter, turn)).collect();
         let Some(State::Placing(placing)) = self.rooms.get_mut(key).map(|room| &mut room.state) else { return };
@@ -364,6 +367,14 @@ impl Cluster {
                 | State::Unloading(Unloading { waiting, .. }),
             ) => waiting.iter().copied().find(|waiter| self.still_waits(*waiter)),
             Some(State::Active(_)) | None => None,
+        }
+    }
+
+    /// When whoever has waited longest for a room came, as a number that rises.
+    pub(super) fn first_arrival(&self, key: &RoomKey) -> Option<u64> {
+        match self.first_waiting(key)? {
+            Waiter::Client(client) => self.clients.get(&client).map(|client| client.arrival),
+            Waiter::Request(request) => self.requests.get(&request).map(|request| request.arrival),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What Monoliths say about rooms: loaded, unloaded, gossip.
 
 use super::monolith::{Copy, Sync};
-use super::room::{Active, Binding, Placing, State, Waiter};
+use super::room::{Active, Binding, State};
 use super::{Cluster, Turn};
 use crate::model::policy::{Cause, MonolithRow};
 use crate::model::story::{MoveEnd, What};
@@ -171,9 +171,8 @@ impl Cluster {
     /// The Monolith of a room is gone, with everything that was joined there.
     pub(super) fn orphan(&mut self, key: &RoomKey, monolith: &MonolithId, turn: &mut Turn<'_>) {
         self.tell_lost(key, turn);
-        if let Some(State::Placing(Placing { out, .. })) = self.rooms.get_mut(key).map(|room| &mut room.state) {
-            let out: Vec<Waiter> = std::mem::take(out);
-            self.recall(key, &out, turn);
+        if let Some(State::Placing(_)) = self.rooms.get(key).map(|room| &room.state) {
+            self.recall(key, turn);
             match self.best_copy(key) {
                 Some((monolith, epoch)) => self.activate(key, &monolith, Binding::Reported(epoch), turn),
                 None => self.next_attempt(key, "link_down", Some(Cause::Lost), turn),

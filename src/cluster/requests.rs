@@ -17,6 +17,8 @@ pub(super) struct Request {
     pub(super) room: Option<RoomKey>,
     pub(super) cause: Cause,
     pub(super) region: Option<Region>,
+    /// How many clients and requests had come before it.
+    pub(super) arrival: u64,
     /// Where it was sent.
     pub(super) sent_to: Option<MonolithId>,
 }
@@ -32,7 +34,9 @@ impl Cluster {
     ) {
         let waiter = Waiter::Request(request);
         let key = name.as_ref().map(|name| name.key().clone());
-        self.requests.insert(request, Request { room: key.clone(), cause, region, sent_to: None });
+        self.arrivals += 1;
+        let entry = Request { room: key.clone(), cause, region, arrival: self.arrivals, sent_to: None };
+        self.requests.insert(request, entry);
         let (Some(name), Some(key)) = (name, key) else {
             self.generate(request, turn);
             return;
@@ -113,6 +117,8 @@ impl Cluster {
         let waiter = Waiter::Request(request);
         let was_out = self.is_out(&key, waiter);
         self.take_out(&key, waiter, turn);
+        let answered = matches!(outcome, RequestOutcome::Created(_) | RequestOutcome::Status(_));
+        self.answers += u64::from(was_out && answered);
         match outcome {
             RequestOutcome::Created(name) => {
                 self.served(&name, &monolith, turn);

@@ -190,6 +190,14 @@ impl Room {
         }
     }
 
+    /// Whose join or request is at a Monolith that has not answered for the room.
+    pub(super) fn out(&self) -> &[Waiter] {
+        match &self.state {
+            State::Placing(placing) => &placing.out,
+            State::Parked { .. } | State::Active(_) | State::Unloading(_) => &[],
+        }
+    }
+
     pub(super) fn is_confirmed(&self) -> bool {
         match &self.state {
             State::Active(active) => !matches!(active.binding, Binding::Provisional { .. }),

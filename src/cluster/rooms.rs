@@ -75,6 +75,7 @@ impl Cluster {
             (true, false) => self.unconfirmed -= 1,
             (true, true) | (false, false) => {}
         }
+        self.out = self.out + after.out - before.out;
         self.settle_claim(key, turn);
     }
 
@@ -90,6 +91,7 @@ impl Cluster {
             State::Placing(_) | State::Parked { .. } | State::Unloading(_) => None,
             State::Active(_) => return,
         };
+        self.answers += 1;
         self.tell_bound(key, monolith, binding, instead_of, turn);
         let (out, waiting) = match before {
             State::Unloading(Unloading { monolith: from, hold, waiting, .. }) => {
@@ -216,6 +218,7 @@ struct Account {
     pending_on: Option<MonolithId>,
     bound_to: Option<MonolithId>,
     unconfirmed: bool,
+    out: usize,
 }
 
 impl Account {
@@ -225,6 +228,7 @@ impl Account {
             pending_on: room.pending_on().cloned(),
             bound_to: room.bound_to().cloned(),
             unconfirmed: !room.is_confirmed(),
+            out: room.out().len(),
         }
     }
 }

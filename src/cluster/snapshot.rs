@@ -109,6 +109,17 @@ impl Cluster {
         self.waiting
     }
 
+    /// How many clients and requests are at a Monolith that has not answered for their room.
+    pub fn out(&self) -> usize {
+        self.out
+    }
+
+    /// Changes whenever a Monolith has answered for a room that somebody waits for, be it with a no. A join that goes out
+    /// is no answer: one Monolith after the other may take joins and say nothing.
+    pub fn answers(&self) -> u64 {
+        self.answers
+    }
+
     /// All Monoliths, in the order of their ids.
     pub fn monoliths(&self) -> Vec<MonolithSummary> {
         self.monoliths

@@ -1,8 +1,9 @@
 //! How the control thread is doing, as atomics for readiness and metrics; and what the log says of Monoliths that fail.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::model::event::Ejection;
@@ -16,6 +17,7 @@ pub struct Health {
     started: Instant,
     ticked_ms: AtomicU64,
     waiting_since_ms: AtomicU64,
+    pending: AtomicUsize,
     /// Decisions of `place`.
     pub decisions: DecisionStats,
 }
@@ -28,6 +30,16 @@ pub struct DecisionStats {
     slowest_ns: AtomicU64,
 }
 
+/// How joins fare, as of one tick.
+pub(super) struct Progress {
+    /// Whether one waits, for a Monolith or for its answer.
+    pub(super) anyone_waits: bool,
+    /// Whether a Monolith has answered one since the last tick.
+    pub(super) answered: bool,
+    /// How many wait for a room or, before their upgrade, for a Monolith.
+    pub(super) pending: usize,
+}
+
 /// No join waits.
 const NOBODY: u64 = u64::MAX;
 
@@ -37,6 +49,7 @@ impl Default for Health {
             started: Instant::now(),
             ticked_ms: AtomicU64::new(0),
             waiting_since_ms: AtomicU64::new(NOBODY),
+            pending: AtomicUsize::new(0),
             decisions: DecisionStats::default(),
         }
     }
@@ -48,7 +61,7 @@ impl Health {
         self.now_ms().saturating_sub(self.ticked_ms.load(Relaxed)) > LATE.as_millis() as u64
     }
 
-    /// How long joins have been waiting without any being let in.
+    /// How long joins have been waiting without an answer of any Monolith to any of them.
     pub fn stalled_for(&self) -> Duration {
         match self.waiting_since_ms.load(Relaxed) {
             NOBODY => Duration::ZERO,
@@ -56,11 +69,17 @@ impl Health {
         }
     }
 
-    pub(super) fn tick(&self, anyone_waits: bool, progressed: bool) {
+    /// How many joins and requests count towards `limits.pending_joins`.
+    pub fn pending(&self) -> usize {
+        self.pending.load(Relaxed)
+    }
+
+    pub(super) fn tick(&self, progress: Progress) {
         let now = self.now_ms();
         self.ticked_ms.store(now, Relaxed);
+        self.pending.store(progress.pending, Relaxed);
         let since = self.waiting_since_ms.load(Relaxed);
-        let since = match (anyone_waits, progressed || since == NOBODY) {
+        let since = match (progress.anyone_waits, progress.answered || since == NOBODY) {
             (false, _) => NOBODY,
             (true, true) => now,
             (true, false) => since,
@@ -106,3 +125,7 @@ pub(super) fn log(ejection: &Ejection) {
         Ejection::Back { monolith } => info!(%monolith, "back from its ejection"),
     }
 }
+
+#[cfg(test)]
+#[path = "health_test.rs"]
+mod tests;

@@ -227,6 +227,11 @@ impl Control {
         }
     }
 
+    /// Waits until the thread has ended, which it does by itself only where it breaks.
+    pub async fn ended(&self) {
+        self.commands.closed().await;
+    }
+
     fn done(&self, request: RequestId, outcome: RequestOutcome) {
         // Without a control thread there is nobody left to be told.
         let _ = self.send(Command::RequestDone(request, outcome));

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::departures::Departures;
-use super::health::Health;
+use super::health::{Health, Progress};
 use super::recording::Events;
 use super::routes::{Published, Routes, Target};
 use super::stories::Stories;
@@ -100,7 +100,8 @@ struct Shell {
     effects: Vec<Effect>,
     events: Events,
     published: u64,
-    joins: u64,
+    /// As of the last tick.
+    answers: u64,
 }
 
 type Reply = oneshot::Sender<Result<(Arc<Target>, bool), Refused>>;
@@ -137,7 +138,7 @@ impl Shell {
             effects: Vec::new(),
             events: Events::default(),
             published: 0,
-            joins: 0,
+            answers: 0,
         }
     }
 
@@ -398,9 +399,14 @@ impl Shell {
         if self.cluster.view().revision() != self.published {
             self.publish();
         }
-        let joins = self.cluster.counters().joins;
-        self.health.tick(self.cluster.waiting() > 0, joins != self.joins);
-        self.joins = joins;
+        let (waiting, answers) = (self.cluster.waiting(), self.cluster.answers());
+        let progress = Progress {
+            anyone_waits: waiting + self.cluster.out() > 0,
+            answered: answers != self.answers,
+            pending: waiting + self.cluster.held(),
+        };
+        self.health.tick(progress);
+        self.answers = answers;
     }
 
     fn publish(&mut self) {

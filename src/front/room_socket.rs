@@ -532,5 +532,8 @@ async fn close<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut WebSocketStream<S
 }
 
 #[cfg(test)]
+#[path = "room_socket_silence_test.rs"]
+mod silence_tests;
+#[cfg(test)]
 #[path = "room_socket_test.rs"]
 mod tests;

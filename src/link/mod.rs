@@ -6,6 +6,7 @@ pub mod activity;
 mod departed;
 mod dial;
 pub mod handover;
+mod heart;
 pub mod inbox;
 mod members;
 pub mod outbox;

@@ -8,7 +8,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::SplitStream;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
@@ -16,6 +18,7 @@ use tracing::{debug, info, warn};
 
 use super::departed::Departed;
 use super::handover::{HandOvers, Leaving};
+use super::heart::{Beat, Heart};
 use super::inbox::Line;
 use super::members::{Answer, Delivered, Joining, Member, Members, lower_case};
 use super::outbox::{Outbox, Outgoing};
@@ -62,6 +65,8 @@ pub(super) struct Session {
     pings: u32,
     /// Lifecycle events of the frame at hand; they are sent before the next one is read.
     events: VecDeque<Event>,
+    /// Set from the moment at which the link is registered until its end has been reported.
+    writer: Option<AbortHandle>,
 }
 
 /// Pings that a Monolith may send between two of our heartbeats. The real one sends none.
@@ -101,6 +106,7 @@ impl Session {
             stats,
             pings: 0,
             events: VecDeque::new(),
+            writer: None,
         };
         (session, inbox)
     }
@@ -134,6 +140,7 @@ impl Session {
         info!(%endpoint, monolith = %self.init.id, region = %self.init.region, link = %self.link, "linked");
         let (sink, source) = stream.split();
         let writer = tokio::spawn(write_loop(self.outbox.clone(), sink, self.context.counters.clone()));
+        self.writer = Some(writer.abort_handle());
         let end = self.read_loop(source, &mut inbox, listed).await;
         match end {
             // Nobody reads any more. In this order: whoever takes back what was not written finds all of it.
@@ -153,6 +160,7 @@ impl Session {
         if reports.send(down).await.is_err() {
             debug!("the control thread has ended before its links");
         }
+        self.writer = None;
         let mut writer = writer;
         if tokio::time::timeout(CLOSE_PATIENCE, &mut writer).await.is_err() {
             writer.abort();
@@ -393,8 +401,8 @@ impl Session {
         match code {
             // The Monolith is going, or the room is: what becomes of the client is decided where that is known.
             CloseCode::AWAY => member.inbox.detached(member.attachment),
-            // It was in this room a moment ago, so the user has made no mistake.
-            CloseCode::ROOM_NOT_FOUND if member.is_rejoining() => member.inbox.close(CloseCode::RESTART),
+            // It was in this room a moment ago, so the user has made no mistake, and is closed when its turn comes.
+            CloseCode::ROOM_NOT_FOUND if member.is_rejoining() => member.inbox.detached(member.attachment),
             code => member.inbox.close(code),
         }
         self.events.push_back(Event::Kicked {
@@ -513,55 +521,28 @@ impl Session {
     }
 }
 
-/// Heartbeats of one link: whatever is heard proves life, and a ping is sent each interval so that there is something
-/// to hear.
-struct Heart {
-    interval: Duration,
-    allowed: u32,
-    missed: u32,
-    number: u64,
-    sent: Instant,
-    heard: bool,
-    draining: bool,
-}
-
-enum Beat {
-    Fine,
-    Suspect,
-    Dead,
-}
-
-impl Heart {
-    fn new(interval: Duration, allowed: u32) -> Self {
-        Self { interval, allowed, missed: 0, number: 0, sent: Instant::now(), heard: true, draining: false }
-    }
-
-    /// One interval has passed.
-    fn beat(&mut self) -> Beat {
-        let silent = !std::mem::replace(&mut self.heard, false);
-        self.number += 1;
-        self.sent = Instant::now();
-        if !silent {
-            return Beat::Fine;
+impl Drop for Session {
+    /// A session that breaks says what one says that ends: the control thread would refuse every later link to this Monolith
+    /// as the second one, and its members would wait for ever.
+    fn drop(&mut self) {
+        let Some(writer) = self.writer.take() else { return };
+        warn!(monolith = %self.init.id, link = %self.link, "the session of a link broke off");
+        count(&self.context.counters.lost);
+        // In this order: whoever takes back what was not written finds all of it.
+        self.outbox.end();
+        writer.abort();
+        self.members.end();
+        self.outbox.close();
+        let down = Report::Event(Event::LinkDown { link: self.link });
+        if let Err(TrySendError::Full(down)) = self.context.reports.try_send(down)
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let reports = self.context.reports.clone();
+            runtime.spawn(async move {
+                // Without a control thread there is nobody left to be told.
+                let _ = reports.send(down).await;
+            });
         }
-        self.missed += 1;
-        match self.missed {
-            missed if missed >= self.allowed => Beat::Dead,
-            1 if !self.draining => Beat::Suspect,
-            _ => Beat::Fine,
-        }
-    }
-
-    /// Something came. Returns how many beats were missed if the link was suspected.
-    fn heard(&mut self) -> Option<u32> {
-        self.heard = true;
-        let missed = std::mem::take(&mut self.missed);
-        (missed > 0 && !self.draining).then_some(missed)
-    }
-
-    /// The round trip, if this is the answer to the last ping.
-    fn answered(&self, payload: &[u8]) -> Option<Duration> {
-        (payload == self.number.to_be_bytes()).then(|| self.sent.elapsed())
     }
 }
 

@@ -1,6 +1,13 @@
 //! Tests of `session.rs` below the socket: what frames and commands leave behind.
 
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+
+use futures_util::SinkExt;
+use tokio::io::{DuplexStream, ReadBuf};
 use tokio::sync::{mpsc, watch};
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::super::inbox::{Inbox, Item};
 use super::*;
@@ -18,7 +25,10 @@ fn session() -> (Session, mpsc::Receiver<Report>) {
 
 /// The same, and what the session is to be told.
 fn commanded() -> (Session, mpsc::UnboundedReceiver<Command>, mpsc::Receiver<Report>) {
-    let config = Config::default();
+    commanded_with(Config::default())
+}
+
+fn commanded_with(config: Config) -> (Session, mpsc::UnboundedReceiver<Command>, mpsc::Receiver<Report>) {
     let settings = LinkSettings {
         link_token: config.link_token.clone(),
         link_message: config.limits.link_message,
@@ -109,9 +119,9 @@ fn a_kick_with_1001_leaves_the_socket_open_and_is_reported() {
 #[test]
 fn that_a_room_is_not_found_is_no_mistake_of_whoever_was_in_it() {
     for (rejoin, answered, expected) in [
-        (true, false, CloseCode::RESTART),
-        (true, true, CloseCode::ROOM_NOT_FOUND),
-        (false, false, CloseCode::ROOM_NOT_FOUND),
+        (true, false, None),
+        (true, true, Some(CloseCode::ROOM_NOT_FOUND)),
+        (false, false, Some(CloseCode::ROOM_NOT_FOUND)),
     ] {
         let (mut session, _received) = session();
         let inbox = attach(&mut session, 1, rejoin);
@@ -120,7 +130,12 @@ fn that_a_room_is_not_found_is_no_mistake_of_whoever_was_in_it() {
             assert!(matches!(inbox.try_next(), Some(Item::Frame(..))));
         }
         kick(&mut session, 1, 4002);
-        assert!(matches!(inbox.try_next(), Some(Item::Close(code)) if code == expected), "{rejoin} {answered}");
+        // Who is not closed now is closed by the control thread.
+        match (inbox.try_next(), expected) {
+            (Some(Item::Close(code)), Some(expected)) => assert_eq!(code, expected, "{rejoin} {answered}"),
+            (Some(Item::Detached(Attachment(1))), None) => assert!(inbox.try_next().is_none()),
+            (item, _) => panic!("{rejoin} {answered}: {item:?}"),
+        }
         let told = session.events.pop_front();
         assert!(matches!(told, Some(Event::Kicked { code: CloseCode::ROOM_NOT_FOUND, .. })), "{told:?}");
     }
@@ -223,4 +238,128 @@ fn a_request_that_speaks_to_a_room_disturbs_it() {
     session.command(Command::Watch { room: room.clone(), quiet: hour, at_most: hour });
     session.look_at_those_leaving();
     assert!(session.leaving.next_due().unwrap() > before + hour);
+}
+
+/// A stream whose reader panics once it is told to: something in the session breaks.
+struct Breaking {
+    stream: DuplexStream,
+    breaks: Arc<AtomicBool>,
+}
+
+impl AsyncRead for Breaking {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        assert!(!self.breaks.load(Ordering::SeqCst), "a test breaks the session");
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Breaking {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn f16_a_session_that_breaks_tells_its_members_and_the_control_thread_that_the_link_is_gone() {
+    // Also where the control thread is behind with what it was told.
+    for full in [false, true] {
+        let (session, commands, mut received) = commanded();
+        let (reports, told) = (session.context.reports.clone(), session.commands.clone());
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let breaks = Arc::new(AtomicBool::new(false));
+        let stream = Breaking { stream: ours, breaks: breaks.clone() };
+        let stream = WebSocketStream::from_raw_socket(stream, Role::Client, None).await;
+        let (_listed, mut listed) = watch::channel(true);
+        let http = SocketAddr::from(([127, 0, 0, 1], 1));
+        let running =
+            tokio::spawn(async move { session.run(commands, stream, http, "host:1".into(), &mut listed).await });
+        assert!(matches!(received.recv().await, Some(Report::Up { .. })));
+        told.send(Command::Accept).unwrap();
+        let inbox = Inbox::new(Config::default().limits.client_queue);
+        let attach = Command::Attach {
+            client: ClientId::from_u128(1 << 64),
+            attachment: Attachment(1),
+            room: RoomName::reported("Movie"),
+            token: Token("t".into()),
+            inbox: inbox.clone(),
+            open: true,
+            report: false,
+            rejoin: false,
+        };
+        told.send(attach).unwrap();
+        assert!(matches!(inbox.next().await, Item::Attached { .. }));
+        while full && reports.try_send(Report::Event(Event::Tick)).is_ok() {}
+        breaks.store(true, Ordering::SeqCst);
+        told.send(Command::Open { client: ClientId::from_u128(1 << 64), attachment: Attachment(1) }).unwrap();
+        assert!(running.await.unwrap_err().is_panic());
+        assert!(matches!(inbox.try_next(), Some(Item::Open(Attachment(1)))));
+        assert!(matches!(inbox.try_next(), Some(Item::Detached(Attachment(1)))));
+        drop(reports);
+        let mut last = None;
+        while let Some(report) = received.recv().await {
+            last = Some(report);
+        }
+        assert!(matches!(last, Some(Report::Event(Event::LinkDown { link: LinkId(1) }))));
+        // Nothing is left that holds the socket.
+        let mut theirs = theirs;
+        let mut rest = Vec::new();
+        tokio::io::AsyncReadExt::read_to_end(&mut theirs, &mut rest).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn f21_a_silent_link_is_suspect_after_one_interval_and_lost_after_as_many_as_may_be_missed() {
+    let interval = Config::default().heartbeat.interval;
+    let moments = [Duration::from_millis(20), interval / 2, interval - Duration::from_millis(20)];
+    for (missed, moment) in [1, 2, 5].into_iter().flat_map(|missed| moments.map(|moment| (missed, moment))) {
+        let mut config = Config::default();
+        config.heartbeat.missed = missed;
+        let (session, commands, mut received) = commanded_with(config);
+        let told = session.commands.clone();
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let stream = WebSocketStream::from_raw_socket(ours, Role::Client, None).await;
+        let mut monolith = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
+        let (_listed, mut listed) = watch::channel(true);
+        let http = SocketAddr::from(([127, 0, 0, 1], 1));
+        let running =
+            tokio::spawn(async move { session.run(commands, stream, http, "host:1".into(), &mut listed).await });
+        assert!(matches!(received.recv().await, Some(Report::Up { .. })));
+        told.send(Command::Accept).unwrap();
+        // It speaks now and then, which is as good as an answer to a ping.
+        for _ in 0..4 {
+            monolith.send(Message::text("{}")).await.unwrap();
+            tokio::time::sleep(interval).await;
+        }
+        tokio::time::sleep(moment).await;
+        monolith.send(Message::text("{}")).await.unwrap();
+        let last = Instant::now();
+        let what = format!("missed {missed}, {moment:?} after a heartbeat");
+        if missed > 1 {
+            let report = received.recv().await;
+            let Some(Report::Event(Event::LinkState { state, .. })) = report else { panic!("{what}") };
+            assert_eq!(state, MonolithState::Suspect);
+            let took = last.elapsed();
+            assert!(took > interval && took <= interval * 2, "{what}: suspect after {took:?}");
+        }
+        assert!(matches!(received.recv().await, Some(Report::Event(Event::LinkDown { .. }))), "{what}");
+        let took = last.elapsed();
+        assert!(took > interval * missed && took <= interval * (missed + 1), "{what}: lost after {took:?}");
+        assert!(matches!(running.await.unwrap(), End::Lost("missed heartbeats")));
+    }
 }

@@ -304,6 +304,7 @@ impl<'a> Line<'a, '_> {
                 ("\"up\"", MonolithState::Up),
                 ("\"suspect\"", MonolithState::Suspect),
                 ("\"draining\"", MonolithState::Draining),
+                ("\"ejected\"", MonolithState::Ejected),
             ])
         })?;
         let row = MonolithRow {

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use usher::testkit::client::ConnectError;
 use usher::testkit::raw::RawSocket;
-use usher::testkit::{Client, Connect, http};
+use usher::testkit::{Client, Connect, RoomInfo, World, http};
 
 use crate::harness::*;
 
@@ -161,6 +161,89 @@ async fn at_the_limit_of_clients_readiness_says_so_and_the_next_one_is_refused_b
     assert!(ready.text().contains("at a limit: limits.clients"), "{}", ready.text());
     assert_eq!(http::get(balancer.addr(), "/api/status").await.unwrap().text(), "OK");
     drop(clients);
+    eventually("it is ready again", async || match balancer.get("/_usher/ready").await.status {
+        200 => Ok(()),
+        status => Err(status),
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn f16_monoliths_that_take_joins_and_never_answer_make_readiness_say_that_joins_stall() {
+    let world = World::new();
+    let (a, b) = (monolith(&world).start().await.unwrap(), monolith(&world).start().await.unwrap());
+    let balancer = Balancer::start_with(&[&a, &b], |config| config.timeouts.load = Duration::from_millis(300)).await;
+    a.freeze_loads();
+    b.freeze_loads();
+    let mut waiting = Vec::new();
+    let stalled = eventually("readiness says so", async || {
+        let room = format!("room-{}", waiting.len());
+        world.add(RoomInfo::permanent(&room));
+        waiting.push(Client::join(balancer.addr(), &room, "t").await.unwrap());
+        let ready = balancer.get("/_usher/ready").await;
+        if ready.status == 503 { Ok(ready.text()) } else { Err(ready.text()) }
+    })
+    .await;
+    assert!(stalled.contains("joins stall"), "{stalled}");
+    assert_eq!(http::get(balancer.addr(), "/api/status").await.unwrap().text(), "OK");
+    drop(waiting);
+    a.thaw_loads();
+    b.thaw_loads();
+    drop(balancer.join("room-0", "t").await);
+    eventually("it is ready again", async || match balancer.get("/_usher/ready").await.status {
+        200 => Ok(()),
+        status => Err(status),
+    })
+    .await;
+    nobody_left(&balancer, &[&a, &b]).await;
+}
+
+#[tokio::test]
+async fn readiness_names_the_limit_of_those_who_wait() {
+    let world = world_with(["x"]);
+    let a = monolith(&world).start().await.unwrap();
+    let balancer = Balancer::start_with(&[&a], |config| config.limits.pending_joins = 2).await;
+    a.freeze_loads();
+    let mut clients = Vec::new();
+    // The first is at the Monolith, two wait for what becomes of it.
+    for token in ["t1", "t2", "t3"] {
+        clients.push(Client::join(balancer.addr(), "x", token).await.unwrap());
+    }
+    let reason = "at a limit: limits.pending_joins: 2 joins and requests wait";
+    eventually("readiness says so", async || {
+        let ready = balancer.get("/_usher/ready").await;
+        if ready.status == 503 && ready.text().contains(reason) { Ok(()) } else { Err(ready.text()) }
+    })
+    .await;
+    a.thaw_loads();
+    for client in &mut clients {
+        client.synced(SOON).await.unwrap();
+    }
+    eventually("it is ready again", async || match balancer.get("/_usher/ready").await.status {
+        200 => Ok(()),
+        status => Err(status),
+    })
+    .await;
+    drop(clients);
+    nobody_left(&balancer, &[&a]).await;
+}
+
+#[tokio::test]
+async fn a_control_thread_that_does_not_come_round_makes_readiness_say_that_it_is_late() {
+    let world = world_with(["x"]);
+    let a = monolith(&world).start().await.unwrap();
+    let balancer = Balancer::start(&[&a]).await;
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let control = balancer.app().control().clone();
+    let busy = tokio::spawn(async move { control.query(move |_| held.recv_timeout(SOON).is_err()).await });
+    eventually("readiness says so", async || {
+        let ready = balancer.get("/_usher/ready").await;
+        let late = ready.status == 503 && ready.text().contains("the control thread is late");
+        if late { Ok(()) } else { Err(ready.text()) }
+    })
+    .await;
+    drop(release);
+    assert!(busy.await.unwrap().unwrap());
     eventually("it is ready again", async || match balancer.get("/_usher/ready").await.status {
         200 => Ok(()),
         status => Err(status),

@@ -173,11 +173,51 @@ fn a_room_that_the_next_monolith_does_not_know_is_lost_and_no_mistake_of_its_use
     let mut w = inhabited(2);
     w.down(1).ignore();
     w.join(3, "foo").gives("");
-    // The link has closed the first one with 1012 already.
-    w.kicked(2, 1, 2, 4002).gives("close c2 1012; join m2 c3#1 foo alone");
+    w.kicked(2, 1, 2, 4002).gives("join m2 c3#1 foo alone");
     assert_eq!(counted(&w).room_lost, 2);
+    w.wait(1).gives("close c1 1012; close c2 1012");
+    // Who was not in it hears so, from the link.
     w.kicked(2, 3, 1, 4002).gives("");
+    w.wait(1).gives("");
     assert_eq!((w.cluster.size(), w.cluster.handing_over()), ((0, 0), 0));
+}
+
+#[test]
+fn f12_members_whose_rooms_did_not_survive_are_closed_at_the_rate_of_moves_and_not_in_step() {
+    let mut w = inhabited(2);
+    let seamless = Some(Seamless { window: 10 * SECOND, quiet: 0 });
+    w.cluster.configure(Settings { seamless, move_rate: 10, ..settings() });
+    // Two rooms, of 20 and of 10.
+    for n in 3..=20 {
+        w.join(n, "Foo").ignore();
+        w.answered(1, n, 1).ignore();
+    }
+    w.join(21, "bar").ignore();
+    w.loaded(1, "bar", 8).ignore();
+    for n in 22..=30 {
+        w.join(n, "bar").ignore();
+    }
+    w.down(1).ignore();
+    // At the next Monolith the first of each room asks for all.
+    for n in [1, 21] {
+        w.kicked(2, n, 2, 4002).gives("");
+    }
+    assert_eq!((w.cluster.size(), w.cluster.handing_over(), counted(&w).room_lost), ((0, 0), 0, 30));
+    // One has enough, and is not closed any more.
+    w.leave(5).gives("");
+    let began = w.now;
+    let (mut closed, mut moments) = (Vec::new(), std::collections::BTreeSet::new());
+    while let Some(at) = w.cluster.next_deadline() {
+        w.now = at;
+        closed.extend(w.event(Event::Tick).0);
+        moments.insert(at % (SECOND / 10) / 1000);
+        assert!(closed.len() as u64 <= (at - began) / (SECOND / 10) + 1, "{closed:?}");
+    }
+    closed.sort_unstable();
+    let mut expected: Vec<String> = (1..=30).filter(|n| *n != 5).map(|n| format!("close c{n} 1012")).collect();
+    expected.sort_unstable();
+    assert_eq!(closed, expected);
+    assert!(moments.len() > 10, "in step: {moments:?}");
 }
 
 #[test]

@@ -180,3 +180,35 @@ fn a_policy_sees_who_asks() {
     assert_eq!((call.cause, &call.client), (Some(Cause::Http), &None));
     assert_eq!(call.room.as_ref().unwrap().region, Some(Region::from("cdg")));
 }
+
+#[test]
+fn f16_a_join_that_is_out_waits_and_only_what_a_monolith_says_is_progress() {
+    let mut w = world(2);
+    let standing = |w: &World| (w.cluster.waiting(), w.cluster.out(), w.cluster.answers());
+    w.join(1, "foo").gives("join m1 c1#1 foo alone");
+    w.join(2, "foo").gives("");
+    assert_eq!(standing(&w), (1, 1, 0));
+    // Another attempt is no progress.
+    w.wait(5).gives("leave m1 c1#1; join m2 c1#2 foo alone");
+    assert_eq!(standing(&w), (1, 1, 0));
+    w.answered(2, 1, 2).gives("bind foo m2; open m2 c1#2; join m2 c2#1 foo");
+    assert_eq!(standing(&w), (0, 0, 1));
+    // A no is an answer as well.
+    w.join(3, "bar").gives("join m1 c3#1 bar alone");
+    w.kicked(1, 3, 1, 4002).gives("");
+    assert_eq!(standing(&w), (0, 0, 2));
+    w.get(1, "baz").gives("send r1 m1 awaited");
+    assert_eq!(standing(&w), (0, 1, 2));
+    w.status(1, 404).gives("");
+    assert_eq!(standing(&w), (0, 0, 3));
+    // That nobody answered is none, and neither is it that somebody gave up.
+    w.get(2, "baz").gives("send r2 m1 awaited");
+    w.done(2, RequestOutcome::Failed).gives("");
+    w.join(4, "bam").gives("join m1 c4#1 bam alone");
+    w.leave(4).gives("leave m1 c4#1");
+    assert_eq!(standing(&w), (0, 0, 3));
+    // Whoever is out when its Monolith goes waits again.
+    w.join(5, "bim").gives("join m1 c5#1 bim alone");
+    w.down(1).gives("join m2 c5#2 bim alone");
+    assert_eq!(standing(&w), (0, 1, 3));
+}

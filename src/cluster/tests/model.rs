@@ -13,6 +13,8 @@ pub(super) struct Member {
     answered: bool,
     report: bool,
     open: bool,
+    /// Whether it was in the room on another Monolith.
+    rejoin: bool,
 }
 
 /// A room in a Monolith's memory.
@@ -113,7 +115,8 @@ impl Model {
             self.carry_out(effect);
         }
         assert_eq!(self.w.cluster.broken_invariant(), None);
-        let (_, clients) = self.w.cluster.size();
+        // Those whose room did not survive are in none, and wait to be closed.
+        let clients = self.w.cluster.size().1 + self.w.cluster.handovers.refused();
         assert_eq!(clients, self.clients.len(), "clients that the cluster knows, and sockets that are open");
         for peer in self.peers.values() {
             let row = self.w.cluster.view().get(&peer.id).unwrap();
@@ -166,7 +169,7 @@ impl Model {
                     let out = peer.members.values().filter(|member| member.room == *room.key() && !member.answered);
                     assert_eq!(out.count(), 0, "one join is out at a time");
                 }
-                let member = Member { room: room.key().clone(), answered: false, report, open };
+                let member = Member { room: room.key().clone(), answered: false, report, open, rejoin };
                 assert!(peer.members.insert((client, attachment), member).is_none(), "an attachment is used once");
                 if open {
                     self.speaking.insert(client);
@@ -344,14 +347,21 @@ impl Model {
     }
 
     pub(super) fn kick(&mut self, link: u64, client: ClientId, attachment: Attachment, code: u16) {
-        self.peers.get_mut(&link).unwrap().members.remove(&(client, attachment)).unwrap();
+        let member = self.peers.get_mut(&link).unwrap().members.remove(&(client, attachment)).unwrap();
         self.ended.push((link, client, attachment));
         self.speaking.remove(&client);
-        if code != CloseCode::AWAY.get() {
+        let code = CloseCode::sendable(code).unwrap();
+        // Whoever was in the room a moment ago is closed when its turn comes.
+        let later = member.rejoin && code == CloseCode::ROOM_NOT_FOUND;
+        if code != CloseCode::AWAY && !later {
             self.clients.remove(&client);
         }
-        let code = CloseCode::sendable(code).unwrap();
         self.feed(Event::Kicked { link: LinkId(link), client, attachment, code });
+        if later && member.answered {
+            // Its link has closed it, and it leaves.
+            self.clients.remove(&client);
+            self.feed(Event::Leave { client, told: None });
+        }
     }
 
     pub(super) fn unload(&mut self, link: u64, room: RoomKey, reason: UnloadReason) {

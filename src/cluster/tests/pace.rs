@@ -1,6 +1,7 @@
 //! Clients that wait before their upgrade: who holds them, for how long, and in which order they come in.
 
 use super::*;
+use crate::cluster::Seamless;
 
 impl World {
     fn knock(&mut self, n: u64, room: &str) -> Got {
@@ -187,7 +188,8 @@ fn whoever_was_upgraded_waits_through_an_outage_as_long_as_others_do_before() {
     w.get(1, "foo").gives("");
     w.wait(9).gives("");
     w.up(2).gives("accept 2");
-    w.gossip(2, &[]).gives("join m2 c2#1 bar alone; join m2 c1#2 foo alone");
+    // Oldest first, although the room of the older one was parked later.
+    w.gossip(2, &[]).gives("join m2 c1#2 foo alone; join m2 c2#1 bar alone");
     w.down(2).gives("");
     w.wait(10).gives("close c2 1013; close c1 1013; refuse r1 503");
     assert_eq!(w.cluster.size(), (0, 0));
@@ -238,4 +240,43 @@ fn f10_rooms_that_are_offered_again_and_again_are_placed_at_the_pace_too() {
     let seamless = Some(crate::cluster::Seamless { window: 60 * SECOND, quiet: 0 });
     w.cluster.configure(Settings { seamless, ..settings() });
     placed_at_the_pace_after(12, w);
+}
+
+#[test]
+fn parked_rooms_are_placed_in_the_order_in_which_whoever_waits_for_them_came() {
+    let mut w = fresh();
+    w.event(Event::Discovered { endpoints: vec![endpoint(1)] }).gives("");
+    w.join(1, "zoo").gives("");
+    w.get(1, "mid").gives("");
+    w.join(2, "bar").gives("");
+    w.join(3, "abc").gives("");
+    // Who comes for a room of somebody who has gone is no older for that.
+    w.leave(1).gives("");
+    w.join(4, "zoo").gives("");
+    w.up(1).gives("accept 1");
+    let order = "send r1 m1 awaited; join m1 c2#1 bar alone; join m1 c3#1 abc alone; join m1 c4#1 zoo alone";
+    w.gossip(1, &[]).gives(order);
+}
+
+#[test]
+fn members_who_lost_their_monolith_are_placed_before_those_who_came_later() {
+    let mut w = world(1);
+    w.cluster.configure(Settings {
+        seamless: Some(Seamless { window: 10 * SECOND, quiet: SECOND }),
+        joins_per_second: 1,
+        hold: 60 * SECOND,
+        ..settings()
+    });
+    w.join(1, "zoo").gives("join m1 c1#1 zoo alone");
+    w.loaded(1, "zoo", 7).gives("bind zoo m1; open m1 c1#1");
+    w.join(2, "mid").gives("join m1 c2#1 mid alone");
+    w.down(1).ignore();
+    w.join(3, "abc").gives("");
+    w.up(2).gives("accept 2");
+    let mut order = w.gossip(2, &[]).0;
+    for _ in 0..40 {
+        order.extend(w.millis(100).0);
+    }
+    let order: Vec<&str> = order.iter().filter_map(|effect| effect.split(' ').nth(3)).collect();
+    assert_eq!(order, ["zoo", "mid", "abc"], "one a second");
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::model::Region;
-use crate::model::policy::{CallClient, CallRequest, CallRoom, Cause, Hook, Move, Previous};
+use crate::model::policy::{CallClient, CallRequest, CallRoom, Cause, Hook, MonolithState, Move, Previous};
 use crate::trace::Decoder;
 
 fn text() -> impl Strategy<Value = String> {
@@ -145,6 +145,9 @@ fn any_outcome() -> impl Strategy<Value = Outcome> {
         })
 }
 
+const STATES: [MonolithState; 4] =
+    [MonolithState::Up, MonolithState::Suspect, MonolithState::Draining, MonolithState::Ejected];
+
 /// The lines of a trace: calls over Monoliths that come, go and change.
 fn any_lines() -> impl Strategy<Value = Vec<Vec<u8>>> {
     let change = (0..6usize, any::<u32>(), 0..10u8);
@@ -168,6 +171,7 @@ fn any_lines() -> impl Strategy<Value = Vec<Vec<u8>>> {
                             row.load_age_s = Some(f64::from(value));
                         }),
                         7 => view.update(&id, |row| row.draining = value % 2 == 0),
+                        8 => view.update(&id, |row| row.state = STATES[value as usize % STATES.len()]),
                         _ => view.update(&id, |row| row.rooms = value),
                     }
                 }

@@ -175,13 +175,29 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 1..40)
 }
 
+/// A script tells them apart by these words.
+#[test]
+fn a_script_sees_each_state_under_its_name() {
+    let names = ["up", "suspect", "draining", "ejected"];
+    let mut vm = place("return usher.reject(500, call.all_monoliths[1].state .. ' ' .. #call.monoliths)");
+    for (state, name) in STATES.into_iter().zip(names) {
+        let mut one = View::of([row("m1", "ewr", 0)]);
+        one.update(&"m1".into(), |row| row.state = state);
+        let reason = format!("{name} {}", u8::from(state == MonolithState::Up));
+        assert_eq!(vm.call(&call(Hook::Place), &one), Ok(Answer::Reject { code: 500, reason }));
+    }
+}
+
+const STATES: [MonolithState; 4] =
+    [MonolithState::Up, MonolithState::Suspect, MonolithState::Draining, MonolithState::Ejected];
+
 fn change(row: &mut MonolithRow, field: u8, value: u32) {
     match field {
         0 => row.rooms = value,
         1 => row.pending = value,
         2 => row.rtt_ms = f64::from(value) / 3.0,
         3 => row.region = if value.is_multiple_of(2) { "ewr" } else { "cdg" }.into(),
-        4 => row.state = if value.is_multiple_of(2) { MonolithState::Up } else { MonolithState::Suspect },
+        4 => row.state = STATES[value as usize % STATES.len()],
         5 => row.draining = value % 2 == 1,
         6 => {
             row.load.insert("lag".into(), f64::from(value));
