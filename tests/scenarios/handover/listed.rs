@@ -47,7 +47,7 @@ async fn f28_a_monolith_that_discovery_takes_out_hands_over_its_rooms_and_closes
     let (stage, watched) = watch::channel(Stage::Talking);
     let client = |n: usize| {
         let (room, name) = (rooms[n % rooms.len()].clone(), format!("c{n}"));
-        spawn(balancer.addr(), room, name, Duration::from_millis(50), SOON, watched.clone())
+        spawn(balancer.addr(), room, name, Duration::from_millis(50), watched.clone())
     };
     let clients: Vec<_> = (0..CLIENTS).map(client).collect();
     holds(&a, |state| state.client_count() == CLIENTS / 2).await;
