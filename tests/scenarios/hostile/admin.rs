@@ -201,7 +201,7 @@ async fn whoever_has_the_key_gets_an_answer_for_every_recording_and_no_file_outs
         }
         assert!(!answer.text().contains("root:"), "{shown}");
     }
-    assert!(begun > 2, "some are good");
+    assert!(begun >= 2, "those of the corpus that are good");
     assert!(!names_in(&folder).is_empty());
     assert_eq!(
         (names_in(outer.path()), names_in(&outer.path().join("inner"))),
