@@ -86,6 +86,8 @@ pub fn spawn(
         loop {
             if listening_until.is_none() && *stage.borrow_and_update() == Stage::Listening {
                 listening_until = Some(Instant::now() + SOON);
+                // Everybody has arrived: this one has to come back.
+                say(&client, &name, &mut heard).await;
             }
             let until = match listening_until {
                 Some(_) if heard.next() == heard.said => return heard,
@@ -100,10 +102,7 @@ pub fn spawn(
                     return heard;
                 }
                 Err(RecvError::TimedOut(_)) if listening_until.is_none() => {
-                    let number = heard.said;
-                    client.send(&format!(r#"{{"action":"echo","number":{number}}}"#)).await;
-                    client.send(&format!(r#"{{"action":"chat","text":"{name} {number}"}}"#)).await;
-                    heard.said += 1;
+                    say(&client, &name, &mut heard).await;
                     // One that was late does not make up for it: what is under way at once stays little.
                     next = Instant::now() + pace;
                 }
@@ -111,6 +110,13 @@ pub fn spawn(
             }
         }
     })
+}
+
+async fn say(client: &Client, name: &str, heard: &mut Heard) {
+    let number = heard.said;
+    client.send(&format!(r#"{{"action":"echo","number":{number}}}"#)).await;
+    client.send(&format!(r#"{{"action":"chat","text":"{name} {number}"}}"#)).await;
+    heard.said += 1;
 }
 
 /// `echoed`: the full states that had come when the last of its own words came back.
