@@ -342,6 +342,7 @@ impl Policies {
         let stats = now.stats();
         let info = [("policy", now.program().source().name.as_str()), ("version", now.program().version())];
         out.family("usher_policy_info", "The policy that decides.", "gauge", &[(&info, 1)]);
+        out.gauge("usher_policy_vms", "VMs of all versions, whatever the number of rooms.", self.state.vms());
         out.counter("usher_policy_swaps_total", "Versions that became active.", self.counts.swaps.load(Relaxed));
         out.counter("usher_policy_refused_total", "Versions that were refused.", self.counts.refused.load(Relaxed));
         let last_good = u8::from(self.serves_last_good());

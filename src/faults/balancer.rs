@@ -122,7 +122,6 @@ impl Balancer {
                 way.open.store(0, Relaxed);
             }
             let supervisor = Supervisor {
-                balancer: name.to_owned(),
                 endpoint: format!("{name}-way-{number}:1").into(),
                 monolith: monolith.clone(),
                 world: around.world.clone(),
@@ -167,6 +166,7 @@ impl Balancer {
         let client = ClientId::from_u128(u128::from(session) << 64);
         let inbox = Inbox::new(self.config.limits.client_queue);
         let place = self.context.clients.register(client, inbox.clone(), self.config.limits.clients)?;
+        ledger.begins(session, inbox.clone());
         let (ours, theirs, line) = pipe(latency);
         let settings = SocketSettings {
             auth: self.config.timeouts.auth,
@@ -227,7 +227,6 @@ impl Drop for AbortOnDrop {
 }
 
 struct Supervisor {
-    balancer: String,
     endpoint: Arc<str>,
     monolith: Monolith,
     world: World,
@@ -246,7 +245,7 @@ impl Supervisor {
                 Some(id) => {
                     let (ours, theirs, line) = pipe(self.dice.millis(1..25));
                     let number = self.world.next_link();
-                    self.ledger.link_began(number, &self.balancer);
+                    self.ledger.link_began(number);
                     *lock(&self.line) = Some(line.clone());
                     self.monolith.accept(theirs, line, number);
                     let socket = WebSocketStream::from_raw_socket(ours, Role::Client, Some(small())).await;

@@ -177,6 +177,7 @@ impl Visit<'_> {
                 () = self.guests.stages.next.notified() => {}
                 () = sleep_until(speaks) => {
                     self.said += 1;
+                    self.guests.ledger.said(self.session, self.said);
                     let input = json!({"session": self.session, "input": self.said});
                     if socket.send(Message::text(input.to_string())).await.is_err() {
                         return Ended::Broken;

@@ -1,11 +1,14 @@
 //! What must hold from end to end, and what was seen to break it: order, input exactly once, nobody kept who has gone,
 //! nobody left who wants in, no Monolith ended by a balancer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::link::inbox::Inbox;
+use crate::model::LinkId;
 
 /// One connection of one client, in the whole run.
 pub(super) type Session = u64;
@@ -26,49 +29,65 @@ struct Seen {
 }
 
 /// A link in its life.
+#[derive(Clone, Copy, Default)]
 struct Link {
-    balancer: String,
+    /// Since when its Monolith reads nothing any more.
+    unread: Option<Instant>,
+    /// Since when its balancer knows that, and writes nothing any more.
     ended: Option<Instant>,
 }
 
-/// How long after its end a balancer may still be busy with a link before it says so.
-const GOODBYE: Duration = Duration::from_secs(2);
+/// How long before the end of a link something may have been written to it that its other end never reads: as long as it
+/// takes heartbeats to notice.
+const UNREAD: Duration = Duration::from_secs(5);
+/// How long after a room has gone its balancer may not know of it yet: as long as a stall keeps the news.
+const NEWS: Duration = Duration::from_secs(5);
+/// How long what a client says may wait for the answer to its join.
+const ANSWER: Duration = Duration::from_secs(1);
+/// From a client's word to its link, and from the end of a link to the balancer's saying so.
+const ON_THE_WAY: Duration = Duration::from_millis(100);
 
-/// What Monoliths heard of a session.
+/// What is known of what a session said.
 #[derive(Default)]
 struct Inputs {
-    /// Each input: when, and over which link it came.
-    heard: BTreeMap<u64, (Instant, LinkNumber)>,
+    /// When it said each input.
+    said: BTreeMap<u64, Instant>,
+    /// Each input that a Monolith heard, with the link over which it came.
+    heard: BTreeMap<u64, LinkNumber>,
     /// The last one over each link.
     last: BTreeMap<LinkNumber, u64>,
-    /// Its room went without its balancer's doing after these: what it said at that moment may be lost.
-    surprised_after: BTreeSet<u64>,
+    /// Knows the links over which its joins went, whether or not they arrived.
+    inbox: Option<Arc<Inbox>>,
+    /// Its room went without its balancer's doing at these moments: what was under way to it is lost.
+    surprises: Vec<Instant>,
 }
 
 impl Inputs {
-    /// What was never heard although nothing excuses it. An input that was under way on a link that ended is lost with
-    /// it, and one that was under way to a room that went.
+    /// The links over which it was joined, when that was, and what became of them.
+    fn stays(&self, links: &BTreeMap<LinkNumber, Link>) -> Vec<(LinkNumber, Instant, Link)> {
+        let joined = self.inbox.iter().flat_map(|inbox| inbox.links());
+        let link = |number: LinkNumber| links.get(&number).copied().unwrap_or_default();
+        joined.map(|(LinkId(number), since)| (number, since, link(number))).collect()
+    }
+
+    /// What was never heard although nothing excuses it: neither the end of a link that the session was on, shortly after
+    /// it was said, nor the end of its room about then.
     fn lost(&self, links: &BTreeMap<LinkNumber, Link>) -> Vec<u64> {
         let newest = self.heard.last_key_value().map_or(0, |(number, _)| *number);
         let missing = (1..newest).filter(|number| !self.heard.contains_key(number));
-        let excused = |number: u64| {
-            let before = self.heard.range(..number).next_back();
-            let after = self.heard.range(number..).next();
-            let (Some((_, (since, _))), Some((_, (until, heard_over)))) = (before, after) else {
-                return before.is_none();
-            };
-            // The Monolith at its other end need not have read anything of this session.
-            let balancer = links.get(heard_over).map(|link| &link.balancer);
-            let with_link = links.iter().any(|(at, link)| {
-                let Some(ended) = link.ended.filter(|_| Some(&link.balancer) == balancer) else { return false };
-                let meanwhile = *since <= ended && ended <= *until + GOODBYE;
-                meanwhile || (at != heard_over && self.last.get(at).is_some_and(|last| *last < number))
+        let stays = self.stays(links);
+        let excused = |number: &u64| {
+            let Some(said) = self.said.get(number) else { return false };
+            let with_link = stays.iter().any(|(_, since, link)| {
+                let Some(unread) = link.unread else { return false };
+                // What was said before the join went with it, or as soon as that was answered.
+                let sent = *said.max(since) + ANSWER;
+                *said <= link.ended.unwrap_or(unread) + ON_THE_WAY && unread <= sent + UNREAD
             });
-            // Before the first one, nothing says which link it would have come over.
-            let surprised = before.is_some_and(|(last, _)| self.surprised_after.contains(last));
-            with_link || surprised
+            let with_room = self.surprises.iter().any(|gone| *said <= *gone + NEWS && *gone <= *said + UNREAD);
+            with_link || with_room
         };
-        missing.filter(|number| !excused(*number)).collect()
+        missing.filter(|number| !excused(number)).collect()
     }
 }
 
@@ -93,13 +112,23 @@ impl Ledger {
         *self.lock().counts.entry(what).or_default() += 1;
     }
 
+    /// A client says input `number` of its session.
+    pub(super) fn said(&self, session: Session, number: u64) {
+        self.lock().inputs.entry(session).or_default().said.insert(number, Instant::now());
+    }
+
+    /// A session begins. Its queue knows over which links it was ever joined.
+    pub(super) fn begins(&self, session: Session, inbox: Arc<Inbox>) {
+        self.lock().inputs.entry(session).or_default().inbox = Some(inbox);
+    }
+
     /// A Monolith heard input `number` of a session over a link. Each comes once, and over one link in order. Two Monoliths
     /// may be heard of out of order: one that was slow reads what was said to it when the room is elsewhere.
     pub(super) fn input(&self, session: Session, number: u64, link: LinkNumber) {
         let mut seen = self.lock();
         *seen.counts.entry("inputs").or_default() += 1;
         let inputs = seen.inputs.entry(session).or_default();
-        let wrong = if let Some((_, other)) = inputs.heard.insert(number, (Instant::now(), link)) {
+        let wrong = if let Some(other) = inputs.heard.insert(number, link) {
             Some(format!("input {number} of session {session} came twice, over links {other} and {link}"))
         } else {
             let last = inputs.last.insert(link, number).filter(|last| *last > number);
@@ -113,34 +142,50 @@ impl Ledger {
 
     /// The room of a session has gone, and its balancer has not asked for that; what was under way is lost.
     pub(super) fn surprise(&self, session: Session) {
-        let mut seen = self.lock();
-        let inputs = seen.inputs.entry(session).or_default();
-        if let Some((last, _)) = inputs.heard.last_key_value() {
-            inputs.surprised_after.insert(*last);
-        }
+        self.lock().inputs.entry(session).or_default().surprises.push(Instant::now());
     }
 
     /// A balancer has a link.
-    pub(super) fn link_began(&self, link: LinkNumber, balancer: &str) {
-        self.lock().links.insert(link, Link { balancer: balancer.to_owned(), ended: None });
+    pub(super) fn link_began(&self, link: LinkNumber) {
+        self.lock().links.insert(link, Link::default());
     }
 
-    /// A link has ended; what was under way on it is lost.
+    /// The Monolith of a link reads it no more.
+    pub(super) fn link_unread(&self, link: LinkNumber) {
+        if let Some(link) = self.lock().links.get_mut(&link) {
+            link.unread.get_or_insert(Instant::now());
+        }
+    }
+
+    /// The balancer of a link has found that it ended.
     pub(super) fn link_ended(&self, link: LinkNumber) {
         if let Some(link) = self.lock().links.get_mut(&link) {
-            link.ended.get_or_insert(Instant::now());
+            let now = Instant::now();
+            link.unread.get_or_insert(now);
+            link.ended.get_or_insert(now);
         }
     }
 
     /// What was violated, what led to it, and what happened how often.
     pub(super) fn close(self) -> (Vec<String>, Vec<String>, BTreeMap<&'static str, u64>) {
+        let began = self.1;
         let mut seen = std::mem::take(&mut *self.lock());
         for (session, inputs) in &seen.inputs {
             let lost = inputs.lost(&seen.links);
             if !lost.is_empty() {
-                let links: Vec<_> = inputs.last.keys().collect();
-                seen.violations
-                    .push(format!("inputs {lost:?} of session {session} are lost; it was on links {links:?}"));
+                let moment = |at: Instant| (at - began).as_secs_f64();
+                let stays: Vec<_> = inputs
+                    .stays(&seen.links)
+                    .into_iter()
+                    .map(|(number, since, link)| {
+                        (number, moment(since), link.unread.map(moment), link.ended.map(moment))
+                    })
+                    .collect();
+                let said: Vec<_> =
+                    lost.iter().filter_map(|number| inputs.said.get(number)).map(|at| *at - began).collect();
+                seen.violations.push(format!(
+                    "inputs {lost:?} of session {session}, said at {said:?}, are lost; it was on links {stays:?}"
+                ));
             }
             let newest = inputs.heard.last_key_value().map_or(0, |(number, _)| *number);
             *seen.counts.entry("inputs lost with a link").or_default() += newest - inputs.heard.len() as u64;
@@ -186,39 +231,79 @@ impl Heard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
-    fn violations(steps: impl FnOnce(&Ledger)) -> usize {
-        let ledger = Ledger::new();
-        [1, 2].iter().for_each(|link| ledger.link_began(*link, "b"));
-        steps(&ledger);
-        ledger.close().0.len()
+    fn violations(steps: impl AsyncFnOnce(&Ledger)) -> usize {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let ledger = Ledger::new();
+            for link in [1, 2, 3] {
+                ledger.link_began(link);
+            }
+            let inbox = Inbox::new(Config::default().limits.client_queue);
+            [1, 2].iter().for_each(|link| inbox.joined_over(LinkId(*link)));
+            ledger.begins(7, inbox);
+            steps(&ledger).await;
+            ledger.close().0.len()
+        })
+    }
+    /// Says these inputs a tenth of a second apart; those with a link are heard over it.
+    async fn inputs(ledger: &Ledger, inputs: &[(u64, Option<LinkNumber>)]) {
+        for (number, link) in inputs {
+            ledger.said(7, *number);
+            if let Some(link) = link {
+                ledger.input(7, *number, *link);
+            }
+            tokio::time::advance(Duration::from_millis(100)).await;
+        }
     }
 
     #[test]
     fn input_that_is_lost_doubled_or_reordered_is_seen() {
-        assert_eq!(violations(|ledger| [1, 2, 3].iter().for_each(|n| ledger.input(7, *n, 1))), 0);
-        assert_eq!(violations(|ledger| [1, 2, 2].iter().for_each(|n| ledger.input(7, *n, 1))), 1, "doubled");
-        assert_eq!(violations(|ledger| [1, 3, 2].iter().for_each(|n| ledger.input(7, *n, 1))), 1, "reordered");
-        assert_eq!(violations(|ledger| [1, 3].iter().for_each(|n| ledger.input(7, *n, 1))), 1, "lost");
-        let ended = |ledger: &Ledger| {
-            ledger.input(7, 1, 1);
-            ledger.input(7, 3, 2);
-            ledger.link_ended(1);
+        assert_eq!(violations(async |it| inputs(it, &[(1, Some(1)), (2, Some(1)), (3, Some(1))]).await), 0);
+        assert_eq!(violations(async |it| inputs(it, &[(1, Some(1)), (2, Some(1)), (2, Some(1))]).await), 1, "doubled");
+        assert_eq!(
+            violations(async |it| inputs(it, &[(1, Some(1)), (3, Some(1)), (2, Some(1))]).await),
+            1,
+            "reordered"
+        );
+        assert_eq!(violations(async |it| inputs(it, &[(1, Some(1)), (2, None), (3, Some(1))]).await), 1, "lost");
+        assert_eq!(violations(async |it| inputs(it, &[(1, None), (2, Some(1))]).await), 1, "the first one is lost");
+        assert_eq!(violations(async |it| inputs(it, &[(1, Some(1)), (2, None), (3, Some(2))]).await), 1, "in a move");
+        let late = [(1, Some(1)), (3, Some(2)), (2, Some(1))];
+        assert_eq!(violations(async |it| inputs(it, &late).await), 0, "a Monolith that was slow");
+    }
+
+    #[test]
+    fn only_the_end_of_what_input_was_under_way_to_excuses_its_loss() {
+        let lost = |ends: LinkNumber, after: u64, goes_on: u64| {
+            violations(async move |it: &Ledger| {
+                inputs(it, &[(1, Some(1)), (2, None)]).await;
+                tokio::time::advance(Duration::from_secs(after)).await;
+                it.link_ended(ends);
+                tokio::time::advance(Duration::from_secs(goes_on)).await;
+                inputs(it, &[(3, Some(2))]).await;
+            })
         };
-        assert_eq!(violations(ended), 0, "what was under way on a link that ended is excused");
-        let moved = |ledger: &Ledger| {
-            ledger.input(7, 1, 1);
-            ledger.input(7, 3, 2);
+        assert_eq!((lost(1, 0, 0), lost(1, 3, 0), lost(1, 0, 60)), (0, 0, 0), "its link ended soon after");
+        assert_eq!(lost(1, 8, 0), 1, "its link ended much later");
+        assert_eq!(lost(3, 0, 0), 1, "another link ended, which it never was on");
+        let earlier = async |it: &Ledger| {
+            inputs(it, &[(1, Some(1))]).await;
+            it.link_ended(1);
+            tokio::time::advance(Duration::from_millis(200)).await;
+            inputs(it, &[(2, None), (3, Some(2))]).await;
         };
-        assert_eq!(violations(moved), 1, "a room that moves loses nothing");
-        let surprised = |ledger: &Ledger| {
-            ledger.input(7, 1, 1);
-            ledger.surprise(7);
-            ledger.input(7, 3, 2);
+        assert_eq!(violations(earlier), 1, "its link had ended before");
+        let surprised = |after: u64| {
+            violations(async move |it: &Ledger| {
+                inputs(it, &[(1, Some(1))]).await;
+                it.surprise(7);
+                tokio::time::advance(Duration::from_secs(after)).await;
+                inputs(it, &[(2, None), (3, Some(2))]).await;
+            })
         };
-        assert_eq!(violations(surprised), 0);
-        let late = |ledger: &Ledger| [(1, 1), (3, 2), (2, 1)].iter().for_each(|(n, link)| ledger.input(7, *n, *link));
-        assert_eq!(violations(late), 0, "a Monolith that was slow");
+        assert_eq!((surprised(0), surprised(6)), (0, 1), "its room went");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! each event. A run depends on its seed alone.
 //!
 //! `USHER_FAULT_SEED=17 cargo test --lib faults::the_run_of_a_seed -- --nocapture` repeats a run and tells its story;
-//! `USHER_FAULT_SEEDS=10000 cargo test --release --lib faults::more_seeds -- --ignored` makes as many as one likes.
+//! `USHER_FAULT_SEEDS=10000 cargo test --release --lib faults::soak_more_seeds -- --ignored` makes as many as one likes.
 
 mod balancer;
 mod client;
@@ -28,6 +28,7 @@ use self::ledger::Ledger;
 use self::monolith::{Ending, Monolith, Sabotage, World};
 use self::pipe::Line;
 use crate::config::Config;
+use crate::front::broken;
 use crate::model::RoomKey;
 
 /// For so long something goes wrong now and then.
@@ -444,7 +445,7 @@ parts!(seeds_first 0, seeds_second 1, seeds_third 2, seeds_fourth 3);
 
 #[test]
 #[ignore = "as many seeds as one likes: USHER_FAULT_SEEDS=10000"]
-fn more_seeds() {
+fn soak_more_seeds() {
     let count: u64 = std::env::var("USHER_FAULT_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(10_000);
     try_seeds(SEEDS..SEEDS + count);
 }
@@ -473,6 +474,18 @@ fn a_rule_that_is_broken_on_purpose_is_found() {
         let found =
             (0..20).any(|seed| run_with(seed, Some(sabotage)).violations.iter().any(|what| what.contains(says)));
         assert!(found, "{sabotage:?} goes unnoticed");
+    }
+}
+
+/// The same, where usher itself breaks the rule.
+#[test]
+fn a_rule_that_usher_breaks_is_found() {
+    use broken::Rule::*;
+    for (rule, says) in [(HeldInputGoesOnOnce, "came twice"), (HeldInputIsKept, "are lost; it was on")] {
+        let found =
+            broken::with(rule, || (0..100).position(|seed| run(seed).violations.iter().any(|it| it.contains(says))));
+        println!("{rule:?}: found by seed {found:?}");
+        assert!(found.is_some(), "that {rule:?} is broken goes unnoticed");
     }
 }
 

@@ -183,7 +183,7 @@ impl Monolith {
         }
         state.up = false;
         for (number, (queue, line)) in std::mem::take(&mut state.links) {
-            state.ledger.link_ended(number);
+            state.ledger.link_unread(number);
             match how {
                 Ending::Crash => line.cut(),
                 Ending::Goodbye | Ending::InOrder => {
@@ -363,7 +363,7 @@ impl Monolith {
 
     fn link_gone(&self, life: u64, link: LinkNumber) {
         let mut state = self.lock();
-        state.ledger.link_ended(link);
+        state.ledger.link_unread(link);
         if !state.up || state.life != life || state.links.remove(&link).is_none() {
             return;
         }

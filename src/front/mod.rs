@@ -24,4 +24,6 @@ pub mod upstream;
 mod wire;
 
 #[cfg(test)]
+pub(crate) mod broken;
+#[cfg(test)]
 mod testing;

@@ -16,6 +16,8 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tracing::debug;
 
+#[cfg(test)]
+use super::broken::{self, Rule};
 use super::clients::{ClientCounters, Clients};
 use super::handshakes::Handshake;
 use crate::config::{Heartbeat, QueueLimit};
@@ -302,6 +304,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientTask<S> {
                 Item::Attached { attachment, .. } if attachment <= self.newest => {}
                 Item::Attached { attachment, line, open } => {
                     self.newest = attachment;
+                    #[cfg(test)]
+                    if broken::is(Rule::HeldInputIsKept) && matches!(self.phase, Phase::HandingOver) {
+                        self.held_bytes = 0;
+                        self.held.clear();
+                    }
                     self.hold();
                     self.membership = Some(Membership { attachment, line });
                     if open {
@@ -334,6 +341,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientTask<S> {
     }
 
     fn open(&mut self) {
+        #[cfg(test)]
+        if broken::is(Rule::HeldInputGoesOnOnce)
+            && let Some(text) = self.held.front().cloned()
+        {
+            self.held_bytes += text.len();
+            self.held.push_front(text);
+        }
         self.phase = Phase::Open;
         self.pump();
     }

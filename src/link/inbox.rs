@@ -14,6 +14,8 @@ use super::activity::Activity;
 use super::handover::Holding;
 use super::outbox::Outbox;
 use crate::config::QueueLimit;
+#[cfg(test)]
+use crate::model::LinkId;
 use crate::model::{Attachment, CloseCode, MemberId};
 
 /// One thing for a client's task.
@@ -70,6 +72,9 @@ struct State {
     closing: bool,
     overflowed: bool,
     reader: Option<Waker>,
+    /// Every link over which its client was ever joined, and when, for the simulation of faults.
+    #[cfg(test)]
+    links: Vec<(LinkId, tokio::time::Instant)>,
 }
 
 /// A client did not keep up; it is being closed with 1013.
@@ -119,6 +124,18 @@ impl Inbox {
     /// Announces an attachment.
     pub fn attached(&self, attachment: Attachment, line: Line, open: bool) {
         self.control(Item::Attached { attachment, line, open });
+    }
+
+    /// Notes over which link an attachment is.
+    #[cfg(test)]
+    pub(crate) fn joined_over(&self, link: LinkId) {
+        self.lock().links.push((link, tokio::time::Instant::now()));
+    }
+
+    /// Every link over which its client was ever joined, and when.
+    #[cfg(test)]
+    pub(crate) fn links(&self) -> Vec<(LinkId, tokio::time::Instant)> {
+        self.lock().links.clone()
     }
 
     /// Lets the client's own frames through.

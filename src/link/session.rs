@@ -424,6 +424,8 @@ impl Session {
                 let activity = self.members.insert(room.key().clone(), member);
                 self.outbox.push_control(Outgoing::Text(wire::join(room.spelling(), id, &token.0)));
                 let (outbox, commands) = (self.outbox.clone(), self.commands.clone());
+                #[cfg(test)]
+                inbox.joined_over(self.link);
                 inbox.attached(attachment, Line { member: id, outbox, commands, activity }, open);
             }
             Command::Open { client, attachment } => {

@@ -46,10 +46,11 @@ async fn raced(balancers: &[&Balancer], monoliths: &[&Monolith], rooms: &[String
     clients
 }
 
+/// A second join that reaches a Monolith while it loads the room would load it there a second time.
 fn loaded_once(monoliths: &[&Monolith], rooms: &[String]) {
     for room in rooms {
         let copies = copies(monoliths, room);
-        assert_eq!(copies.iter().filter(|(loads, _)| *loads > 0).count(), 1, "{room}: {copies:?}");
+        assert_eq!(copies.iter().map(|(loads, _)| loads).sum::<u64>(), 1, "{room}: {copies:?}");
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::json;
-use usher::testkit::{Client, Connect, Monolith, http};
+use usher::testkit::{Client, Connect, Monolith, RoomInfo, http};
 
 use crate::harness::*;
 
@@ -176,4 +176,45 @@ async fn a_missing_room_closes_everybody_who_waits_for_it() {
     assert_eq!(a.joins().len(), 1, "one question was enough");
     assert!(a.leaves().is_empty(), "after a kick no leave is due");
     nobody_left(&balancer, &[&a]).await;
+}
+
+/// The answer to a creation does not come: that says nothing about the room, so nobody makes it elsewhere.
+#[tokio::test]
+async fn f48_a_creation_that_times_out_is_not_made_on_a_second_monolith() {
+    for made_in_time in [true, false] {
+        let world = world_with([""; 0]);
+        let a = monolith(&world).id("a").start().await.unwrap();
+        let b = monolith(&world).id("b").start().await.unwrap();
+        let policy = PolicyFile::new("return { place = function(call) return call.monoliths[1] end }");
+        let balancer = Balancer::start_with(&[&a, &b], |config| {
+            policy.set(config);
+            config.policy.budget = Duration::from_secs(1);
+            config.timeouts.http_response = Duration::from_millis(200);
+            // For so long nobody knows whether the room is being made.
+            config.timeouts.load = SOON;
+        })
+        .await;
+        a.answer_creations(false);
+        let body = json!({"name": "party", "isTemporary": true}).to_string();
+        let post = || http::post(balancer.addr(), "/api/room/create", &body);
+        let made = async {
+            holds(&a, |state| state.http_count() == 1).await;
+            if made_in_time {
+                a.load_with(RoomInfo::temporary("party"));
+            }
+        };
+        let (answer, ()) = tokio::join!(post(), made);
+        assert_eq!(answer.unwrap().status, 504);
+        if !made_in_time {
+            // Nor does whoever tries again get a room elsewhere, which there would then be twice.
+            assert_eq!(post().await.unwrap().status, 504);
+            a.load_with(RoomInfo::temporary("party"));
+        }
+        let client = balancer.join("party", "t").await;
+        assert_eq!((a.requests().len(), a.members("party").len()), (if made_in_time { 1 } else { 2 }, 1));
+        assert_eq!((b.requests().len(), b.joins().len(), b.loads()), (0, 0, 0), "in time: {made_in_time}");
+        drop(client);
+        nobody_left(&balancer, &[&a, &b]).await;
+        assert!(a.unloads().is_empty() && b.unloads().is_empty());
+    }
 }

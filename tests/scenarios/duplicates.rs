@@ -128,20 +128,32 @@ async fn f06_two_balancers_agree_on_the_winner() {
     let Pair { world, a, b, balancer } = pair().await;
     let second = Balancer::start(&[&a, &b]).await;
     world.set_epoch(10);
-    b.load("x");
-    let (mut one, mut two) = (balancer.join("x", "t1").await, second.join("x", "t2").await);
+    // The first balancer has sent the room there, so its turn to ask comes well before that of the second one, which has
+    // clients there: one that asked as well would end the Monolith.
+    let mut one = balancer.join("x", "t1").await;
+    let (loser, winner) = if a.loads() == 1 { (&a, &b) } else { (&b, &a) };
+    let mut two = second.join("x", "t2").await;
     world.set_epoch(9);
-    a.load("x");
-    // Each balancer has a turn of its own, and hears that the other one's has been: it has clients at the loser, as the
-    // other has, so the turns can still fall together.
-    holds(&b, |state| state.unload_count() >= 1).await;
-    holds(&a, |state| state.members("x").len() == 2).await;
+    winner.load("x");
+    holds(loser, |state| state.unload_count() == 1 && state.rooms().is_empty()).await;
+    holds(winner, |state| state.members("x").len() == 2).await;
     for client in [&mut one, &mut two] {
         client.synced(SOON).await.unwrap();
     }
-    assert!(a.unloads().is_empty());
+    // The second one has heard that the room is gone, and asks no more.
+    eventually("the other balancer spares its request", async || {
+        match second.metric("usher_unloads_spared_total").await {
+            1.0 => Ok(()),
+            spared => Err(spared),
+        }
+    })
+    .await;
+    assert_eq!((balancer.metric("usher_unloads_total").await, second.metric("usher_unloads_total").await), (1.0, 0.0));
+    assert!(winner.unloads().is_empty() && loser.unloads().iter().all(|unload| unload.loaded));
     drop((one, two));
-    holds(&a, |state| state.client_count() == 0).await;
+    nobody_left(&second, &[&a, &b]).await;
+    nobody_left(&balancer, &[&a, &b]).await;
+    assert_eq!(loser.unloads().len(), 1);
 }
 
 #[tokio::test]

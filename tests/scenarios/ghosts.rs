@@ -113,6 +113,46 @@ async fn f33_clients_that_go_at_any_moment_of_their_join_leave_nobody_behind() {
     assert!(a.leaves().iter().all(|leave| leave.known));
 }
 
+/// A Monolith counts the users of a room by joins and leaves, and unloads one that it takes for empty. A leave too many
+/// would end a room under its members, and one too few would keep it for ever.
+#[tokio::test]
+async fn f31_a_room_with_members_is_never_taken_for_idle_and_one_without_is() {
+    let world = world_with(["x"]);
+    world.refuse_token("refused");
+    let a = monolith(&world).keep_alive(Duration::from_millis(20)).start().await.unwrap();
+    let balancer = Balancer::start_with(&[&a], closing).await;
+    let mut resident = balancer.join("x", "resident").await;
+    for round in 0..30 {
+        // Visitors come and go in every way, most of them before their join is answered.
+        let visits = (0..8).map(async |n| {
+            let token = if n == 0 { "refused" } else { "t" };
+            let mut client = Client::join(balancer.addr(), "x", token).await.unwrap();
+            match n {
+                0 => drop(client.closed(SOON).await.unwrap()),
+                1 => drop(client.synced(SOON).await.unwrap()),
+                2 => client.close(1000).await,
+                _ => tokio::time::sleep(Duration::from_micros(200 * ((n + round) % 8))).await,
+            }
+        });
+        join_all(visits).await;
+        let mut kicked = balancer.join("x", "kicked").await;
+        let member = a.joins().into_iter().rev().find(|join| join.token == "kicked").unwrap().client;
+        assert!(a.kick(&member, 4005));
+        kicked.closed(SOON).await.unwrap();
+    }
+    // One leave for each join that was not ended by a kick, but for the resident's.
+    let kicks = 2 * 30;
+    holds(&a, |state| state.client_count() == 1 && state.join_count() == state.leave_count() + kicks + 1).await;
+    assert!(a.joins().len() > 150 && a.leaves().iter().all(|leave| leave.known));
+    assert_eq!((a.loads_of("x"), a.look(|state| state.rooms().len())), (1, 1), "it never was without a member");
+    resident.chat("still here").await;
+    resident.recv_until(SOON, |text| text.contains("still here")).await.unwrap();
+    drop(resident);
+    holds(&a, |state| state.rooms().is_empty()).await;
+    nobody_left(&balancer, &[&a]).await;
+    assert!(a.unloads().is_empty(), "it goes by itself");
+}
+
 #[tokio::test]
 async fn f57_an_admin_unload_closes_everybody_for_good() {
     for count in 1..=6 {

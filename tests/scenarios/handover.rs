@@ -3,6 +3,7 @@
 mod causes;
 mod chatter;
 mod fleet;
+mod listed;
 
 use std::time::Duration;
 

@@ -26,7 +26,8 @@ pub const KEY: &str = "scenario-key";
 pub const HERE: &str = "ewr";
 /// Another region.
 pub const THERE: &str = "cdg";
-const WORKERS: usize = 2;
+/// The worker threads of a balancer.
+pub const WORKERS: usize = 2;
 
 /// A balancer under test.
 pub struct Balancer {

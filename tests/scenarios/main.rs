@@ -25,6 +25,7 @@ mod moves;
 mod order;
 mod outage;
 mod overload;
+mod policy;
 mod recordings;
 mod restart;
 mod routing;

@@ -58,6 +58,28 @@ fn f12_f24_a_monolith_that_stops_as_designed_hands_over_and_gets_nothing_new() {
 }
 
 #[test]
+fn f24_one_that_announces_its_shutdown_keeps_what_it_has_and_gets_nothing_new() {
+    let mut w = seamless(2);
+    w.settled("foo", 3);
+    w.join(2, "bar").gives("join m1 c2#1 bar alone");
+    w.loaded(1, "bar", 4).gives("bind bar m1; open m1 c2#1");
+    // The first of its rooms goes, which announces the end of the others.
+    w.unloaded(1, "foo", UnloadReason::Shutdown, &[]).gives("leave m1 c1#1; unbind foo; join m2 c1#2 foo alone again");
+    w.loaded(2, "foo", 5).gives("bind foo m2; open m2 c1#2");
+    // What it still has goes on there, for newcomers too.
+    w.join(3, "bar").gives("join m1 c3#1 bar");
+    w.get(1, "bar").gives("send r1 m1");
+    // Nothing new, by whichever way, although it is the first choice.
+    w.join(4, "new").gives("join m2 c4#1 new alone");
+    w.get(2, "asked").gives("send r2 m2 awaited");
+    w.create(3, "created").gives("send r3 m2 awaited");
+    w.generate(4).gives("send r4 m2 awaited");
+    w.move_room("foo", 1).gives("r99 stays not_serving");
+    // Until it goes.
+    w.down(1).gives("unbind bar; join m2 c2#2 bar alone again");
+}
+
+#[test]
 fn a_client_that_is_sent_away_alone_goes_back_in() {
     let mut w = inhabited(2);
     w.kicked(1, 1, 1, 1001).gives("");

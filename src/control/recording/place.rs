@@ -1,5 +1,6 @@
 //! Where a recording may go that is asked for over the admin API: the key opens the balancer, not the disk.
 
+use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
 use crate::config::RecordConfig;
@@ -45,6 +46,9 @@ pub(super) fn asked_for(config: &RecordConfig, name: Option<&str>, now_us: u64) 
         Ok(about) if !about.is_file() => {
             Err(format!("{name:?} is there and is no plain file; name another one, or remove it"))
         }
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidFilename | ErrorKind::InvalidInput) => {
+            Err(format!("{given:?} is no name that the disk takes ({error}); write a shorter, plainer one"))
+        }
         Ok(_) | Err(_) => Ok(path),
     }
 }
@@ -86,6 +90,9 @@ mod tests {
             assert!(ask(name).unwrap_err().contains("leads out of the record folder"), "{name:?}: {:?}", ask(name));
         }
         assert!(ask("link.jsonl").unwrap_err().contains("is no plain file"));
+        for name in [format!("{}.jsonl", "x".repeat(300)), "x\0.jsonl".into()] {
+            assert!(ask(&name).unwrap_err().contains("is no name that the disk takes"), "{name:?}: {:?}", ask(&name));
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! State that a policy keeps across calls, workers and reloads: counters and a small dictionary, both bounded.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The most counters, and the most keys of the dictionary.
@@ -30,11 +30,21 @@ pub enum StateFull {
     Bytes,
 }
 
-/// What all VMs of all versions share.
+/// What all VMs of all versions share, and how many of them there are.
 #[derive(Debug, Default)]
 pub struct SharedState {
     counters: Mutex<HashMap<String, Arc<AtomicU64>>>,
     dictionary: Mutex<Dictionary>,
+    vms: Arc<AtomicUsize>,
+}
+
+/// Held by a VM for as long as its engine exists.
+pub(super) struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -59,7 +69,17 @@ impl SharedState {
         Ok(counters.entry(name.into()).or_default().clone())
     }
 
-    /// A copy of what is kept at this moment, which goes its own way from then on.
+    /// How many VMs there are that share it or a copy of it.
+    pub fn vms(&self) -> usize {
+        self.vms.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn counted(&self) -> Counted {
+        self.vms.fetch_add(1, Ordering::Relaxed);
+        Counted(self.vms.clone())
+    }
+
+    /// A copy of what is kept at this moment, which goes its own way from then on. VMs that use it count as well.
     pub fn copy(&self) -> Self {
         let (counters, dictionary) = (lock(&self.counters), lock(&self.dictionary));
         let counters = counters.iter().map(|(name, counter)| {
@@ -67,7 +87,7 @@ impl SharedState {
             (name.clone(), Arc::new(AtomicU64::new(value)))
         });
         let dictionary = Dictionary { values: dictionary.values.clone(), bytes: dictionary.bytes };
-        Self { counters: Mutex::new(counters.collect()), dictionary: Mutex::new(dictionary) }
+        Self { counters: Mutex::new(counters.collect()), dictionary: Mutex::new(dictionary), vms: self.vms.clone() }
     }
 
     /// Adds one and says the new value.

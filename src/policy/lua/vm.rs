@@ -11,6 +11,7 @@ use super::inspect::{self, Inspection, Lines, Note};
 use super::mirror::Mirror;
 use super::program::{self, LoadError, Program};
 use super::sandbox::{self, PRELUDE_NAME, Sandbox};
+use super::state::Counted;
 use super::surface::{self, Host, lock};
 use crate::model::policy::{Answer, Call, Fault, FaultKind, Hook, View};
 use crate::model::read::Read;
@@ -46,6 +47,7 @@ struct Engine {
     mirror: Mirror,
     chunk: Function,
     hooks: [Option<Function>; Hook::ALL.len()],
+    _counted: Counted,
 }
 
 impl Policy for Vm {
@@ -250,6 +252,7 @@ impl Engine {
 
     fn new(program: &Program, host: &Arc<Host>) -> Result<(Self, About), LoadError> {
         let inner = &program.inner;
+        let counted = inner.environment.state.counted();
         let file = inner.source.file();
         let wrong = |reason: String| LoadError { file: file.clone(), line: None, reason };
         let internal = |e: mlua::Error| wrong(format!("the VM could not be built: {e}"));
@@ -298,7 +301,7 @@ impl Engine {
         }
         let about = About { name, has, unknown: unknown_functions(&table), lines };
         let caller = Caller::new(sandbox.invoke.clone());
-        Ok((Self { sandbox, caller, mirror, chunk, hooks }, about))
+        Ok((Self { sandbox, caller, mirror, chunk, hooks, _counted: counted }, about))
     }
 }
 

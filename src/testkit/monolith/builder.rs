@@ -33,6 +33,7 @@ impl Builder {
                 load_delay: Duration::from_millis(5),
                 loads_frozen: false,
                 answer_joins: true,
+                answer_creations: true,
                 init: InitStyle::Normal,
                 refuse_links: false,
                 keep_alive: None,

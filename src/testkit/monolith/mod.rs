@@ -333,6 +333,11 @@ impl Monolith {
         self.shared.change(|state| state.knobs.answer_joins = answer);
     }
 
+    /// Whether `POST /api/room/create` is answered. Without that nothing is made either: a test makes the room, or not.
+    pub fn answer_creations(&self, answer: bool) {
+        self.shared.change(|state| state.knobs.answer_creations = answer);
+    }
+
     /// What `/api/status/metrics` says besides its standard lines.
     pub fn set_metrics(&self, text: impl Into<String>) {
         self.shared.change(|state| state.knobs.metrics = text.into());

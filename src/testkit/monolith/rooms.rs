@@ -80,6 +80,9 @@ async fn create(shared: &Shared, request: Request<Incoming>) -> Response<Body> {
         }
         Err(_) => return answer(StatusCode::BAD_REQUEST, "text/html; charset=utf-8", "<pre>Bad Request</pre>"),
     };
+    if !shared.look(|state| state.knobs.answer_creations) {
+        return std::future::pending().await;
+    }
     let Ok(create) = serde_json::from_slice::<Create>(&body) else {
         return answer(StatusCode::BAD_REQUEST, "text/html; charset=utf-8", "<pre>Bad Request</pre>");
     };

@@ -121,6 +121,7 @@ pub(super) struct Knobs {
     pub(super) load_delay: Duration,
     pub(super) loads_frozen: bool,
     pub(super) answer_joins: bool,
+    pub(super) answer_creations: bool,
     pub(super) init: InitStyle,
     pub(super) refuse_links: bool,
     pub(super) keep_alive: Option<Duration>,

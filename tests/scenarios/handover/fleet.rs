@@ -13,6 +13,11 @@ use crate::harness::*;
 const MONOLITHS: usize = 4;
 const ROOMS: usize = 50;
 const CLIENTS: usize = 500;
+/// How often each client says something.
+const PACE: Duration = Duration::from_millis(400);
+/// Words of a client that may be lost with a Monolith, which are those that it had been sent and had not answered: half a
+/// word at this pace, and a few where the machine is busy.
+const UNDER_WAY: u64 = 4;
 
 /// How a Monolith goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +40,8 @@ struct Fleet {
 }
 
 impl Fleet {
-    /// Everybody is in a room and talks. `patience`: how long clients wait for what may never come back.
-    async fn start(patience: Duration) -> Self {
+    /// Everybody is in a room and talks.
+    async fn start() -> Self {
         let world = world_with((0..ROOMS).map(|n| format!("Room{n}")));
         let mut monoliths = Vec::new();
         for _ in 0..MONOLITHS {
@@ -52,10 +57,9 @@ impl Fleet {
         })
         .await;
         let (stage, watched) = watch::channel(Stage::Talking);
-        let pace = Duration::from_millis(400);
         let client = |n: usize| {
             let (room, name) = (format!("Room{}", n % ROOMS), format!("c{n}"));
-            spawn(balancer.addr(), room, name, pace, patience, watched.clone())
+            spawn(balancer.addr(), room, name, PACE, watched.clone())
         };
         let clients = (0..CLIENTS).map(client).collect();
         let fleet = Self { monoliths, balancer, stage, clients };
@@ -100,57 +104,65 @@ impl Fleet {
     }
 }
 
-/// Every Monolith goes once under clients that talk: none is closed, and nothing comes twice or out of order.
+/// Every Monolith goes once under clients that talk: none is closed, nothing comes twice or out of order, and nothing is
+/// lost but what a Monolith takes along that goes without a word. Each move loads a room once.
 #[allow(clippy::print_stdout, reason = "the figures of a run are worth a look")]
-async fn restarts(how: Going, patience: Duration) -> Vec<Heard> {
+async fn restarts(how: Going) {
     let began = Instant::now();
-    let mut fleet = Fleet::start(patience).await;
+    let mut fleet = Fleet::start().await;
     let up = Instant::now();
     fleet.restart_all(how).await;
     let restarted = up.elapsed();
     let heard = fleet.tell().await;
     let sum = |of: fn(&Heard) -> u64| heard.iter().map(of).sum::<u64>();
     println!(
-        "{how:?}: {} clients closed, {} messages received, {} said, {} missing, {} handed over, {} lossy; \
-         restarts took {restarted:.1?}, all {:.1?}",
+        "{how:?}: {} clients closed, {} messages received, {} said, {} missing, at most {} at once, {} handed over, \
+         {} lossy; restarts took {restarted:.1?}, all {:.1?}",
         heard.iter().filter(|heard| heard.closed.is_some()).count(),
         sum(|heard| heard.messages),
         sum(|heard| heard.said),
         sum(Heard::missing),
+        heard.iter().flat_map(|heard| &heard.lost).max().unwrap_or(&0),
         fleet.balancer.metric("usher_handovers_done_total").await,
         fleet.balancer.metric("usher_handover_lossy_total").await,
         began.elapsed(),
     );
+    let may_be_lost = if how == Going::Drained { 0 } else { UNDER_WAY };
     for (n, heard) in heard.iter().enumerate() {
         assert_eq!(heard.closed, None, "client {n}");
         assert!(heard.in_order(), "client {n}: {heard:?}");
         assert!(heard.syncs >= 2, "client {n} was never handed over: {}", heard.syncs);
+        assert_eq!(heard.next(), heard.said, "client {n}: its last word has come back");
+        assert!(heard.lost.iter().all(|lost| *lost <= may_be_lost), "client {n}: {:?} lost", heard.lost);
+        // Each of its joins was to a load of its own, and there was no other one.
+        let room = format!("Room{}", n % ROOMS);
+        let loads: u64 = fleet.monoliths.iter().map(|monolith| monolith.loads_of(&room)).sum();
+        assert_eq!(heard.syncs, loads, "client {n}: its joins, and the loads of {room}");
     }
+    let done = fleet.balancer.metric("usher_handovers_done_total").await;
+    assert!(sum(Heard::missing) as f64 <= done, "of {done} times a client changed its Monolith");
     for name in ["usher_handover_room_lost_total", "usher_handover_window_closed_total"] {
         assert_eq!(fleet.balancer.metric(name).await, 0.0, "{name}");
     }
     alive(&fleet.monoliths.iter().collect::<Vec<_>>());
-    heard
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f28_f12_a_rolling_restart_with_drains_closes_nobody_and_loses_nothing() {
-    for heard in restarts(Going::Drained, SOON).await {
-        assert_eq!(heard.echoes, (0..heard.said).collect::<Vec<_>>(), "each of its words once");
-    }
+    restarts(Going::Drained).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn f12_bare_shutdowns_close_nobody() {
-    restarts(Going::ClosesItsLinks, Duration::from_secs(2)).await;
+async fn f12_bare_shutdowns_close_nobody_and_lose_only_what_was_under_way() {
+    restarts(Going::ClosesItsLinks).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn f12_announced_shutdowns_close_nobody() {
-    restarts(Going::Announced, Duration::from_secs(2)).await;
+async fn f12_announced_shutdowns_close_nobody_and_lose_only_what_was_under_way() {
+    restarts(Going::Announced).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn f14_crashes_close_nobody() {
-    restarts(Going::Crashes, Duration::from_secs(2)).await;
+async fn f14_crashes_close_nobody_and_lose_only_what_was_under_way() {
+    restarts(Going::Crashes).await;
 }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use usher::testkit::http;
 
-use super::mutate::{Random, mutated};
+use super::mutate::mutated;
 use super::*;
 
 /// Paths that somebody could take for the admin API's.
@@ -149,7 +149,7 @@ async fn whoever_has_the_key_gets_an_answer_for_every_body_and_no_file_of_the_di
     }
     assert_eq!(post("policy/use", br#"{"policy":"default"}"#.to_vec()).await.status, 200);
     let seeds: Vec<Vec<u8>> = corpus.into_iter().map(|(_, body)| body).collect();
-    let mut random = Random::new(3);
+    let mut random = random(3);
     for _ in 0..150 {
         let (route, body) = (*random.pick(&routes), mutated(&seeds, &mut random));
         let answer = post(route, body.clone()).await;
@@ -158,5 +158,54 @@ async fn whoever_has_the_key_gets_an_answer_for_every_body_and_no_file_of_the_di
     }
     assert_eq!(post("policy/use", br#"{"policy":"default"}"#.to_vec()).await.status, 200);
     assert_eq!(balancer.get("/_usher/v1/policy").await.json()["active"]["version"], before);
+    stage.end().await;
+}
+
+/// The names of everything in a folder.
+fn names_in(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
+}
+
+#[tokio::test]
+async fn whoever_has_the_key_gets_an_answer_for_every_recording_and_no_file_outside_its_folder() {
+    let outer = tempfile::tempdir().unwrap();
+    let folder = outer.path().join("inner/records");
+    std::fs::create_dir_all(&folder).unwrap();
+    let stage = Stage::start(|config| config.record.folder = Some(folder.clone())).await;
+    let (key, addr) = (format!("Bearer {KEY}"), stage.balancer.addr());
+    let ask = async |method: &str, body: &[u8]| {
+        let headers = [("authorization", key.as_str()), ("content-type", "application/json")];
+        http::request(addr, method, "/_usher/v1/record", &headers, body.to_vec()).await.unwrap()
+    };
+    let corpus = corpus("admin");
+    let mut random = random(6);
+    let records: Vec<Vec<u8>> =
+        corpus.iter().filter(|(name, _)| name.starts_with("record")).map(|(_, body)| body.clone()).collect();
+    let bent: Vec<_> = (0..100).map(|n| (format!("bent {n}"), mutated(&records, &mut random))).collect();
+    let mut begun = 0;
+    for (name, body) in corpus.iter().chain(&bent) {
+        let answer = ask("POST", body).await;
+        let shown = format!("{name}: {} {} {}", body.escape_ascii(), answer.status, answer.text());
+        if answer.status == 200 {
+            // Another one at the same time is refused, whatever it asks for.
+            assert!((400..500).contains(&ask("POST", body).await.status), "{shown}");
+            assert_eq!(ask("DELETE", b"").await.status, 200, "{shown}");
+            begun += 1;
+        } else {
+            assert!((400..500).contains(&answer.status), "{shown}");
+            assert!(answer.json()["error"]["code"].is_string(), "{shown}");
+        }
+        if !name.starts_with("bent") {
+            assert_eq!(answer.status == 200, matches!(name.as_str(), "record.json" | "empty.json"), "{shown}");
+        }
+        assert!(!answer.text().contains("root:"), "{shown}");
+    }
+    assert!(begun >= 2, "those of the corpus that are good");
+    assert!(!names_in(&folder).is_empty());
+    assert_eq!(
+        (names_in(outer.path()), names_in(&outer.path().join("inner"))),
+        (vec!["inner".into()], vec!["records".into()])
+    );
     stage.end().await;
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use usher::testkit::http;
 
-use super::mutate::{Random, mutated};
+use super::mutate::mutated;
 use super::*;
 
 #[tokio::test]
@@ -17,7 +17,7 @@ async fn noise_at_either_port_ends_its_own_connection_only() {
         config.timeouts.hold = Duration::from_millis(300);
     })
     .await;
-    let mut random = Random::new(1);
+    let mut random = random(1);
     for addr in [stage.balancer.addr(), stage.balancer.admin()] {
         let noise: Vec<Vec<u8>> = (0..40)
             .map(|_| {
@@ -59,7 +59,7 @@ async fn nothing_that_is_smuggled_reaches_anybody() {
     assert!(a.requests().iter().all(|request| request.target != "/smuggled"), "{:?}", a.requests());
     // Bent ones too, whatever becomes of them: what a Monolith reads is what the balancer has read.
     let seeds: Vec<Vec<u8>> = corpus.into_iter().map(|(_, bytes)| bytes).filter(|bytes| bytes[0] > b' ').collect();
-    let mut random = Random::new(2);
+    let mut random = random(2);
     for _ in 0..12 {
         let mut round: Vec<_> = (0..10).map(|_| mutated(&seeds, &mut random)).collect();
         // Whatever was incomplete is broken now, so that nobody waits for the rest.

@@ -4,7 +4,7 @@ use serde_json::json;
 use usher::testkit::RawFrame;
 use usher::testkit::monolith::InitStyle;
 
-use super::mutate::{Random, mutated};
+use super::mutate::mutated;
 use super::*;
 use crate::support;
 
@@ -43,7 +43,7 @@ async fn bent_frames_of_one_monolith_cost_nobody_else_anything() {
         seeds.push(bytes);
     }
     stage.unharmed().await;
-    let mut random = Random::new(5);
+    let mut random = random(5);
     for round in 0..400 {
         let bytes = mutated(&seeds, &mut random);
         match std::str::from_utf8(&bytes) {

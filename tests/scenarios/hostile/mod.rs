@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use usher::config::Config;
 use usher::testkit::{Client, Monolith, World};
 
+use self::mutate::Random;
 use crate::harness::*;
 
 /// Panics of the program itself, in whatever task or thread.
@@ -79,6 +80,14 @@ impl Stage {
         drop(self.witness);
         nobody_left(&self.balancer, &[&self.a]).await;
     }
+}
+
+/// The random numbers of a test: from the seed `USHER_FUZZ_SEED`, or else the same ones each time. A test that fails says
+/// how it is repeated.
+fn random(of_the_test: u64) -> Random {
+    let seed = std::env::var("USHER_FUZZ_SEED").map_or(1, |text| text.parse::<u64>().expect("a number"));
+    println!("again: USHER_FUZZ_SEED={seed} cargo test --test scenarios hostile");
+    Random::new(seed.wrapping_mul(1000).wrapping_add(of_the_test))
 }
 
 /// Every file of one folder of the corpus.

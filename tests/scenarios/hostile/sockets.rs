@@ -6,7 +6,6 @@ use futures_util::future::join_all;
 use usher::model::wire::LONGEST_TOKEN;
 use usher::testkit::{RawFrame, RawSocket};
 
-use super::mutate::Random;
 use super::*;
 
 fn frame(fin: bool, rsv: u8, opcode: u8, payload: &[u8]) -> Vec<u8> {
@@ -173,7 +172,7 @@ async fn noise_after_the_handshake_ends_its_own_socket_only() {
         config.timeouts.auth = Duration::from_millis(500);
     })
     .await;
-    let mut random = Random::new(4);
+    let mut random = random(4);
     for round in 0..60 {
         let mut socket = RawSocket::connect(stage.balancer.addr(), "/api/room/x", &[]).await.unwrap();
         if round % 2 == 0 {

@@ -1,0 +1,74 @@
+//! A Monolith that discovery no longer lists, while it is there and has rooms.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use usher::config;
+use usher::testkit::Monolith;
+
+use super::all_handed_over;
+use super::chatter::{Stage, spawn};
+use crate::harness::*;
+
+const CLIENTS: usize = 16;
+
+/// A configuration file that lists these Monoliths.
+fn listing(monoliths: &[&Monolith]) -> String {
+    let listed = monoliths.iter().map(|monolith| {
+        let addr = monolith.link_addr();
+        format!("[[discovery.monoliths]]\nhost = \"{}\"\nport = {}\n", addr.ip(), addr.port())
+    });
+    format!(
+        "port = 1\nregion = \"{HERE}\"\napi_key = \"{KEY}\"\n[policy]\nbudget = \"1s\"\n\
+         [handover]\nquiet = \"100ms\"\nrate = 1000\nwindow = \"20s\"\n\
+         [discovery]\nmethod = \"manual\"\n{}",
+        listed.collect::<String>()
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f28_a_monolith_that_discovery_takes_out_hands_over_its_rooms_and_closes_nobody() {
+    let rooms: Vec<String> = (0..8).map(|number| format!("Room{number}")).collect();
+    let world = world_with(&rooms);
+    let (a, b) = (monolith(&world).start().await.unwrap(), monolith(&world).start().await.unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("usher.toml");
+    std::fs::write(&path, listing(&[&a, &b])).unwrap();
+    let request = config::Request {
+        path: Some(path.clone()),
+        working_dir: folder.path().to_owned(),
+        environment: Vec::new(),
+        shipped: config::SHIPPED_POLICIES.to_vec(),
+        workers: WORKERS,
+    };
+    let loaded = config::load(&request).unwrap().config;
+    let balancer = Balancer::start_request(loaded, request).await;
+    balancer.linked(2).await;
+    let (stage, watched) = watch::channel(Stage::Talking);
+    let client = |n: usize| {
+        let (room, name) = (rooms[n % rooms.len()].clone(), format!("c{n}"));
+        spawn(balancer.addr(), room, name, Duration::from_millis(50), watched.clone())
+    };
+    let clients: Vec<_> = (0..CLIENTS).map(client).collect();
+    holds(&a, |state| state.client_count() == CLIENTS / 2).await;
+    holds(&b, |state| state.client_count() == CLIENTS / 2).await;
+    std::fs::write(&path, listing(&[&b])).unwrap();
+    holds(&b, |state| state.client_count() == CLIENTS).await;
+    all_handed_over(&balancer).await;
+    stage.send_replace(Stage::Listening);
+    let mut handed_over = 0;
+    for (n, client) in clients.into_iter().enumerate() {
+        let heard = client.await.unwrap();
+        assert_eq!(heard.closed, None, "client {n}");
+        assert!(heard.in_order(), "client {n}: {heard:?}");
+        assert_eq!(heard.echoes, (0..heard.said).collect::<Vec<_>>(), "client {n}: each of its words once");
+        handed_over += heard.syncs - 1;
+    }
+    assert_eq!(handed_over, CLIENTS as u64 / 2, "those of the other Monolith stay where they are");
+    for room in &rooms {
+        assert_eq!(b.loads_of(room), 1, "{room}");
+    }
+    // Once it is empty its link goes as well; it is there for as long as anybody needs it.
+    holds(&a, |state| state.link_count() == 0 && state.rooms().is_empty()).await;
+    nobody_left(&balancer, &[&a, &b]).await;
+}
