@@ -202,6 +202,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientTask<S> {
                     self.sent(sent);
                     Ok(())
                 }
+                // Before what the client sends: one that sends without end would put off every deadline.
+                () = &mut timer => self.time(timer.as_mut()).await,
                 message = self.socket.next(), if self.pending.is_none() => {
                     let ping = matches!(message, Some(Ok(Message::Ping(_))));
                     match self.message(message, timer.as_mut()) {
@@ -210,7 +212,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientTask<S> {
                         step => step,
                     }
                 }
-                () = &mut timer => self.time(timer.as_mut()).await,
             };
             if let Err(end) = step {
                 return end;

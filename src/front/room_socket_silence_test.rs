@@ -2,7 +2,7 @@
 //! gone without a word is missed.
 
 use serde_json::Value;
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::sync::{mpsc, watch};
 use tokio_tungstenite::tungstenite::protocol::Role;
 
@@ -33,6 +33,14 @@ struct Stage {
 
 /// A client has said who it is and waits for its room.
 async fn stage(config: &Config) -> Stage {
+    let (monolith, stream, context) = connected(config).await;
+    let mut client = WebSocketStream::from_raw_socket(stream, Role::Client, None).await;
+    client.send(Message::text(r#"{"action":"auth","token":"t"}"#)).await.unwrap();
+    Stage { monolith, client, context }
+}
+
+/// A client has come, and its end of the stream.
+async fn connected(config: &Config) -> (Socket, DuplexStream, Arc<SocketContext>) {
     let (reports, received) = mpsc::channel(64);
     let settings = ControlSettings {
         cluster: cluster_settings(config),
@@ -83,9 +91,7 @@ async fn stage(config: &Config) -> Stage {
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     let socket = WebSocketStream::from_raw_socket(ours, Role::Server, Some(websocket_config(&settings))).await;
     tokio::spawn(serve(socket, request, inbox, place, settings, context.clone()));
-    let mut client = WebSocketStream::from_raw_socket(theirs, Role::Client, None).await;
-    client.send(Message::text(r#"{"action":"auth","token":"t"}"#)).await.unwrap();
-    Stage { monolith, client, context }
+    (monolith, theirs, context)
 }
 
 /// The next text. Reading answers pings as well.
@@ -147,6 +153,30 @@ async fn f20_a_silent_client_is_gone_within_its_bound_and_its_leave_is_sent() {
         let left = stage.context.control.query(|cluster| cluster.size().1).await.unwrap();
         assert_eq!(left, 0);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_pings_puts_off_no_deadline() {
+    let config = Config::default();
+    let (_monolith, stream, context) = connected(&config).await;
+    let (mut answers, mut flood) = tokio::io::split(stream);
+    // It takes every answer, and there is always more to read from it.
+    tokio::spawn(async move { tokio::io::copy(&mut answers, &mut tokio::io::sink()).await });
+    let pings = [0x89, 0x80, 0, 0, 0, 0].repeat(1000);
+    tokio::spawn(async move { while flood.write_all(&pings).await.is_ok() {} });
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((context.clients.len(), context.clients.counters.unauthenticated.load(Relaxed)), (1, 0));
+    tokio::time::advance(config.timeouts.auth + Duration::from_secs(1)).await;
+    let ended = || context.clients.counters.unauthenticated.load(Relaxed) == 1;
+    for _ in 0..1000 {
+        if ended() {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    assert!(ended());
 }
 
 #[tokio::test(start_paused = true)]
