@@ -41,7 +41,7 @@ struct Link {
 /// takes heartbeats to notice.
 const UNREAD: Duration = Duration::from_secs(5);
 /// How long after a room has gone its balancer may not know of it yet: as long as a stall keeps the news.
-const NEWS: Duration = Duration::from_secs(5);
+pub(super) const NEWS: Duration = Duration::from_secs(5);
 /// How long what a client says may wait for the answer to its join.
 const ANSWER: Duration = Duration::from_secs(1);
 /// From a client's word to its link, and from the end of a link to the balancer's saying so.
@@ -58,7 +58,8 @@ struct Inputs {
     last: BTreeMap<LinkNumber, u64>,
     /// Knows the links over which its joins went, whether or not they arrived.
     inbox: Option<Arc<Inbox>>,
-    /// Its room went without its balancer's doing at these moments: what was under way to it is lost.
+    /// Its room went without its balancer's doing at these moments, or was found to have gone when it joined: what was under
+    /// way to it is lost.
     surprises: Vec<Instant>,
 }
 

@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
 use super::dice::Dice;
-use super::ledger::{Ledger, LinkNumber, Session};
+use super::ledger::{Ledger, LinkNumber, NEWS, Session};
 use super::pipe::{End, Line, small};
 
 /// An unload that crosses the Monolith's own on the way ends a real one and cannot be avoided: it is excused for so long.
@@ -319,6 +319,10 @@ impl Monolith {
             if state.rooms.contains_key(&room) {
                 state.admit(link, &room, member, session);
                 return;
+            }
+            if state.unloaded_lately.iter().any(|(at, name)| *name == room && at.elapsed() < NEWS) {
+                // Its balancer may take the room for loaded, and what it says goes to a room that is only being loaded.
+                state.ledger.surprise(session);
             }
             let waiting = state.loading.entry(room.clone()).or_default();
             waiting.push((link, member, session));
