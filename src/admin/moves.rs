@@ -64,7 +64,7 @@ pub(super) fn write_hand_overs(out: &mut MetricsText, counted: &HandOverCounters
         ("usher_handover_lossy_total", "Rooms that moved while somebody still talked.", counted.lossy),
         ("usher_handover_skipped_total", "Moves left undone: the room may not be saved yet.", counted.skipped),
     ];
-    write_counters(out, &counters);
+    out.counters(&counters);
     out.gauge("usher_handing_over", "Members that are between two Monoliths.", now);
 }
 
@@ -79,16 +79,10 @@ pub(super) fn write(out: &mut MetricsText, moves: &MoveCounters, queued: usize) 
         ("usher_moves_done_total", "Rooms that left their Monolith as asked.", moves.done),
         ("usher_moves_given_up_total", "Moves whose Monolith kept the room, or went.", moves.given_up),
     ];
-    write_counters(out, &counters);
+    out.counters(&counters);
     out.gauge("usher_moves_queued", "Moves that wait for their turn.", queued);
     let labels = MoveRefusal::ALL.map(|refusal| [("reason", refusal.label())]);
     let samples: Vec<(&[(&str, &str)], u64)> =
         labels.iter().zip(moves.refused).map(|(label, count)| (label.as_slice(), count)).collect();
     out.family("usher_moves_refused_total", "Moves that could not be.", "counter", &samples);
-}
-
-fn write_counters(out: &mut MetricsText, counters: &[(&str, &str, u64)]) {
-    for (name, help, value) in counters {
-        out.counter(name, help, *value);
-    }
 }

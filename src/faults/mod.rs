@@ -444,7 +444,7 @@ macro_rules! parts {
 parts!(seeds_first 0, seeds_second 1, seeds_third 2, seeds_fourth 3);
 
 #[test]
-#[ignore = "as many seeds as one likes: USHER_FAULT_SEEDS=10000"]
+#[ignore = "minutes in release: cargo test --release -- --ignored soak (USHER_FAULT_SEEDS says how many seeds)"]
 fn soak_more_seeds() {
     let count: u64 = std::env::var("USHER_FAULT_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(10_000);
     try_seeds(SEEDS..SEEDS + count);

@@ -28,7 +28,8 @@ use crate::link::outbox::{Closed, Refused};
 use crate::link::stats::count;
 use crate::link::tap::{Direction, Tap, TapKind};
 use crate::model::event::Token;
-use crate::model::wire::{self, Hello};
+use crate::model::hello::{self, Hello};
+use crate::model::wire;
 use crate::model::{Attachment, ClientId, CloseCode, Region, RoomName};
 
 /// How long a client may take to answer a close frame.
@@ -386,7 +387,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientTask<S> {
             return self.hello(&text, timer);
         }
         count(&self.counters().messages);
-        if !wire::is_object(&text) {
+        if !hello::is_object(&text) {
             count(&self.counters().dropped_frames);
             return Ok(());
         }

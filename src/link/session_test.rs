@@ -49,10 +49,9 @@ fn commanded_with(config: Config) -> (Session, mpsc::UnboundedReceiver<Command>,
     (session, commands, received)
 }
 
-/// Client number `n` joins the room, and its task knows.
-fn attach(session: &mut Session, n: u128, rejoin: bool) -> Arc<Inbox> {
-    let inbox = Inbox::new(Config::default().limits.client_queue);
-    session.command(Command::Attach {
+/// Client number `n` is to join the room.
+fn attaching(n: u128, inbox: &Arc<Inbox>, rejoin: bool) -> Command {
+    Command::Attach {
         client: ClientId::from_u128(n << 64),
         attachment: Attachment(1),
         room: RoomName::reported("Movie"),
@@ -61,7 +60,13 @@ fn attach(session: &mut Session, n: u128, rejoin: bool) -> Arc<Inbox> {
         open: true,
         report: false,
         rejoin,
-    });
+    }
+}
+
+/// Client number `n` joins the room, and its task knows.
+fn attach(session: &mut Session, n: u128, rejoin: bool) -> Arc<Inbox> {
+    let inbox = Inbox::new(Config::default().limits.client_queue);
+    session.command(attaching(n, &inbox, rejoin));
     assert!(matches!(inbox.try_next(), Some(Item::Attached { open: true, .. })));
     assert!(matches!(session.outbox.try_next(), Some(Outgoing::Text(text)) if text.contains("join")));
     inbox
@@ -292,17 +297,7 @@ async fn f16_a_session_that_breaks_tells_its_members_and_the_control_thread_that
         assert!(matches!(received.recv().await, Some(Report::Up { .. })));
         told.send(Command::Accept).unwrap();
         let inbox = Inbox::new(Config::default().limits.client_queue);
-        let attach = Command::Attach {
-            client: ClientId::from_u128(1 << 64),
-            attachment: Attachment(1),
-            room: RoomName::reported("Movie"),
-            token: Token("t".into()),
-            inbox: inbox.clone(),
-            open: true,
-            report: false,
-            rejoin: false,
-        };
-        told.send(attach).unwrap();
+        told.send(attaching(1, &inbox, false)).unwrap();
         assert!(matches!(inbox.next().await, Item::Attached { .. }));
         while full && reports.try_send(Report::Event(Event::Tick)).is_ok() {}
         breaks.store(true, Ordering::SeqCst);

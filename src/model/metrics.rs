@@ -14,6 +14,13 @@ impl MetricsText {
         self.family(name, help, "counter", &[(&[], value)]);
     }
 
+    /// Numbers that only rise, each with its name and its help.
+    pub fn counters(&mut self, counters: &[(&str, &str, u64)]) {
+        for (name, help, value) in counters {
+            self.counter(name, help, *value);
+        }
+    }
+
     /// A number that rises and falls.
     pub fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
         self.family(name, help, "gauge", &[(&[], value)]);

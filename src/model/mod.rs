@@ -7,6 +7,7 @@ pub mod close;
 pub mod epoch;
 pub mod event;
 pub mod exposition;
+pub mod hello;
 pub mod id;
 pub mod metrics;
 pub mod moves;

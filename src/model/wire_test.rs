@@ -1,6 +1,7 @@
 //! Tests of the wire format: what is read, what is kept byte for byte, and what is refused.
 
 use super::*;
+use crate::model::hello::{Hello, LONGEST_TOKEN, is_object};
 use crate::model::{Attachment, ClientId};
 use proptest::prelude::*;
 

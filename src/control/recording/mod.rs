@@ -270,16 +270,14 @@ impl Recordings {
         let sum = sum(&state.totals, &now.unwrap_or_default());
         out.gauge("usher_record_active", "1 while traffic is recorded.", u8::from(active));
         out.gauge("usher_record_failing", "1 while the disk does not take what is recorded.", u8::from(failing));
-        for (name, help, value) in [
+        out.counters(&[
             ("usher_record_bytes_total", "Bytes of traces that were written.", sum.bytes),
             ("usher_record_events_total", "Events that were recorded.", sum.events),
             ("usher_record_decisions_total", "Decisions that were recorded.", sum.decisions),
             ("usher_record_dropped_events_total", "Events that are missing in traces.", sum.dropped_events),
             ("usher_record_dropped_decisions_total", "Decisions that are missing in traces.", sum.dropped_decisions),
             ("usher_record_rotations_total", "Full files of traces.", sum.rotations),
-        ] {
-            out.counter(name, help, value);
-        }
+        ]);
     }
 
     /// Lets a recording have what happens. The control thread has taken it up when this returns.

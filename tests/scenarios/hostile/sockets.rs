@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use futures_util::future::join_all;
-use usher::model::wire::LONGEST_TOKEN;
+use usher::model::hello::LONGEST_TOKEN;
 use usher::testkit::{RawFrame, RawSocket};
 
 use super::*;
