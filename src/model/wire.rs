@@ -527,7 +527,7 @@ pub fn unload(room: &str) -> String {
     format!(r#"{{"type":"unload","payload":{{"room":{}}}}}"#, Quoted(room))
 }
 
-/// `client_msg`: what a client said, byte for byte. `payload` has to be one JSON object, see [`is_object`].
+/// `client_msg`: what a client said, byte for byte. `payload` has to be one JSON object, see [`is_object`](super::hello::is_object).
 pub fn client_message(member: MemberId, payload: &str) -> String {
     let mut frame = String::with_capacity(SAID_AT + payload.len() + SAID_TAIL.len());
     frame.push_str(SAID_HEAD);
