@@ -93,7 +93,7 @@ pub enum Owner {
 }
 
 /// What anybody may read.
-fn is_open(path: &str) -> bool {
+pub fn is_open(path: &str) -> bool {
     matches!(path.trim_end_matches('/'), "/api/status" | "/api/status/metrics" | "/_usher/ready")
 }
 

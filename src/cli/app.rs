@@ -30,9 +30,10 @@ use crate::control::{Control, ControlSettings};
 use crate::discovery::EndpointSet;
 use crate::front::body::Body;
 use crate::front::door::{FrontDoor, RouteDecider};
-use crate::front::listener::{Handler, Listener, ListenerCounters, Peer, Stop, into_tcp};
+use crate::front::listener::{Bounds, Handler, Listener, ListenerCounters, Peer, Stop, into_tcp};
 use crate::front::respond::Refusal;
 use crate::front::router;
+use crate::front::threads::Threads;
 use crate::link::stats::LinkCounters;
 use crate::link::tap::Tap;
 use crate::link::{self, LinkContext};
@@ -184,10 +185,12 @@ impl App {
         let (addr, admin_addr) = (listener.addr(), admin_listener.as_ref().map(Listener::addr));
         let grace = now.timeouts.shutdown + GRACE;
         let gate = watch::Sender::new(false);
+        let threads = Arc::new(Threads::start()?);
         let serve = |listener: Listener, scope: Scope, stop: &Stop| {
             let handler = Arc::new(Dispatch { front: front.clone(), admin: admin.clone(), scope });
             let (mut gate, stop) = (gate.subscribe(), stop.clone());
-            let serving = listener.serve_live(handler, config.clone(), stop.clone(), grace);
+            let bounds = Bounds::Live(config.clone());
+            let serving = listener.serve(handler, bounds, threads.clone(), stop.clone(), grace);
             tokio::spawn(async move {
                 tokio::select! {
                     // An error means that nobody is left to open it.
@@ -368,6 +371,10 @@ struct Dispatch {
 }
 
 impl Handler for Dispatch {
+    fn is_probe(&self, request: &Request<Incoming>) -> bool {
+        admin::is_open(request.uri().path())
+    }
+
     async fn handle(&self, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
         let owner = admin::owner(request.uri().path());
         let open = request.uri().path().trim_end_matches('/') == "/api/status";

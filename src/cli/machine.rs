@@ -15,17 +15,12 @@ pub(super) fn workers() -> usize {
 /// hundreds of milliseconds while a few rooms went round and round.
 const SHARED_QUEUE_EVERY: u32 = 3;
 
-/// How many tasks run between two looks at what has arrived on the sockets. When thousands join at once there is always a
-/// task to run, and at tokio's own pace, 61, whoever asks how this balancer is doing would wait a few milliseconds to be
-/// heard at all. Under load the looks cost no more than the scatter of a measurement.
-const SOCKETS_EVERY: u32 = 8;
-
 /// The runtime that serves links and clients.
 pub(super) fn runtime(workers: usize) -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
         .global_queue_interval(SHARED_QUEUE_EVERY)
-        .event_interval(SOCKETS_EVERY)
+        .event_interval(crate::front::SOCKETS_EVERY)
         .enable_all()
         .build()
 }

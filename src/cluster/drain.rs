@@ -156,7 +156,11 @@ impl Cluster {
             summary.clients_left += room.members.len();
             let stays = match &room.state {
                 State::Active(Active { binding: Binding::Reported(_), .. }) => true,
-                State::Active(_) | State::Placing(_) | State::Unloading(_) | State::Parked { .. } => false,
+                State::Active(_)
+                | State::Placing(_)
+                | State::Unloading(_)
+                | State::Settling(_)
+                | State::Parked { .. } => false,
             };
             summary.done &= stays;
         }

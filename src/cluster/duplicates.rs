@@ -3,7 +3,8 @@
 //!
 //! Every balancer sees the same duplicate and comes to the same loser, and a second `unload` of one load ends a real
 //! Monolith. Balancers do not talk to each other, but all of them hear the loser's `unloaded`. So each waits for a turn
-//! of its own before it asks, and whoever hears that the room has gone asks no more. Traffic to the loser ends at once.
+//! of its own before it asks, and whoever hears that the room has gone asks no more. Traffic to the loser ends at once;
+//! who was in it there is let in by the winner once the loser has let go (`settling`).
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -12,10 +13,10 @@ use std::hash::BuildHasher;
 use foldhash::fast::FixedState;
 
 use super::monolith::{Asked, Copy};
-use super::room::{Active, Binding, State, Unloading, Waiter};
+use super::room::{Active, Binding, State, Unloading};
 use super::{Cluster, Turn};
 use crate::model::event::{Effect, Micros, UnloadCause};
-use crate::model::policy::{Cause, Previous};
+use crate::model::policy::Cause;
 use crate::model::story::MoveEnd;
 use crate::model::{CloseCode, Epoch, LinkId, MonolithId, RoomKey};
 
@@ -98,17 +99,10 @@ impl Cluster {
         released.extend(self.take_sent_away(key));
         self.counters.handover.rooms += u64::from(!released.is_empty());
         self.contest(owner.0, key, nearness, turn);
-        let (monolith, binding) = (other.0.clone(), Binding::Reported(other.1));
-        self.change_room(key, turn, |room| {
-            room.previous = Some(Previous { monolith: owner.0.clone(), why: "duplicate".into() });
-            room.state = State::Active(Active { monolith, binding });
-        });
-        for client in released {
-            self.let_in(key, Waiter::Client(client), turn);
-        }
+        self.settle(key, other, owner.0, released, turn);
     }
 
-    fn nearness(&self, key: &RoomKey, loser: &MonolithId, members: bool) -> Nearness {
+    pub(super) fn nearness(&self, key: &RoomKey, loser: &MonolithId, members: bool) -> Nearness {
         let placed = self.rooms.get(key).and_then(|room| room.placed.as_ref());
         match placed {
             Some(placed) if placed.monolith == *loser => Nearness::SentIt,
@@ -118,7 +112,13 @@ impl Cluster {
     }
 
     /// Has the loser of a duplicate unload it. Returns whether that is news.
-    fn contest(&mut self, loser: &MonolithId, key: &RoomKey, nearness: Nearness, turn: &mut Turn<'_>) -> bool {
+    pub(super) fn contest(
+        &mut self,
+        loser: &MonolithId,
+        key: &RoomKey,
+        nearness: Nearness,
+        turn: &mut Turn<'_>,
+    ) -> bool {
         let now = self.now;
         let Some(copy) = self.copy_mut(loser, key).filter(|copy| copy.asked.is_none()) else { return false };
         copy.contested = Some(now);
@@ -207,7 +207,8 @@ impl Cluster {
                     }
                 }
                 Some(State::Active(active)) if active.monolith == monolith => self.keep_copy(&monolith, &key),
-                Some(State::Active(_) | State::Unloading(_)) => {
+                Some(State::Settling(settling)) if settling.monolith == monolith => self.keep_copy(&monolith, &key),
+                Some(State::Active(_) | State::Unloading(_) | State::Settling(_)) => {
                     self.send_unload(&monolith, &key, UnloadCause::Duplicate, turn);
                 }
                 // The winner has gone meanwhile: this is the only copy, and nobody is to lose it.
@@ -274,7 +275,7 @@ impl Cluster {
         })
     }
 
-    fn copy_mut(&mut self, monolith: &MonolithId, key: &RoomKey) -> Option<&mut Copy> {
+    pub(super) fn copy_mut(&mut self, monolith: &MonolithId, key: &RoomKey) -> Option<&mut Copy> {
         self.monoliths.get_mut(monolith)?.copies.get_mut(key)
     }
 }
@@ -289,7 +290,7 @@ fn delay(seed: u64, monolith: &MonolithId, nearness: Nearness) -> Micros {
 
 /// Whether load `a` beats load `b`: the older one, or for equal epochs the smaller Monolith id, so that every balancer
 /// comes to the same end.
-fn older(a: (Epoch, &MonolithId), b: (Epoch, &MonolithId)) -> bool {
+pub(super) fn older(a: (Epoch, &MonolithId), b: (Epoch, &MonolithId)) -> bool {
     match a.0.compare(b.0) {
         Ordering::Less => true,
         Ordering::Greater => false,

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::members::Place;
-use super::room::{Binding, Placing, State, Unloading, Waiter};
+use super::room::{Binding, Placing, Settling, State, Unloading, Waiter};
 use super::{Cluster, Map, Turn};
 use crate::model::event::{Effect, Micros};
 use crate::model::policy::{Cause, Previous};
@@ -249,7 +249,9 @@ impl Cluster {
                 self.waiting += 1;
                 out.is_empty()
             }
-            State::Unloading(Unloading { waiting, .. }) | State::Parked { waiting, .. } => {
+            State::Unloading(Unloading { waiting, .. })
+            | State::Settling(Settling { waiting, .. })
+            | State::Parked { waiting, .. } => {
                 waiting.push_back(waiter);
                 self.waiting += 1;
                 false
@@ -296,7 +298,9 @@ impl Cluster {
         let deadline = self.parked_until();
         self.change_room(key, turn, |room| {
             room.previous = Some(Previous { monolith: from.clone(), why: why.into() });
-            if let State::Unloading(Unloading { waiting: queue, .. }) = &mut room.state {
+            if let State::Unloading(Unloading { waiting: queue, .. })
+            | State::Settling(Settling { waiting: queue, .. }) = &mut room.state
+            {
                 waiting.append(queue);
             }
             room.state = if crossed.is_empty() {

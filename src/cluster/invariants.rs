@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::Cluster;
 use super::members::Place;
-use super::room::{Placing, State, Unloading, Waiter};
+use super::room::{Placing, Settling, State, Unloading, Waiter};
 use crate::model::{ClientId, MonolithId};
 
 impl Cluster {
@@ -30,6 +30,11 @@ impl Cluster {
                 if !self.timers.contains(&(at, key.clone())) {
                     return Some(format!("{key} waits without a timer"));
                 }
+            }
+            if let State::Settling(settling) = &room.state
+                && settling.loser == settling.monolith
+            {
+                return Some(format!("{key} waits for {} to let go what it keeps", settling.loser));
             }
             if let State::Placing(Placing { out, waiting, attempt, tried, .. }) = &room.state {
                 let live = waiting.iter().filter(|waiter| self.still_waits(**waiter)).count();
@@ -68,10 +73,14 @@ impl Cluster {
                         self.link_of(&unloading.monolith) == Some(link)
                     }
                     (State::Unloading(unloading), Place::Waiting) => unloading.waiting.contains(&waiter),
+                    (State::Settling(settling), Place::Waiting) => settling.waiting.contains(&waiter),
                     (State::Active(_), Place::SentAway { .. }) => true,
-                    (State::Parked { .. }, Place::Joined { .. })
+                    (State::Parked { .. } | State::Settling(_), Place::Joined { .. })
                     | (State::Active(_), Place::Waiting)
-                    | (State::Parked { .. } | State::Placing(_) | State::Unloading(_), Place::SentAway { .. }) => false,
+                    | (
+                        State::Parked { .. } | State::Placing(_) | State::Unloading(_) | State::Settling(_),
+                        Place::SentAway { .. },
+                    ) => false,
                 };
                 if !fine {
                     return Some(format!("{client} is {:?} while {key} is {:?}", entry.place, room.status()));
@@ -113,7 +122,8 @@ impl Cluster {
             }
             if let State::Parked { waiting: queue, .. }
             | State::Placing(Placing { waiting: queue, .. })
-            | State::Unloading(Unloading { waiting: queue, .. }) = &room.state
+            | State::Unloading(Unloading { waiting: queue, .. })
+            | State::Settling(Settling { waiting: queue, .. }) = &room.state
             {
                 let live = queue.iter().filter(|waiter| self.still_waits(**waiter));
                 live.for_each(|waiter| {

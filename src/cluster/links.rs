@@ -139,7 +139,7 @@ impl Cluster {
         // What it created without a name is no longer booked as pending; a later report will tell of the room.
         self.requests.retain(|_, request| request.room.is_some() || request.sent_to.as_ref() != Some(&id));
         let mut orphans: Vec<RoomKey> =
-            self.rooms.iter().filter(|(_, room)| room.monolith() == Some(&id)).map(|(key, _)| key.clone()).collect();
+            self.rooms.iter().filter(|(_, room)| room.concerns(&id)).map(|(key, _)| key.clone()).collect();
         // The order of effects must not depend on how a table hashes.
         orphans.sort_unstable();
         self.moves.lost(&id);

@@ -85,7 +85,7 @@ impl Cluster {
                 self.enlist(&key, waiter);
                 self.let_in(&key, waiter, turn);
             }
-            Some(State::Placing(_) | State::Parked { .. } | State::Unloading(_)) => {
+            Some(State::Placing(_) | State::Parked { .. } | State::Unloading(_) | State::Settling(_)) => {
                 self.wait_for_room(&key, waiter, turn);
             }
             None => self.place_first(name, waiter, turn),
@@ -126,7 +126,7 @@ impl Cluster {
                 self.answers += 1;
                 self.rebind(&key, binding, turn);
             }
-            State::Active(_) | State::Parked { .. } | State::Unloading(_) => {}
+            State::Active(_) | State::Parked { .. } | State::Unloading(_) | State::Settling(_) => {}
         }
     }
 

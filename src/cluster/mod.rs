@@ -25,6 +25,7 @@ mod reports;
 mod requests;
 mod room;
 mod rooms;
+mod settling;
 mod snapshot;
 mod story;
 #[cfg(test)]

@@ -315,7 +315,7 @@ impl Cluster {
         let active = match &room.state {
             State::Active(active) => active,
             State::Unloading(_) => return Err(MoveRefusal::UnderWay),
-            State::Parked { .. } | State::Placing(_) => return Err(MoveRefusal::NotActive),
+            State::Parked { .. } | State::Placing(_) | State::Settling(_) => return Err(MoveRefusal::NotActive),
         };
         if self.moves.watched.contains_key(key) {
             return Err(MoveRefusal::UnderWay);

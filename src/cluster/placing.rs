@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::handover::OFFER_AGAIN;
-use super::room::{Placed, Placing, State, Unloading, Waiter};
+use super::room::{Placed, Placing, Settling, State, Unloading, Waiter};
 use super::{Cluster, Turn};
 use crate::model::policy::{Answer, Call, CallClient, CallRoom, Cause, Decision, Hook, Previous};
 use crate::model::story::What;
@@ -50,7 +50,11 @@ impl Cluster {
     pub(super) fn wait_for_room(&mut self, key: &RoomKey, waiter: Waiter, turn: &mut Turn<'_>) {
         self.enlist(key, waiter);
         let lingering = match self.rooms.get_mut(key).map(|room| &mut room.state) {
-            Some(State::Parked { waiting, .. } | State::Unloading(Unloading { waiting, .. })) => {
+            Some(
+                State::Parked { waiting, .. }
+                | State::Unloading(Unloading { waiting, .. })
+                | State::Settling(Settling { waiting, .. }),
+            ) => {
                 waiting.push_back(waiter);
                 false
             }
@@ -123,7 +127,7 @@ impl Cluster {
     pub(super) fn recall(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
         let out = self.change_room(key, turn, |room| match &mut room.state {
             State::Placing(placing) => std::mem::take(&mut placing.out),
-            State::Parked { .. } | State::Active(_) | State::Unloading(_) => Vec::new(),
+            State::Parked { .. } | State::Active(_) | State::Unloading(_) | State::Settling(_) => Vec::new(),
         });
         let Some(out) = out else { return };
         // A request that is out cannot be taken back: its own outcome ends it.
@@ -239,7 +243,7 @@ impl Cluster {
         let waiting = match self.rooms.get_mut(key).map(|room| &mut room.state) {
             Some(State::Parked { waiting, .. }) => std::mem::take(waiting),
             Some(State::Placing(placing)) => std::mem::take(&mut placing.waiting),
-            Some(State::Active(_) | State::Unloading(_)) | None => return,
+            Some(State::Active(_) | State::Unloading(_) | State::Settling(_)) | None => return,
         };
         let (mut refused, mut kept) = (0, VecDeque::new());
         for waiter in waiting {
@@ -364,7 +368,8 @@ impl Cluster {
             Some(
                 State::Parked { waiting, .. }
                 | State::Placing(Placing { waiting, .. })
-                | State::Unloading(Unloading { waiting, .. }),
+                | State::Unloading(Unloading { waiting, .. })
+                | State::Settling(Settling { waiting, .. }),
             ) => waiting.iter().copied().find(|waiter| self.still_waits(*waiter)),
             Some(State::Active(_)) | None => None,
         }

@@ -34,6 +34,9 @@ impl Cluster {
         gone.sort_unstable();
         for key in gone {
             self.remove_copy(&monolith, &key);
+            if self.gone_while_settling(&key, &monolith, "unloaded", turn) {
+                continue;
+            }
             let leaving = self.is_leaving(&key, &monolith);
             if !leaving && !self.is_active_on(&key, &monolith) {
                 continue;
@@ -83,7 +86,12 @@ impl Cluster {
                     self.loaded_again(key, epoch, turn);
                 }
             }
+            State::Settling(settling) if settling.monolith == *monolith => {
+                (room.name, room.spelled) = (name.clone(), true);
+                self.reported_while_settling(key, monolith, epoch, turn);
+            }
             _ if leaving => {}
+            State::Settling(_) => self.reported_while_settling(key, monolith, epoch, turn),
             State::Unloading(_) => self.loaded_elsewhere(key, monolith, epoch, turn),
             State::Parked { .. } | State::Placing(_) => {
                 (room.name, room.spelled) = (name.clone(), true);
@@ -113,6 +121,9 @@ impl Cluster {
         }
         self.remove_copy(&monolith, key);
         self.count_rooms(&monolith);
+        if self.gone_while_settling(key, &monolith, "unloaded", turn) {
+            return;
+        }
         let leaving = self.is_leaving(key, &monolith);
         if !leaving && !self.is_active_on(key, &monolith) {
             return;
@@ -170,6 +181,9 @@ impl Cluster {
 
     /// The Monolith of a room is gone, with everything that was joined there.
     pub(super) fn orphan(&mut self, key: &RoomKey, monolith: &MonolithId, turn: &mut Turn<'_>) {
+        if self.gone_while_settling(key, monolith, "link_down", turn) {
+            return;
+        }
         self.tell_lost(key, turn);
         if let Some(State::Placing(_)) = self.rooms.get(key).map(|room| &room.state) {
             self.recall(key, turn);

@@ -49,7 +49,7 @@ impl Cluster {
         }
         match self.rooms.get(&key).map(|room| &room.state) {
             Some(State::Active(_)) => self.let_in(&key, waiter, turn),
-            Some(State::Placing(_) | State::Parked { .. } | State::Unloading(_)) => {
+            Some(State::Placing(_) | State::Parked { .. } | State::Unloading(_) | State::Settling(_)) => {
                 self.wait_for_room(&key, waiter, turn);
             }
             None => self.place_first(name, waiter, turn),
@@ -157,7 +157,7 @@ impl Cluster {
                 self.claim_created(&key, monolith, turn);
             }
             Some(State::Placing(_) | State::Parked { .. }) => self.activate(&key, monolith, binding, turn),
-            Some(State::Active(_) | State::Unloading(_)) => {}
+            Some(State::Active(_) | State::Unloading(_) | State::Settling(_)) => {}
         }
     }
 

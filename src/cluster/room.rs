@@ -51,6 +51,22 @@ pub(super) enum State {
     Active(Active),
     /// Its Monolith was asked to unload it, so that it can go to another.
     Unloading(Unloading),
+    /// On two Monoliths, one of which is to let it go.
+    Settling(Settling),
+}
+
+/// A room that another Monolith keeps than the one that it was on. Nobody speaks to that one any more, and nobody is let
+/// into the other before it has let go: what it saves last is to be older than whatever they say next.
+pub(super) struct Settling {
+    /// The one that keeps it.
+    pub(super) monolith: MonolithId,
+    /// The load that is kept.
+    pub(super) epoch: Epoch,
+    /// The one that is to let it go.
+    pub(super) loser: MonolithId,
+    pub(super) waiting: VecDeque<Waiter>,
+    /// When everybody is let in all the same.
+    pub(super) deadline: Micros,
 }
 
 /// A room whose Monolith has been asked to let it go. Its members are joined there until it has; whoever comes
@@ -137,6 +153,8 @@ pub enum RoomStatus {
     Active,
     /// On one Monolith that was asked to let it go.
     Unloading,
+    /// On two Monoliths, one of which is to let it go.
+    Settling,
 }
 
 impl Room {
@@ -161,7 +179,17 @@ impl Room {
             State::Placing(placing) => Some(&placing.monolith),
             State::Active(active) => Some(&active.monolith),
             State::Unloading(unloading) => Some(&unloading.monolith),
+            State::Settling(settling) => Some(&settling.monolith),
         }
+    }
+
+    /// Whether it makes a difference to the room that this Monolith has gone.
+    pub(super) fn concerns(&self, monolith: &MonolithId) -> bool {
+        let loser = match &self.state {
+            State::Settling(settling) => Some(&settling.loser),
+            State::Parked { .. } | State::Placing(_) | State::Active(_) | State::Unloading(_) => None,
+        };
+        [self.monolith(), loser].contains(&Some(monolith))
     }
 
     /// The Monolith on which it counts as a placement that nothing has confirmed.
@@ -169,7 +197,7 @@ impl Room {
         match &self.state {
             State::Placing(placing) => Some(&placing.monolith),
             State::Active(Active { monolith, binding: Binding::Provisional { .. } }) => Some(monolith),
-            State::Parked { .. } | State::Active(_) | State::Unloading(_) => None,
+            State::Parked { .. } | State::Active(_) | State::Unloading(_) | State::Settling(_) => None,
         }
     }
 
@@ -177,7 +205,7 @@ impl Room {
     pub(super) fn bound_to(&self) -> Option<&MonolithId> {
         match &self.state {
             State::Active(active) => Some(&active.monolith),
-            State::Parked { .. } | State::Placing(_) | State::Unloading(_) => None,
+            State::Parked { .. } | State::Placing(_) | State::Unloading(_) | State::Settling(_) => None,
         }
     }
 
@@ -186,6 +214,7 @@ impl Room {
         match &self.state {
             State::Active(active) => Some(&active.monolith),
             State::Unloading(unloading) => Some(&unloading.monolith),
+            State::Settling(settling) => Some(&settling.monolith),
             State::Parked { .. } | State::Placing(_) => None,
         }
     }
@@ -194,14 +223,14 @@ impl Room {
     pub(super) fn out(&self) -> &[Waiter] {
         match &self.state {
             State::Placing(placing) => &placing.out,
-            State::Parked { .. } | State::Active(_) | State::Unloading(_) => &[],
+            State::Parked { .. } | State::Active(_) | State::Unloading(_) | State::Settling(_) => &[],
         }
     }
 
     pub(super) fn is_confirmed(&self) -> bool {
         match &self.state {
             State::Active(active) => !matches!(active.binding, Binding::Provisional { .. }),
-            State::Unloading(_) => true,
+            State::Unloading(_) | State::Settling(_) => true,
             State::Parked { .. } | State::Placing(_) => false,
         }
     }
@@ -212,6 +241,7 @@ impl Room {
             State::Placing(placing) => Some(placing.deadline),
             State::Active(active) => active.binding.deadline(),
             State::Unloading(unloading) => Some(unloading.deadline),
+            State::Settling(settling) => Some(settling.deadline),
         }
     }
 
@@ -221,6 +251,7 @@ impl Room {
             State::Placing(_) => RoomStatus::Placing,
             State::Active(_) => RoomStatus::Active,
             State::Unloading(_) => RoomStatus::Unloading,
+            State::Settling(_) => RoomStatus::Settling,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::room::{Active, Binding, Placing, Room, State, Unloading, Waiter};
+use super::room::{Active, Binding, Placing, Room, Settling, State, Unloading, Waiter};
 use super::{Cluster, Turn};
 use crate::model::event::{Effect, Micros};
 use crate::model::policy::Previous;
@@ -88,7 +88,7 @@ impl Cluster {
         };
         let instead_of = match &before {
             State::Placing(placing) if placing.monolith != *monolith => Some(placing.monolith.clone()),
-            State::Placing(_) | State::Parked { .. } | State::Unloading(_) => None,
+            State::Placing(_) | State::Parked { .. } | State::Unloading(_) | State::Settling(_) => None,
             State::Active(_) => return,
         };
         self.answers += 1;
@@ -103,7 +103,7 @@ impl Cluster {
                 }
                 (Vec::new(), waiting)
             }
-            State::Parked { waiting, .. } => (Vec::new(), waiting),
+            State::Parked { waiting, .. } | State::Settling(Settling { waiting, .. }) => (Vec::new(), waiting),
             State::Placing(placing) if placing.monolith == *monolith => {
                 for waiter in &placing.out {
                     self.open(*waiter, turn);
@@ -155,6 +155,7 @@ impl Cluster {
             Some(State::Placing(_)) => self.placing_timed_out(key, turn),
             Some(State::Active(_)) => self.unreported(key, turn),
             Some(State::Unloading(_)) => self.stays(key, MoveEnd::TimedOut, turn),
+            Some(State::Settling(_)) => self.settled(key, turn),
             None => {}
         }
     }
@@ -186,7 +187,7 @@ impl Cluster {
             }) => {
                 *deadline = later;
             }
-            State::Active(_) | State::Placing(_) | State::Parked { .. } | State::Unloading(_) => {}
+            State::Active(_) | State::Placing(_) | State::Parked { .. } | State::Unloading(_) | State::Settling(_) => {}
         });
     }
 

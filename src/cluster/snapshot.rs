@@ -203,6 +203,7 @@ fn summary(room: &super::Room) -> RoomSummary {
         epoch: match &room.state {
             super::room::State::Active(active) => active.binding.epoch(),
             super::room::State::Unloading(unloading) => Some(unloading.epoch),
+            super::room::State::Settling(settling) => Some(settling.epoch),
             super::room::State::Parked { .. } | super::room::State::Placing(_) => None,
         },
         clients: room.members.len(),

@@ -29,6 +29,8 @@ use crate::policy::Policy;
 const TICK: Duration = Duration::from_millis(100);
 /// How many messages of one kind are handled before the other kind has its turn.
 const BATCH: usize = 128;
+/// How many who want something are served before other threads have their turn.
+const CROWD: usize = 8;
 
 /// What the control thread starts with.
 pub struct ControlSettings {
@@ -170,7 +172,11 @@ impl Shell {
                         return;
                     }
                     self.departures();
-                    for command in from_front.drain(..) {
+                    for (number, command) in from_front.drain(..).enumerate() {
+                        if number % CROWD == CROWD - 1 {
+                            // On one core those who are in would wait for the end of this thread's time slice.
+                            std::thread::yield_now();
+                        }
                         if let Some(stopped) = self.command(command) {
                             self.stop(&mut reports).await;
                             // Whoever asked may have gone.

@@ -9,21 +9,23 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HeaderValue};
+use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::{Request, Response, StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustix::net::RecvFlags;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::body::Body;
 use super::guard::{Activity, Guarded, InRequest, PREFACE, Patience, Verdict};
 use super::listener::{Handler, Peer, Serving, Settings, Slot, Stage, Stop};
+use super::respond::Refusal;
 use super::upstream::BodyError;
 
 /// Bytes that hyper buffers in each direction of an HTTP/1 connection, unless `limits.header` needs more. What a client
@@ -31,7 +33,7 @@ use super::upstream::BodyError;
 const BUFFER: usize = 64 << 10;
 
 /// What a client that wants into a room sends first.
-const ROOM: &[u8; 14] = b"GET /api/room/";
+pub(super) const ROOM: &[u8; 14] = b"GET /api/room/";
 
 /// HTTP/2: requests at once, and how much of each body a client may send ahead of the Monolith.
 const STREAMS: u32 = 100;
@@ -53,16 +55,42 @@ pub(super) struct Accepted {
     pub(super) serving: Serving,
 }
 
-/// Whether a client has said by now that it wants into a room. One that has not may still.
-pub(super) fn wants_room(stream: &TcpStream) -> bool {
-    let mut first = [0; ROOM.len()];
-    let peeked = rustix::net::recv(stream, &mut first, RecvFlags::PEEK | RecvFlags::DONTWAIT);
-    peeked.is_ok() && first == *ROOM
+/// Which thread serves a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Home {
+    /// The one that answers how this balancer is doing.
+    Desk,
+    /// The one for those who want into rooms; they have had their turn.
+    Reception,
+    /// Those for everything else.
+    Workers,
 }
 
-/// Serves a connection to its end. `turn` says that it has had its turn among those who want into rooms.
-pub(super) async fn serve<H: Handler>(accepted: Accepted, handler: Arc<H>, turn: bool) {
-    let Accepted { mut stream, peer, slot, serving } = accepted;
+impl Home {
+    /// Whether a request is one of those for which its connection was taken there.
+    fn is_for<H: Handler>(self, handler: &H, request: &Request<Incoming>) -> bool {
+        match self {
+            Self::Desk => handler.is_probe(request),
+            Self::Reception => {
+                request.uri().path().starts_with("/api/room/") && request.headers().contains_key(UPGRADE)
+            }
+            Self::Workers => true,
+        }
+    }
+}
+
+/// Has the runtime of the caller tell when a stream is ready, and no more the one that did.
+pub(super) fn here(stream: TcpStream) -> io::Result<TcpStream> {
+    TcpStream::from_std(stream.into_std()?)
+}
+
+/// Serves a connection to its end, on the thread that is its home.
+pub(super) async fn serve<H: Handler>(accepted: Accepted, handler: Arc<H>, home: Home) {
+    let Accepted { stream, peer, slot, serving } = accepted;
+    let mut stream = match if home == Home::Desk { Ok(stream) } else { here(stream) } {
+        Ok(stream) => stream,
+        Err(error) => return tracing::debug!(peer = %peer.addr, %error, "a connection cannot be served"),
+    };
     let Settings { header, head, keep_alive, stall, .. } = serving.0.settings();
     let stop = serving.0.stop.clone();
     if let Err(error) = stream.set_nodelay(true) {
@@ -75,13 +103,14 @@ pub(super) async fn serve<H: Handler>(accepted: Accepted, handler: Arc<H>, turn:
         () = stop.wait() => return,
     };
     let Ok((version, len)) = read else { return };
-    if !turn && prefix[..len].starts_with(ROOM) {
+    if home == Home::Workers && prefix[..len].starts_with(ROOM) {
         serving.0.turnstile.turn().await;
     }
     let activity = Arc::new(Activity::new());
     let http2 = version == Version::HTTP_2;
     let stream = TokioIo::new(Guarded::new(stream, slot, &prefix[..len], http2, Arc::clone(&activity)));
-    let client = Arc::new(Client { handler, peer, activity: Arc::clone(&activity), stop: stop.clone() });
+    let workers = (home != Home::Workers).then(|| serving.0.threads.workers().clone());
+    let client = Arc::new(Client { handler, peer, activity: Arc::clone(&activity), stop: stop.clone(), home, workers });
     let service = service_fn(move |request| {
         let client = Arc::clone(&client);
         let running = client.activity.request();
@@ -225,14 +254,20 @@ struct Client<H> {
     peer: Peer,
     activity: Arc<Activity>,
     stop: Stop,
+    home: Home,
+    /// Where requests go that the connection was not expected to carry; none if it lives there.
+    workers: Option<Handle>,
 }
 
 impl<H: Handler> Client<H> {
-    async fn answer(&self, running: InRequest, request: Request<Incoming>) -> Response<Tracked> {
+    async fn answer(self: Arc<Self>, running: InRequest, request: Request<Incoming>) -> Response<Tracked> {
         // HTTP/1.0 knows the end of an answer without a length by the close alone.
         let ends_by_close = request.version() == Version::HTTP_10;
         let http1 = request.version() < Version::HTTP_2;
-        let mut response = self.handler.handle(request, &self.peer).await;
+        let mut response = match &self.workers {
+            Some(workers) if !self.home.is_for(&*self.handler, &request) => self.elsewhere(workers, request).await,
+            Some(_) | None => self.handler.handle(request, &self.peer).await,
+        };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             running.activity().upgraded();
         } else if http1 && self.stop.stage() == Stage::Leaving {
@@ -240,6 +275,19 @@ impl<H: Handler> Client<H> {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response.map(|body| Tracked { body, running, ends_by_close })
+    }
+
+    /// Answers a request on another thread, for as long as the client waits.
+    async fn elsewhere(self: &Arc<Self>, workers: &Handle, request: Request<Incoming>) -> Response<Body> {
+        let client = Arc::clone(self);
+        let mut tasks = JoinSet::new();
+        tasks.spawn_on(async move { client.handler.handle(request, &client.peer).await }, workers);
+        match tasks.join_next().await {
+            Some(Ok(response)) => response,
+            // It can only have panicked, which ends a connection wherever it happens.
+            Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+            None => Refusal::unavailable().response(),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use http::header::{CONNECTION, HOST, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -16,6 +17,7 @@ use tracing::debug;
 use super::admit::{Asking, Gate, Verdict};
 use super::body::Body;
 use super::clients::Clients;
+use super::connection;
 use super::forward;
 use super::handshakes::Handshakes;
 use super::hold::Hold;
@@ -47,6 +49,8 @@ pub struct FrontDoor {
     gate: Gate,
     handshakes: Handshakes,
     stop: Stop,
+    /// Where rooms are served, wherever their clients came in.
+    workers: Handle,
     /// Counters for metrics.
     pub counters: Arc<FrontCounters>,
 }
@@ -71,7 +75,7 @@ pub struct FrontCounters {
 }
 
 impl FrontDoor {
-    /// A front door. `stop` ends its tunnels, and the waiting of those who are held.
+    /// A front door of the current runtime. `stop` ends its tunnels, and the waiting of those who are held.
     pub fn new(
         config: Arc<ArcSwap<Config>>,
         control: Control,
@@ -93,6 +97,7 @@ impl FrontDoor {
             control,
             clients,
             stop,
+            workers: Handle::current(),
             counters,
         }
     }
@@ -213,12 +218,14 @@ impl FrontDoor {
         self.clients.counters.upgraded.fetch_add(1, Relaxed);
         let context = self.sockets.clone();
         let upgrade = hyper::upgrade::on(&mut request);
-        tokio::spawn(async move {
+        self.workers.spawn(async move {
             let Ok(upgraded) = upgrade.await else { return };
             let Ok((stream, read, slot)) = into_tcp(upgraded) else {
                 debug!("an upgraded connection was not one of this listener");
                 return;
             };
+            // Its socket has been another thread's until now.
+            let Ok(stream) = connection::here(stream) else { return };
             let websocket = room_socket::websocket_config(&settings);
             let socket =
                 WebSocketStream::from_partially_read(stream, read.to_vec(), Role::Server, Some(websocket)).await;

@@ -1,5 +1,5 @@
-//! The listening socket and the connections of HTTP clients: accepting, the protocol they speak, their bounds in number
-//! and time, and a stop that lets requests finish.
+//! The listening socket and the connections of HTTP clients: their bounds in number and time, and a stop that lets
+//! requests finish.
 
 use std::future::Future;
 use std::io;
@@ -18,10 +18,11 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
+use super::accept::accept;
 use super::body::Body;
-use super::connection::{self, Accepted};
+use super::connection::{self, Accepted, Home};
 use super::guard::Guarded;
-use super::rate::Rates;
+use super::threads::Threads;
 use super::turnstile::Turnstile;
 use crate::config::Config;
 use crate::model::metrics::MetricsText;
@@ -35,12 +36,6 @@ const HEAD: Duration = Duration::from_secs(10);
 
 /// The queue of connections that the kernel has completed and nobody has accepted yet.
 const BACKLOG: i32 = 4096;
-
-/// Connections that are accepted before anything else has its turn.
-const ACCEPT_BATCH: usize = 64;
-
-/// How long accepting pauses when the process has no file descriptor left; doubled each time, up to the second.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
@@ -64,6 +59,9 @@ impl Peer {
 pub trait Handler: Send + Sync + 'static {
     /// The answer to a request. It is dropped when the client goes away.
     fn handle(&self, request: Request<Incoming>, peer: &Peer) -> impl Future<Output = Response<Body>> + Send;
+
+    /// Whether a request is about this balancer, and answered without waiting for anybody.
+    fn is_probe(&self, request: &Request<Incoming>) -> bool;
 }
 
 /// The bounds of a listener's connections.
@@ -198,41 +196,44 @@ impl Listener {
     /// Accepts and serves until `stop`; then lets requests finish for `grace` (or as long as the stop says) and drops what
     /// is left. Returns how many connections that were. Upgraded ones are not waited for: they belong to whoever took
     /// them.
-    pub async fn serve<H: Handler>(self, handler: Arc<H>, settings: Settings, stop: Stop, grace: Duration) -> usize {
-        self.serve_with(handler, Bounds::Fixed(settings), stop, grace).await
-    }
-
-    /// The same with the bounds that the configuration has when a connection begins.
-    pub async fn serve_live<H: Handler>(
+    pub async fn serve<H: Handler>(
         self,
         handler: Arc<H>,
-        config: Arc<ArcSwap<Config>>,
+        bounds: Bounds,
+        threads: Arc<Threads>,
         stop: Stop,
         grace: Duration,
     ) -> usize {
-        self.serve_with(handler, Bounds::Live(config), stop, grace).await
-    }
-
-    async fn serve_with<H: Handler>(self, handler: Arc<H>, bounds: Bounds, stop: Stop, grace: Duration) -> usize {
+        let turnstile = Turnstile::new(threads.reception(), {
+            let handler = handler.clone();
+            move |accepted| _ = tokio::spawn(connection::serve(accepted, handler.clone(), Home::Reception))
+        });
         let shared = Arc::new(Shared {
             bounds,
             stop,
             open: AtomicUsize::new(0),
             serving: AtomicUsize::new(0),
             last: Notify::new(),
-            turnstile: Turnstile::new({
-                let handler = handler.clone();
-                move |accepted| _ = tokio::spawn(connection::serve(accepted, handler.clone(), true))
-            }),
+            turnstile,
             counters: self.counters,
+            threads,
         });
+        let mut accepting = match self.socket.into_std() {
+            Ok(socket) => shared.threads.desk().spawn(accept(socket, handler, shared.clone())),
+            Err(error) => {
+                tracing::error!(%error, "cannot accept connections");
+                return 0;
+            }
+        };
         tokio::select! {
             biased;
-            () = shared.stop.reached(Stage::Leaving) => {}
-            // It yields by itself: tokio's own pace would leave thousands of connections waiting to be accepted.
-            () = tokio::task::coop::unconstrained(accept(&self.socket, handler, &shared)) => {}
+            () = shared.stop.reached(Stage::Leaving) => {
+                accepting.abort();
+                // The socket is closed once the task has ended, and ending is all that it is asked for.
+                let _ = accepting.await;
+            }
+            ended = &mut accepting => tracing::error!(?ended, "nobody accepts connections any more"),
         }
-        drop(self.socket);
         tokio::select! {
             () = shared.stop.wait() => {}
             () = shared.drained() => return 0,
@@ -255,56 +256,6 @@ fn no_ipv6(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|raw| unsupported.iter().any(|errno| errno.raw_os_error() == raw))
 }
 
-async fn accept<H: Handler>(socket: &TcpListener, handler: Arc<H>, shared: &Arc<Shared>) {
-    let mut pause = PAUSE.0;
-    let mut accepted = 0usize;
-    let mut rates = Rates::default();
-    loop {
-        match socket.accept().await {
-            Ok((stream, addr)) => {
-                pause = PAUSE.0;
-                accepted += 1;
-                if accepted.is_multiple_of(ACCEPT_BATCH) {
-                    tokio::task::yield_now().await;
-                }
-                let rate = shared.rate_for(addr.ip());
-                if rate > 0 && !rates.take(addr.ip().to_canonical(), rate, tokio::time::Instant::now()) {
-                    shared.counters.too_fast.fetch_add(1, Ordering::Relaxed);
-                    tracing::debug!(%addr, "closed at once: this address connects more often than it may");
-                    continue;
-                }
-                let Some(slot) = Slot::take(shared) else {
-                    shared.counters.too_many.fetch_add(1, Ordering::Relaxed);
-                    tracing::debug!(%addr, "closed at once: as many connections as there may be");
-                    continue;
-                };
-                let serving = Serving::begin(shared);
-                let accepted = Accepted { stream, peer: Peer::new(addr), slot, serving };
-                // A crowd that wants into rooms costs no more than this until it is its turn.
-                if connection::wants_room(&accepted.stream) {
-                    shared.turnstile.enter(accepted);
-                } else {
-                    tokio::spawn(connection::serve(accepted, Arc::clone(&handler), false));
-                }
-            }
-            // The client gave up before it was its turn.
-            Err(error) if is_of_the_connection(&error) => {}
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept connections, trying again in {pause:?}");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PAUSE.1);
-            }
-        }
-    }
-}
-
-fn is_of_the_connection(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
-    )
-}
-
 /// What all connections of a listener share.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -316,14 +267,16 @@ pub(super) struct Shared {
     serving: AtomicUsize,
     last: Notify,
     pub(super) turnstile: Turnstile<Accepted>,
-    counters: Arc<ListenerCounters>,
+    pub(super) counters: Arc<ListenerCounters>,
+    pub(super) threads: Arc<Threads>,
 }
 
 /// Where the bounds of connections come from.
 #[derive(Debug)]
-enum Bounds {
+pub enum Bounds {
+    /// They do not change.
     Fixed(Settings),
-    /// As the configuration says at this moment.
+    /// Those that the configuration has when a connection begins.
     Live(Arc<ArcSwap<Config>>),
 }
 
@@ -336,7 +289,7 @@ impl Shared {
     }
 
     /// How often an address may connect; 0: as often as it likes, as trusted proxies do, behind whom many users are.
-    fn rate_for(&self, address: IpAddr) -> u32 {
+    pub(super) fn rate_for(&self, address: IpAddr) -> u32 {
         match &self.bounds {
             Bounds::Fixed(settings) => settings.per_address,
             Bounds::Live(config) => {
@@ -365,7 +318,7 @@ impl Shared {
 pub struct Slot(Arc<Shared>);
 
 impl Slot {
-    fn take(shared: &Arc<Shared>) -> Option<Self> {
+    pub(super) fn take(shared: &Arc<Shared>) -> Option<Self> {
         let limit = shared.settings().connections;
         // Only the accepting task adds, so the count cannot pass the limit in between.
         if shared.open.load(Ordering::Relaxed) >= limit {
@@ -387,7 +340,7 @@ impl Drop for Slot {
 pub(super) struct Serving(pub(super) Arc<Shared>);
 
 impl Serving {
-    fn begin(shared: &Arc<Shared>) -> Self {
+    pub(super) fn begin(shared: &Arc<Shared>) -> Self {
         shared.serving.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(shared))
     }

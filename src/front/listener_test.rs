@@ -233,7 +233,12 @@ async fn a_stop_lets_requests_finish_and_closes_what_is_idle() {
     until(|| running.in_flight() == 1).await;
     running.stop.trigger();
     assert_eq!(read_all(&mut idle).await.0, "");
-    assert!(TcpStream::connect(running.addr).await.is_err());
+    soon(async {
+        while TcpStream::connect(running.addr).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
     go.send(true).unwrap();
     let answer = read_all(&mut busy).await.0;
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("connection: close"), "{answer}");
@@ -252,7 +257,13 @@ async fn a_stop_ends_in_time_whatever_hangs() {
     let other = proxy(target, timeouts(), settings());
     let stop = Stop::new();
     let grace = Duration::from_millis(100);
-    let task = tokio::spawn(listener.serve(Arc::clone(&other.proxy), settings(), stop.clone(), grace));
+    let task = tokio::spawn(listener.serve(
+        Arc::clone(&other.proxy),
+        Bounds::Fixed(settings()),
+        threads(),
+        stop.clone(),
+        grace,
+    ));
     let mut client = TcpStream::connect(addr).await.unwrap();
     client.write_all(GET).await.unwrap();
     until(|| other.in_flight() == 1).await;
@@ -332,6 +343,10 @@ async fn connection_upgrade_alone_is_a_plain_request() {
 struct Taker(tokio::sync::mpsc::Sender<(TcpStream, bytes::Bytes, Slot)>);
 
 impl Handler for Taker {
+    fn is_probe(&self, _: &Request<Incoming>) -> bool {
+        false
+    }
+
     async fn handle(&self, mut request: Request<Incoming>, _: &Peer) -> Response<Body> {
         let upgrade = hyper::upgrade::on(&mut request);
         let to = self.0.clone();
@@ -352,7 +367,8 @@ async fn an_upgraded_connection_is_handed_out_as_plain_tcp_and_keeps_its_place()
     let (to, mut taken) = tokio::sync::mpsc::channel(1);
     let stop = Stop::new();
     let settings = Settings { connections: 1, ..settings() };
-    let task = tokio::spawn(listener.serve(Arc::new(Taker(to)), settings, stop.clone(), Duration::from_secs(5)));
+    let (taker, grace) = (Arc::new(Taker(to)), Duration::from_secs(5));
+    let task = tokio::spawn(listener.serve(taker, Bounds::Fixed(settings), threads(), stop.clone(), grace));
     let mut client = TcpStream::connect(addr).await.unwrap();
     client.write_all(UPGRADE).await.unwrap();
     assert!(read_head(&mut client).await.starts_with("HTTP/1.1 101 "));

@@ -15,8 +15,9 @@ use tokio::task::JoinHandle;
 
 use super::body::Body;
 use super::forward;
-use super::listener::{Handler, Listener, Peer, Settings, Stop};
+use super::listener::{Bounds, Handler, Listener, Peer, Settings, Stop};
 use super::respond::Refusal;
+use super::threads::Threads;
 use super::tunnel;
 use super::upload::RequestBody;
 use super::upstream::{InFlight, Pool, PoolTimeouts};
@@ -125,6 +126,11 @@ pub(super) fn settings() -> Settings {
     }
 }
 
+/// The threads of a listener.
+pub(super) fn threads() -> Arc<Threads> {
+    Arc::new(Threads::start().unwrap())
+}
+
 /// Starts a proxy to `target`.
 pub(super) fn proxy(target: SocketAddr, timeouts: PoolTimeouts, settings: Settings) -> Running {
     let listener = Listener::bind_loopback().unwrap();
@@ -138,7 +144,9 @@ pub(super) fn proxy(target: SocketAddr, timeouts: PoolTimeouts, settings: Settin
         trusted: Vec::new(),
         stop: stop.clone(),
     });
-    let task = tokio::spawn(listener.serve(Arc::clone(&proxy), settings, stop.clone(), Duration::from_secs(5)));
+    let threads = threads();
+    let (bounds, grace) = (Bounds::Fixed(settings), Duration::from_secs(5));
+    let task = tokio::spawn(listener.serve(Arc::clone(&proxy), bounds, threads, stop.clone(), grace));
     Running { proxy, addr, stop, task }
 }
 
@@ -163,6 +171,10 @@ impl Running {
 }
 
 impl Handler for Proxy {
+    fn is_probe(&self, _: &Request<Incoming>) -> bool {
+        false
+    }
+
     async fn handle(&self, mut request: Request<Incoming>, peer: &Peer) -> Response<Body> {
         self.handled.fetch_add(1, Ordering::Relaxed);
         let in_flight = Some(InFlight::enter(&self.in_flight));

@@ -2,6 +2,7 @@
 //! whoever asks how this balancer is doing would wait behind all of them. So one begins, everything that is due gets done,
 //! then the next one begins. Nobody holds anything while it has its turn, so nobody can keep others out.
 
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 /// The queue of those whose turn has not come. It holds one entry a connection, so the bound on connections is its bound.
@@ -19,10 +20,10 @@ enum Entry<T> {
 }
 
 impl<T: Send + 'static> Turnstile<T> {
-    /// Starts on the current runtime and ends when it is dropped. `begin` is called with each newcomer.
-    pub(super) fn new(begin: impl Fn(T) + Send + 'static) -> Self {
+    /// Starts on this runtime and ends when it is dropped. `begin` is called there with each newcomer.
+    pub(super) fn new(runtime: &Handle, begin: impl Fn(T) + Send + 'static) -> Self {
         let (queue, mut entries) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
+        runtime.spawn(async move {
             while let Some(entry) = entries.recv().await {
                 match entry {
                     Entry::Newcomer(newcomer) => begin(newcomer),
@@ -30,6 +31,8 @@ impl<T: Send + 'static> Turnstile<T> {
                     Entry::Waiting(turn) => _ = turn.send(()),
                 }
                 tokio::task::yield_now().await;
+                // And whatever other threads have to do: on one core it would wait for the end of a time slice.
+                std::thread::yield_now();
             }
         });
         Self { queue }
@@ -61,7 +64,7 @@ mod tests {
         const CROWD: usize = 80;
         let begun = Arc::new(AtomicUsize::new(0));
         let begin = begun.clone();
-        let turnstile = Arc::new(Turnstile::new(move |()| _ = begin.fetch_add(1, SeqCst)));
+        let turnstile = Arc::new(Turnstile::new(&Handle::current(), move |()| _ = begin.fetch_add(1, SeqCst)));
         let crowd: Vec<_> = (0..CROWD)
             .map(|number| {
                 let (turnstile, begun) = (turnstile.clone(), begun.clone());

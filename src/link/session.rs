@@ -5,15 +5,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::stream::SplitStream;
+use futures_util::{FutureExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 use tracing::{debug, info, warn};
 
 use super::departed::Departed;
@@ -73,6 +73,9 @@ pub(super) struct Session {
 const PINGS: u32 = 1000;
 /// Why a link is lost whose Monolith has closed it in good order, as one does that is stopped.
 const GOODBYE: &str = "closed by the monolith";
+/// Members that are attached before whatever else is due has its turn: a crowd may want in at once, and each of them
+/// wakes a task.
+const CROWD: u32 = 8;
 /// How long the close handshake of a link may take.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -179,6 +182,7 @@ impl Session {
         let mut beat = tokio::time::interval(self.heartbeat.interval);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut draining: Option<Instant> = None;
+        let mut attached = 0;
         loop {
             while let Some(event) = self.events.pop_front() {
                 if self.context.reports.send(Report::Event(event)).await.is_err() {
@@ -187,12 +191,24 @@ impl Session {
             }
             let due = self.leaving.next_due();
             let deadline = [draining, due].into_iter().flatten().min();
+            if attached >= CROWD {
+                attached = 0;
+                tokio::task::yield_now().await;
+                // One message of the rooms that are there already comes before the rest of the crowd.
+                if let Some(message) = source.next().now_or_never() {
+                    if let Err(end) = self.received(message, draining.is_some()) {
+                        return end;
+                    }
+                    continue;
+                }
+            }
             tokio::select! {
-                // Commands first: a member whose attach is queued must be there for the frames that follow its join.
                 biased;
+                // Commands first: a member that leaves hears no more.
                 command = commands.recv() => match command {
                     Some(Command::Stop) | None => return End::Stopped,
                     Some(command) => {
+                        attached += u32::from(matches!(command, Command::Attach { .. }));
                         self.command(command);
                         if self.outbox.is_choked() {
                             return End::Lost("reads nothing");
@@ -227,23 +243,25 @@ impl Session {
                     }
                     self.look_at_those_leaving();
                 }
-                message = source.next() => match message {
-                    Some(Ok(message)) => {
-                        if let Err(end) = self.message(message) {
-                            return end;
-                        }
-                        if draining.is_some() && self.members.len() == 0 {
-                            return End::Drained;
-                        }
+                message = source.next() => {
+                    if let Err(end) = self.received(message, draining.is_some()) {
+                        return end;
                     }
-                    Some(Err(error)) => {
-                        debug!(monolith = %self.init.id, %error, "link broke");
-                        return End::Lost("broken");
-                    }
-                    None => return End::Lost("closed"),
-                },
+                }
             }
         }
+    }
+
+    fn received(&mut self, message: Option<tungstenite::Result<Message>>, draining: bool) -> Result<(), End> {
+        match message {
+            Some(Ok(message)) => self.message(message)?,
+            Some(Err(error)) => {
+                debug!(monolith = %self.init.id, %error, "link broke");
+                return Err(End::Lost("broken"));
+            }
+            None => return Err(End::Lost("closed")),
+        }
+        if draining && self.members.len() == 0 { Err(End::Drained) } else { Ok(()) }
     }
 
     fn message(&mut self, message: Message) -> Result<(), End> {

@@ -64,6 +64,57 @@ async fn f15_a_storm_of_joins_with_one_monolith_stalled_leaves_everybody_else_al
     nobody_left(&balancer, &[&a, &b]).await;
 }
 
+/// What a balancer answers to requests on one connection, without the runtime that this balancer may be keeping busy.
+fn answers(balancer: &Balancer, requests: &str) -> String {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(balancer.addr()).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream.write_all(requests.as_bytes()).unwrap();
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).unwrap();
+    answers
+}
+
+fn get(path: &str, connection: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: {connection}\r\n\r\n")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn f15_how_the_balancer_is_doing_is_answered_while_every_worker_is_busy() {
+    let world = world_with(["x"]);
+    let a = monolith(&world).start().await.unwrap();
+    let balancer = Balancer::start(&[&a]).await;
+    let (free, wait) = std::sync::mpsc::channel::<()>();
+    let (began, busy) = tokio::sync::oneshot::channel();
+    let worker = tokio::spawn(async move {
+        began.send(()).unwrap();
+        wait.recv()
+    });
+    busy.await.unwrap();
+    for path in ["/api/status", "/api/status/metrics", "/_usher/ready"] {
+        let answer = answers(&balancer, &get(path, "close"));
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{path}: {answer}");
+    }
+    drop(free);
+    assert!(worker.await.unwrap().is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_connection_that_asked_how_the_balancer_is_doing_may_go_on_to_anything_else() {
+    let world = world_with(["x"]);
+    let a = monolith(&world).start().await.unwrap();
+    let balancer = Balancer::start(&[&a]).await;
+    let requests = [get("/api/status", "keep-alive"), get("/api/room/x", "keep-alive"), get("/api/status", "close")];
+    let answers = answers(&balancer, &requests.concat());
+    assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 3, "{answers}");
+    assert_eq!(balancer.metric("usher_http_proxied_total").await as usize, 1);
+    // And so may one that wanted into a room and was refused.
+    let upgrade = "GET /api/room/x HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    let answers = self::answers(&balancer, &[upgrade, &get("/api/room/x", "close")].concat());
+    assert!(answers.starts_with("HTTP/1.1 400") && answers.contains("HTTP/1.1 200 OK"), "{answers}");
+    assert_eq!(balancer.metric("usher_http_proxied_total").await as usize, 2);
+}
+
 #[tokio::test]
 async fn f35_a_listener_that_does_not_read_the_event_stream_delays_nobody() {
     let world = world_with(["x"]);

@@ -33,12 +33,13 @@ impl World {
 fn f06_traffic_to_the_loser_ends_at_once_and_the_unload_follows_in_its_turn() {
     let mut w = among_others(2, 1);
     w.settled("foo", 9);
-    w.loaded(2, "foo", 5).gives("leave m1 c1#1; close c1 1012; bind foo m2");
-    // Whoever comes back goes to the winner, though the loser has not been asked yet.
-    w.join(2, "foo").gives("join m2 c2#1 foo");
+    w.loaded(2, "foo", 5).gives("leave m1 c1#1; close c1 1012; unbind foo");
+    // Whoever comes back waits: the loser still has what it will save.
+    w.join(2, "foo").gives("");
+    w.gossip(2, &[("foo", 5)]).gives("");
     let sent = w.until_sent("unload m1 foo", 1_101).expect("it had placed the room there: its turn is an early one");
     w.now += 4_000;
-    w.unloaded(1, "foo", UnloadReason::Commanded, &[]).gives("");
+    w.unloaded(1, "foo", UnloadReason::Commanded, &[]).gives("bind foo m2; join m2 c2#1 foo");
     let counters = w.cluster.counters();
     assert_eq!((counters.duplicates, counters.unloads, counters.unloads_spared), (1, 1, 0));
     let took = sent * 1_000 + 4_000;
@@ -171,6 +172,7 @@ fn f02_a_copy_that_was_asked_and_kept_by_its_monolith_is_not_asked_again() {
     w.gossip(2, &[("foo", 9)]).gives("");
     w.gossip(2, &[("foo", 9)]).gives("");
     w.down(1).gives("close c1 1001; bind foo m2");
+    // Nobody waits for what it does not do.
     w.loaded(3, "foo", 4).gives("bind foo m3");
     assert_eq!(w.until_sent("unload m2 foo", 10_000), None);
 }

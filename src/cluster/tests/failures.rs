@@ -90,7 +90,8 @@ fn f19_epochs_around_the_wrap_and_equal_ones() {
     let mut w = world(3);
     w.loaded(2, "foo", u32::MAX).ignore();
     w.loaded(3, "foo", 0).gives("unload m3 foo");
-    w.loaded(1, "foo", u32::MAX).gives("unload m2 foo; bind foo m1");
+    w.loaded(1, "foo", u32::MAX).gives("unload m2 foo; unbind foo");
+    w.unloaded(2, "foo", UnloadReason::Commanded, &[]).gives("bind foo m1");
 }
 
 #[test]
@@ -119,9 +120,9 @@ fn f26_f42_only_the_owner_can_end_a_binding() {
     let mut w = world(2);
     w.settled("foo", 3);
     w.unloaded(2, "foo", UnloadReason::Keepalive, &[]).gives("");
-    w.loaded(2, "foo", 2).gives("leave m1 c1#1; close c1 1012; unload m1 foo; bind foo m2");
-    w.join(2, "foo").gives("join m2 c2#1 foo");
-    w.unloaded(1, "foo", UnloadReason::Commanded, &[]).gives("");
+    w.loaded(2, "foo", 2).gives("leave m1 c1#1; close c1 1012; unload m1 foo; unbind foo");
+    w.join(2, "foo").gives("");
+    w.unloaded(1, "foo", UnloadReason::Commanded, &[]).gives("bind foo m2; join m2 c2#1 foo");
     w.gossip(1, &[]).gives("");
     w.join(3, "foo").gives("join m2 c3#1 foo");
 }

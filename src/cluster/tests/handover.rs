@@ -245,16 +245,16 @@ fn f12_members_whose_rooms_did_not_survive_are_closed_at_the_rate_of_moves_and_n
 #[test]
 fn f13_members_of_a_duplicate_that_lost_go_on_at_the_other_one() {
     let mut w = inhabited(2);
-    w.loaded(2, "Foo", 2).gives(
-        "hold c1#1; leave m1 c1#1; hold c2#1; leave m1 c2#1; unload m1 Foo; bind foo m2; \
-         join m2 c1#2 Foo again; join m2 c2#2 Foo again",
-    );
+    w.loaded(2, "Foo", 2).gives("hold c1#1; leave m1 c1#1; hold c2#1; leave m1 c2#1; unload m1 Foo; unbind foo");
+    w.unloaded(1, "foo", UnloadReason::Commanded, &[])
+        .gives("bind foo m2; join m2 c1#2 Foo again; join m2 c2#2 Foo again");
     settled_again(&w, 2);
     // Whoever was sent away goes along.
     let mut w = inhabited(2);
     w.kicked(1, 1, 1, 1001).gives("");
-    w.loaded(2, "Foo", 2)
-        .gives("hold c2#1; leave m1 c2#1; unload m1 Foo; bind foo m2; join m2 c2#2 Foo again; join m2 c1#2 Foo again");
+    w.loaded(2, "Foo", 2).gives("hold c2#1; leave m1 c2#1; unload m1 Foo; unbind foo");
+    w.unloaded(1, "foo", UnloadReason::Commanded, &[])
+        .gives("bind foo m2; join m2 c2#2 Foo again; join m2 c1#2 Foo again");
     settled_again(&w, 2);
 }
 

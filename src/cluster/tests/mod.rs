@@ -19,6 +19,7 @@ mod pace;
 mod property;
 mod reports;
 mod requests;
+mod settling;
 mod story;
 
 use std::sync::Arc;

@@ -267,7 +267,8 @@ fn a_new_answer_replaces_what_has_not_begun_and_what_changed_is_refused() {
     assert_eq!(w.cluster.queued_moves(), 1);
     // An older copy takes the room over while its move waits.
     w.loaded(2, "c", 0).ignore();
-    w.join(400, "c").gives("join m2 c400#1 c");
+    w.join(400, "c").gives("");
+    w.unloaded(1, "c", UnloadReason::Commanded, &[]).gives("bind c m2; join m2 c400#1 c");
     w.policy.moves.clear();
     w.wait(5).gives("");
     assert_eq!(refused(&w, MoveRefusal::Changed), 1);

@@ -98,8 +98,10 @@ fn of_two_copies_the_older_one_wins() {
     for (first, second, stays) in DUPLICATES {
         let mut w = world(2);
         w.settled("foo", first);
-        let expected = if stays { "unload m2 Foo" } else { "leave m1 c1#1; close c1 1012; unload m1 foo; bind foo m2" };
+        let expected = if stays { "unload m2 Foo" } else { "leave m1 c1#1; close c1 1012; unload m1 foo; unbind foo" };
         w.loaded(2, "Foo", second).gives(expected);
+        let (loser, gone) = if stays { (2, "") } else { (1, "bind foo m2") };
+        w.unloaded(loser, "foo", UnloadReason::Commanded, &[]).gives(gone);
         assert_eq!((w.cluster.counters().duplicates, w.cluster.counters().unloads), (1, 1), "{first} {second}");
     }
 }
@@ -108,7 +110,8 @@ fn of_two_copies_the_older_one_wins() {
 fn of_equal_epochs_the_smaller_id_wins_whoever_was_first() {
     let mut w = world(2);
     w.loaded(2, "foo", 5).gives("bind foo m2");
-    w.loaded(1, "foo", 5).gives("unload m2 foo; bind foo m1");
+    w.loaded(1, "foo", 5).gives("unload m2 foo; unbind foo");
+    w.unloaded(2, "foo", UnloadReason::Commanded, &[]).gives("bind foo m1");
 }
 
 #[test]
@@ -165,5 +168,5 @@ fn a_new_load_by_the_owner_is_no_duplicate() {
     w.settled("foo", 5);
     w.loaded(1, "Foo", 9).gives("");
     assert_eq!(w.cluster.room(&RoomKey::from("foo")).unwrap().epoch, Some(Epoch(9)));
-    w.loaded(2, "foo", 7).gives("leave m1 c1#1; close c1 1012; unload m1 Foo; bind foo m2");
+    w.loaded(2, "foo", 7).gives("leave m1 c1#1; close c1 1012; unload m1 Foo; unbind foo");
 }
