@@ -124,12 +124,13 @@ impl Reloader {
         loop {
             files.watch(&watched(&self.wanted()));
             files.changed().await;
-            let text = self.config_text();
-            if text.is_some() && text != config_text {
-                config_text = text;
-                if let Some(text) = self.reload_config().await {
+            if let Some(text) = self.config_text()
+                && config_text.as_ref() != Some(&text)
+            {
+                if let Some(text) = self.reload_config(&text).await {
                     policy_text = text;
                 }
+                config_text = Some(text);
             }
             let text = self.policy_text(&self.wanted());
             if text != policy_text {
@@ -159,7 +160,13 @@ impl Reloader {
 
     /// Takes up a changed configuration. Says which texts its policy was then made of, if the policy was looked at: they
     /// are no change that has yet to be taken up.
-    async fn reload_config(&mut self) -> Option<PolicyText> {
+    async fn reload_config(&mut self, text: &[u8]) -> Option<PolicyText> {
+        if text.trim_ascii().is_empty() {
+            // Whoever writes it may have begun with that, and it would mean every default, without a Monolith.
+            error!("the configuration file is empty now; the one before it stays in force");
+            self.counts.refused.fetch_add(1, Relaxed);
+            return None;
+        }
         let loaded = match config::load(&self.request) {
             Ok(loaded) => loaded,
             Err(errors) => {

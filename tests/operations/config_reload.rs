@@ -81,6 +81,13 @@ async fn f43_a_changed_configuration_is_taken_up_and_a_broken_one_is_not() {
         silent.closed(std::time::Duration::from_secs(5)).await.is_ok_and(|closed| closed.code == 4004).then_some(())
     })
     .await;
+    // A file that is only being written begins empty, and must not pass for one that wants every default.
+    let refused = balancer.metric("usher_config_refused_total").await;
+    fs::write(balancer.path("usher.toml"), "\n").unwrap();
+    eventually("the empty file is refused", async || {
+        (balancer.metric("usher_config_refused_total").await > refused).then_some(())
+    })
+    .await;
     // Broken in several ways: nothing of it counts, not even what is right in it.
     for broken in [
         "[policy]\nfile = \"random\"\n[limits]\nclients = \"many\"\n",
