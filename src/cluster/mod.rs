@@ -21,6 +21,7 @@ mod monolith;
 mod moves;
 mod pace;
 mod placing;
+mod quiet;
 mod reports;
 mod requests;
 mod room;
@@ -309,6 +310,7 @@ impl Cluster {
         self.rebalance_if_due(turn);
         self.continue_drains();
         self.begin_due_moves(turn);
+        self.call_due_rooms(turn);
         self.send_due_unloads(turn);
         self.renew_claims(turn);
     }

@@ -1,16 +1,17 @@
 //! Moves of rooms: what a policy, an operator or a drain asks for is checked, paced, begun, and remembered until the room
-//! comes back. Where clients keep their sockets, a room is left to become quiet first. How a room leaves its Monolith is in
-//! `unloading`.
+//! comes back. Where clients keep their sockets, a room is left to become quiet first (`quiet`). How a room leaves its
+//! Monolith is in `unloading`.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
+use super::quiet::Quiet;
 use super::room::{Active, Binding, Room, State};
 use super::{Cluster, Map, Turn};
 use crate::model::event::{Effect, Micros};
 use crate::model::moves::{MoveRefusal, Moving, Rebalanced};
 use crate::model::policy::{Answer, Call, CallRoom, Hook, MonolithState, Move};
 use crate::model::story::{Mover, What};
-use crate::model::{LinkId, MonolithId, RequestId, RoomKey};
+use crate::model::{MonolithId, RequestId, RoomKey};
 use crate::policy::decide;
 
 /// Rooms that one call of `rebalance` is shown. Where there are more, it sees those with most clients. The control thread
@@ -19,8 +20,6 @@ const SHOWN_ROOMS: usize = 2_000;
 /// How long a room that left its Monolith is expected at its target, in microseconds: long enough for clients that come
 /// back with a growing pause.
 const AIMED_FOR: Micros = 30_000_000;
-/// How long a room is left to become quiet, as a multiple of how long it is to be quiet, and at most (in microseconds).
-const QUIET_WITHIN: (Micros, Micros) = (10, 60_000_000);
 /// From what age on a temporary room is in the store, in microseconds: the real Monolith writes it with a delay of 5 s.
 const SAVED_AFTER: Micros = 6_000_000;
 /// Rooms that are expected at a target at once; beyond it the oldest is placed as any other.
@@ -59,8 +58,7 @@ pub struct MoveCounters {
 /// Moves that wait for their turn, and rooms that are expected at a target.
 pub(super) struct Moves {
     lines: BTreeMap<MonolithId, Line>,
-    /// Moves that wait until their room is quiet.
-    watched: BTreeMap<RoomKey, Watched>,
+    pub(super) quiet: Quiet,
     aims: Map<RoomKey, Aim>,
     /// The aims in the order of their ends.
     ends: VecDeque<(Micros, RoomKey)>,
@@ -83,13 +81,6 @@ pub(super) struct Wanted {
     pub(super) by: Mover,
 }
 
-/// A move that has begun and waits until its room is quiet.
-struct Watched {
-    from: MonolithId,
-    to: Option<MonolithId>,
-    by: Mover,
-}
-
 struct Aim {
     to: MonolithId,
     until: Micros,
@@ -99,7 +90,7 @@ impl Moves {
     pub(super) fn new(rebalance: Option<Rebalancing>, now: Micros) -> Self {
         Self {
             lines: BTreeMap::new(),
-            watched: BTreeMap::new(),
+            quiet: Quiet::default(),
             aims: Map::default(),
             ends: VecDeque::new(),
             next_call: rebalance.map(|rebalance| now.saturating_add(rebalance.every)),
@@ -134,7 +125,7 @@ impl Moves {
     /// Whether rooms of a Monolith wait for their turn or to be quiet.
     pub(super) fn is_busy(&self, from: &MonolithId) -> bool {
         let waits = self.lines.get(from).is_some_and(|line| !line.waiting.is_empty());
-        waits || self.watched.values().any(|watched| watched.from == *from)
+        waits || self.quiet.is_busy(from)
     }
 
     /// A Monolith is no longer drained: what has not been asked to go stays.
@@ -142,24 +133,24 @@ impl Moves {
         if let Some(line) = self.lines.get_mut(from) {
             line.waiting.retain(|wanted| wanted.by != Mover::Drain);
         }
-        self.watched.retain(|_, watched| watched.by != Mover::Drain || watched.from != *from);
+        self.quiet.call_off(from);
     }
 
     /// A Monolith has gone: nothing moves away from it any more.
     pub(super) fn lost(&mut self, from: &MonolithId) {
         self.call_off(from);
-        self.watched.retain(|_, watched| watched.from != *from);
+        self.quiet.lost(from);
     }
 
     /// When there is something to do, if ever.
     pub(super) fn next_due(&self) -> Option<Micros> {
         let waiting = self.lines.values().filter(|line| !line.waiting.is_empty());
-        waiting.map(|line| line.free_at).chain(self.next_call).min()
+        waiting.map(|line| line.free_at).chain(self.next_call).chain(self.quiet.next_due()).min()
     }
 
     /// Moves that have not begun.
     pub(super) fn queued(&self) -> usize {
-        self.lines.values().map(|line| line.waiting.len()).sum::<usize>() + self.watched.len()
+        self.lines.values().map(|line| line.waiting.len()).sum::<usize>() + self.quiet.len()
     }
 
     /// Whoever asks for this room soon is sent there.
@@ -317,7 +308,7 @@ impl Cluster {
             State::Unloading(_) => return Err(MoveRefusal::UnderWay),
             State::Parked { .. } | State::Placing(_) | State::Settling(_) => return Err(MoveRefusal::NotActive),
         };
-        if self.moves.watched.contains_key(key) {
+        if self.moves.quiet.contains(key) {
             return Err(MoveRefusal::UnderWay);
         }
         match to {
@@ -343,7 +334,12 @@ impl Cluster {
         Ok(active)
     }
 
-    fn refuse_move(
+    /// For how long a room with so many clients is the only one to leave its Monolith.
+    pub(super) fn move_cost(&self, clients: usize) -> Micros {
+        ((clients as u64).saturating_mul(1_000_000) / u64::from(self.settings.move_rate.max(1))).max(1)
+    }
+
+    pub(super) fn refuse_move(
         &mut self,
         key: &RoomKey,
         to: Option<&MonolithId>,
@@ -374,52 +370,11 @@ impl Cluster {
             Some(_) | None => self.let_go(key, to, by, false, turn),
         };
         let moving = moving.ok_or(MoveRefusal::NotActive)?;
-        let cost = (moving.clients as u64).saturating_mul(1_000_000) / u64::from(self.settings.move_rate.max(1));
+        let cost = self.move_cost(moving.clients);
         let line = self.moves.lines.entry(moving.from.clone()).or_default();
-        line.free_at = line.free_at.max(self.now).saturating_add(cost.max(1));
+        line.free_at = line.free_at.max(self.now).saturating_add(cost);
         line.waiting.retain(|wanted| wanted.room != *key);
         Ok(moving)
-    }
-
-    /// Everything goes on in the room until nobody in it has said anything for a while.
-    fn wait_for_quiet(
-        &mut self,
-        key: &RoomKey,
-        to: Option<MonolithId>,
-        by: Mover,
-        quiet: Micros,
-        turn: &mut Turn<'_>,
-    ) -> Option<Moving> {
-        let room = self.rooms.get(key)?;
-        let from = room.bound_to()?.clone();
-        let link = self.link_of(&from)?;
-        let (name, clients) = (room.name.spelling().to_string(), room.members.len());
-        let at_most = quiet.saturating_mul(QUIET_WITHIN.0).min(QUIET_WITHIN.1);
-        turn.emit(Effect::Watch { link, room: key.clone(), quiet, at_most });
-        self.moves.watched.insert(key.clone(), Watched { from: from.clone(), to: to.clone(), by });
-        Some(Moving { room: name, from, to, clients })
-    }
-
-    /// A room is quiet, or has been waited for long enough.
-    pub(super) fn quiet(&mut self, link: LinkId, key: &RoomKey, disturbed: bool, turn: &mut Turn<'_>) {
-        let Some(monolith) = self.sender(link) else { return };
-        if self.moves.watched.get(key).is_none_or(|watched| watched.from != monolith) {
-            // It was called off.
-            return;
-        }
-        let Some(Watched { from, to, by }) = self.moves.watched.remove(key) else { return };
-        let refusal = match self.may_move(key, to.as_ref()) {
-            Err(refusal) => Some(refusal),
-            Ok(active) if active.monolith != from => Some(MoveRefusal::Changed),
-            Ok(_) if self.may_be_unsaved(key, &from) => Some(MoveRefusal::TooYoung),
-            Ok(_) => None,
-        };
-        match refusal {
-            Some(refusal) => self.refuse_move(key, to.as_ref(), by, refusal, turn),
-            None => {
-                self.let_go(key, to, by, disturbed, turn);
-            }
-        }
     }
 
     /// Whether a room may live in its Monolith's memory only: that it moves then would end it.
@@ -429,7 +384,7 @@ impl Cluster {
     }
 
     /// Asks the Monolith of a checked room to let it go.
-    fn let_go(
+    pub(super) fn let_go(
         &mut self,
         key: &RoomKey,
         to: Option<MonolithId>,

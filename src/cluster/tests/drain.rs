@@ -98,6 +98,34 @@ fn a_link_that_breaks_does_not_end_a_drain() {
 }
 
 #[test]
+fn rooms_that_fall_quiet_together_leave_one_after_another() {
+    let mut w = inhabited(2);
+    patient(&mut w);
+    fill(&mut w, "a", 10, 2);
+    fill(&mut w, "b", 20, 2);
+    fill(&mut w, "c", 30, 2);
+    for room in ["foo", "a", "b", "c"] {
+        w.move_room(room, 2).has(&format!("watch m1 {room}"));
+    }
+    w.quiet(1, "foo", false).gives("unbind foo; hand over m1 Foo");
+    w.quiet(1, "a", false).gives("");
+    w.quiet(1, "b", true).gives("");
+    w.quiet(1, "c", false).gives("");
+    assert_eq!(w.cluster.queued_moves(), 3);
+    // Two clients a second: one room a second. Whoever waited is to be quiet still.
+    w.wait(1).gives("watch m1 a");
+    w.quiet(1, "a", false).gives("unbind a; hand over m1 a");
+    // It was never quiet, and is not asked to be once more.
+    w.wait(1).gives("unbind b; hand over m1 b");
+    // Whoever has gone meanwhile takes nobody's turn.
+    w.leave(30).ignore();
+    w.leave(31).ignore();
+    w.wait(1).gives("watch m1 c");
+    w.quiet(1, "c", false).gives("");
+    assert_eq!((w.cluster.queued_moves(), w.cluster.counters().handover.lossy), (0, 1));
+}
+
+#[test]
 fn a_room_waits_until_it_is_quiet_and_goes_on_meanwhile() {
     let mut w = inhabited(2);
     patient(&mut w);
