@@ -9,8 +9,8 @@ use arc_swap::ArcSwap;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -18,6 +18,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use tracing::info;
 use uuid::Uuid;
 
+use super::vital::{Broken, VitalTasks};
 use crate::admin::{self, Admin, AdminRequest, Owner};
 use crate::claims;
 use crate::cluster::Settings;
@@ -93,8 +94,8 @@ pub struct App {
     /// None once it has ended.
     serving: Option<JoinHandle<usize>>,
     admin_serving: Option<JoinHandle<usize>>,
-    reloader: JoinHandle<()>,
-    background: Vec<JoinHandle<()>>,
+    reloader: AbortHandle,
+    vital: VitalTasks,
 }
 
 impl App {
@@ -186,7 +187,17 @@ impl App {
         let grace = now.timeouts.shutdown + GRACE;
         let gate = watch::Sender::new(false);
         let threads = Arc::new(Threads::start()?);
-        let serve = |listener: Listener, scope: Scope, stop: &Stop| {
+        let mut vital = VitalTasks::default();
+        let mut serve = |listener: Listener, scope: Scope, stop: &Stop| {
+            let (in_order, ended) = oneshot::channel::<()>();
+            vital.keep(
+                "a listener",
+                tokio::spawn(async move {
+                    if ended.await.is_ok() {
+                        std::future::pending::<()>().await;
+                    }
+                }),
+            );
             let handler = Arc::new(Dispatch { front: front.clone(), admin: admin.clone(), scope });
             let (mut gate, stop) = (gate.subscribe(), stop.clone());
             let bounds = Bounds::Live(config.clone());
@@ -194,17 +205,29 @@ impl App {
             tokio::spawn(async move {
                 tokio::select! {
                     // An error means that nobody is left to open it.
-                    opened = gate.wait_for(|open| *open) => if opened.is_err() { return 0 },
-                    () = stop.wait() => return 0,
+                    _ = gate.wait_for(|open| *open) => {}
+                    () = stop.wait() => {}
                 }
-                serving.await
+                let left = if *gate.borrow() { serving.await } else { 0 };
+                if stop.is_begun() {
+                    // Whoever looks after it may have gone.
+                    let _ = in_order.send(());
+                }
+                left
             })
         };
         let main_scope = if admin_listener.is_some() { Scope::Front } else { Scope::Both };
         let admin_stop = Stop::new();
         let serving = Some(serve(listener, main_scope, &stop));
         let admin_serving = admin_listener.map(|listener| serve(listener, Scope::Admin, &admin_stop));
-        let background = vec![supervisor, claimer, tokio::spawn(scraper.run())];
+        let thread = control.clone();
+        vital.keep("the control thread", tokio::spawn(async move { thread.ended().await }));
+        vital.keep("whoever dials Monoliths", supervisor);
+        vital.keep("the store of claims", claimer);
+        vital.keep("the scraper", tokio::spawn(scraper.run()));
+        let reloading = tokio::spawn(reloader.run());
+        let reloader = reloading.abort_handle();
+        vital.keep("whoever reloads files and finds Monoliths", reloading);
         Ok(Self {
             addr,
             admin_addr,
@@ -221,8 +244,8 @@ impl App {
             taken_over,
             serving,
             admin_serving,
-            reloader: tokio::spawn(reloader.run()),
-            background,
+            reloader,
+            vital,
         })
     }
 
@@ -268,6 +291,11 @@ impl App {
     /// What is recorded.
     pub fn recordings(&self) -> &Arc<Recordings> {
         &self.recordings
+    }
+
+    /// Who tells when a part breaks without which this balancer only seems to be well.
+    pub fn broken(&self) -> Broken {
+        self.vital.broken()
     }
 
     /// The front door.
@@ -320,10 +348,7 @@ impl App {
         self.control.stop().await;
         self.admin_stop.trigger();
         finished(&mut self.admin_serving).await;
-        self.reloader.abort();
-        for task in self.background {
-            task.abort();
-        }
+        self.vital.abort();
         info!("stopped");
     }
 }

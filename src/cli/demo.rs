@@ -238,6 +238,7 @@ async fn watch(app: &App, monoliths: &[Monolith], traffic: &Traffic, end: Option
         eprintln!("usher: cannot listen for signals");
         return UNABLE;
     };
+    let mut broken = app.broken();
     let started = Instant::now();
     let mut last = (Instant::now(), 0, 0);
     let mut lines = 0;
@@ -246,6 +247,10 @@ async fn watch(app: &App, monoliths: &[Monolith], traffic: &Traffic, end: Option
         tokio::select! {
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
+            what = broken.wait() => {
+                eprintln!("usher: {what} has ended by itself");
+                return UNABLE;
+            }
             _ = tick.tick() => {}
         }
         if end.is_some_and(|end| started.elapsed() >= end) || !output::is_open() {

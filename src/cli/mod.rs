@@ -29,6 +29,7 @@ mod steer;
 mod takeover;
 mod test;
 mod trace;
+mod vital;
 mod why;
 
 use std::path::PathBuf;

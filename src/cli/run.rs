@@ -148,19 +148,19 @@ enum Cause {
     Signal(&'static str),
     /// Another usher accepts in its place, and the clients have left.
     Left,
-    /// Nobody decides any more where rooms go: every join would fail, for as long as the process lives.
-    Broken,
+    /// A part has ended without which the process would only seem to be well.
+    Broken(&'static str),
 }
 
 /// Serves until there is a reason to stop, and stops in order. The exit code.
 async fn serve(running: Running, terminate: &mut Signal, interrupt: &mut Signal) -> u8 {
     let Running { mut app, incumbent } = running;
-    let control = app.control().clone();
+    let mut broken = app.broken();
     let linked = || app.linked();
     let taken_over = tokio::select! {
         _ = terminate.recv() => Err(Cause::Signal("SIGTERM")),
         _ = interrupt.recv() => Err(Cause::Signal("SIGINT")),
-        () = control.ended() => Err(Cause::Broken),
+        what = broken.wait() => Err(Cause::Broken(what)),
         taken = taken_over(incumbent, linked) => Ok(taken),
     };
     let cause = match taken_over {
@@ -169,7 +169,7 @@ async fn serve(running: Running, terminate: &mut Signal, interrupt: &mut Signal)
             () = leave(&mut app, taken) => Cause::Left,
             _ = terminate.recv() => Cause::Signal("SIGTERM"),
             _ = interrupt.recv() => Cause::Signal("SIGINT"),
-            () = control.ended() => Cause::Broken,
+            what = broken.wait() => Cause::Broken(what),
         },
     };
     let code = match cause {
@@ -178,8 +178,8 @@ async fn serve(running: Running, terminate: &mut Signal, interrupt: &mut Signal)
             info!(signal, "asked to stop");
             GOOD
         }
-        Cause::Broken => {
-            error!("the control thread has ended by itself; usher ends too, for its service manager to start it again");
+        Cause::Broken(what) => {
+            error!("{what} has ended by itself; usher ends too, for its service manager to start it again");
             UNABLE
         }
     };

@@ -123,7 +123,11 @@ impl Reloader {
         let mut policy_text = self.policy_text(&self.wanted());
         loop {
             files.watch(&watched(&self.wanted()));
-            files.changed().await;
+            tokio::select! {
+                () = files.changed() => {}
+                // It never ends by itself, and without it no Monolith is ever found again.
+                ended = &mut self.discovery => return error!(?ended, "discovery has ended"),
+            }
             if let Some(text) = self.config_text()
                 && config_text.as_ref() != Some(&text)
             {

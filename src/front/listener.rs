@@ -193,7 +193,7 @@ impl Listener {
         self.counters.clone()
     }
 
-    /// Accepts and serves until `stop`; then lets requests finish for `grace` (or as long as the stop says) and drops what
+    /// Accepts and serves until `stop` (or until nobody can accept any more, which is a fault); then lets requests finish for `grace` (or as long as the stop says) and drops what
     /// is left. Returns how many connections that were. Upgraded ones are not waited for: they belong to whoever took
     /// them.
     pub async fn serve<H: Handler>(
@@ -232,7 +232,10 @@ impl Listener {
                 // The socket is closed once the task has ended, and ending is all that it is asked for.
                 let _ = accepting.await;
             }
-            ended = &mut accepting => tracing::error!(?ended, "nobody accepts connections any more"),
+            ended = &mut accepting => {
+                tracing::error!(?ended, "nobody accepts connections any more");
+                return shared.serving.load(Ordering::Acquire);
+            }
         }
         tokio::select! {
             () = shared.stop.wait() => {}
@@ -400,6 +403,11 @@ impl Stop {
         // Whoever stopped first has said how long it may take.
         let _ = self.0.grace.set(grace);
         self.trigger();
+    }
+
+    /// Whether anything is to stop yet.
+    pub fn is_begun(&self) -> bool {
+        self.stage() > Stage::Running
     }
 
     /// Returns once `trigger` was called.
