@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use usher::testkit::{Monolith, Proxy};
 
-use crate::balancers::{agreed, all_gone, gathered, names, race, shipped};
+use crate::balancers::{agreed, all_gone, copies, gathered, names, race, shipped};
 use crate::harness::*;
 use crate::turns::apart;
 
@@ -83,6 +83,8 @@ async fn heals(balancers: usize, monoliths: usize, broken: &[Road], how: Break) 
         (mesh.balancers.iter().collect(), mesh.monoliths.iter().collect());
     let clients = race(&started, &rooms);
     gathered(&links, &rooms, balancers).await;
+    let is_home = |monolith: &Monolith, room: &str| monolith.look(|state| state.room_epoch(room).is_some());
+    let homes: Vec<_> = rooms.iter().map(|room| links.iter().position(|monolith| is_home(monolith, room))).collect();
     mesh.breaks(broken, how);
     let reach = |number| monoliths - broken.iter().filter(|(balancer, _)| *balancer == number).count();
     // Each balancer finds out by itself what it cannot reach.
@@ -96,6 +98,16 @@ async fn heals(balancers: usize, monoliths: usize, broken: &[Road], how: Break) 
             count => Err(count),
         })
         .await;
+    }
+    // A room that is out of reach is placed anew, so that there are two of it.
+    for (room, home) in rooms.iter().zip(homes) {
+        for (number, _) in broken.iter().filter(|(number, cut)| Some(*cut) == home && reach(*number) > 0) {
+            let elsewhere = |cut| !broken.contains(&(*number, cut)) && !links[cut].members(room).is_empty();
+            eventually("the room is where it can be reached", async || {
+                if (0..monoliths).any(elsewhere) { Ok(()) } else { Err((room.clone(), number, copies(&links, room))) }
+            })
+            .await;
+        }
     }
     mesh.heal();
     for balancer in &started {
