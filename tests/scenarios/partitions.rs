@@ -7,7 +7,7 @@ use usher::testkit::{Monolith, Proxy};
 
 use crate::balancers::{agreed, all_gone, copies, gathered, names, race, shipped};
 use crate::harness::*;
-use crate::turns::apart;
+use crate::turns::start_apart;
 
 const ROOMS: usize = 12;
 
@@ -46,17 +46,13 @@ impl Mesh {
             }
             roads.push(own);
         }
-        let start = async |number: usize| {
-            let addrs: Vec<_> = roads[number].iter().map(Proxy::addr).collect();
-            let mut config = config_for(&addrs);
+        let configs = roads.iter().map(|own| {
+            let mut config = config_for(&own.iter().map(Proxy::addr).collect::<Vec<_>>());
             shipped(&mut config, "hash-ring");
             config.heartbeat.interval = Duration::from_millis(300);
-            let balancer = Balancer::start_config(config).await;
-            balancer.linked(monoliths).await;
-            balancer
-        };
-        let links: Vec<&Monolith> = started.iter().collect();
-        let balancers = apart(balancers, &links, start).await;
+            config
+        });
+        let balancers = start_apart(configs.collect(), &started.iter().collect::<Vec<_>>()).await;
         Self { monoliths: started, balancers, roads }
     }
 
