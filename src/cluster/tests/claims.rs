@@ -251,8 +251,7 @@ fn a_store_that_replaces_nothing_holds_a_room_up_no_longer_than_it_may() {
         asked += 1;
         w.pass(WAIT / 2).gives("");
     }
-    w.claim(asked, 1, taken_for(2, 5)).gives("");
-    w.pass(0).gives("join m1 c1#1 foo alone");
+    w.claim(asked, 1, taken_for(2, 5)).gives("join m1 c1#1 foo alone");
 }
 
 #[test]
