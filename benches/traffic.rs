@@ -13,6 +13,7 @@ use usher::cli::app::{App, Start};
 use usher::config::{self, Config, Discovery, Loaded};
 use usher::front::listener::Listener;
 use usher::testkit::{Client, Monolith, RoomInfo, World, http};
+use uuid::Uuid;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -38,7 +39,8 @@ impl Bench {
         };
         let listener = Listener::bind_loopback().unwrap();
         let loaded = Loaded { config, warnings: Vec::new() };
-        let app = App::start(Start { loaded, request, listener, admin_listener: None }).await.unwrap();
+        let app =
+            App::start(Start { id: Uuid::new_v4(), loaded, request, listener, admin_listener: None }).await.unwrap();
         while !app.control().routes().available() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 pub use self::health::Health;
 use self::store::{Batch, Words};
 use crate::config::{ClaimsConfig, Secret};
-use crate::model::claims::{ClaimAnswer, ClaimCommand, ClaimOutcome};
+use crate::model::claims::{ClaimAnswer, ClaimCommand, ClaimOutcome, RoomLoad};
 use crate::model::{MonolithId, RoomKey};
 
 /// Commands that may wait for the store. A claim beyond them is answered at once: there is none.
@@ -74,7 +74,7 @@ impl Claims {
 /// The answer to a command that cannot be sent, if one is waited for.
 fn refuse(command: ClaimCommand) -> Option<(RoomKey, ClaimAnswer)> {
     match command {
-        ClaimCommand::Ask { room, number, monolith } => {
+        ClaimCommand::Ask { room, number, monolith, .. } => {
             Some((room, ClaimAnswer { number, monolith, outcome: ClaimOutcome::Unavailable }))
         }
         // The claim ends by itself, or is renewed the next time.
@@ -96,7 +96,7 @@ struct Task {
     settings: watch::Receiver<ClaimsConfig>,
     answer: Answer,
     /// What is still to be renewed: the latest list, less what was released since.
-    renewals: BTreeMap<RoomKey, MonolithId>,
+    renewals: BTreeMap<RoomKey, RoomLoad>,
 }
 
 /// Why a wait or a connection is over.
@@ -215,28 +215,27 @@ impl Task {
         let (mut asked, mut released) = (Vec::new(), Vec::new());
         for command in commands {
             match command {
-                ClaimCommand::Ask { room, number, monolith } => {
+                ClaimCommand::Ask { room, number, monolith, instead_of } => {
                     self.renewals.remove(&room);
                     // Our own claims do not bar us, so it does not matter that a release may come after this.
                     released.retain(|(other, _)| *other != room);
+                    let load = RoomLoad { monolith: monolith.clone(), epoch: None };
+                    batch.claim(&room, &load, instead_of.as_deref());
                     asked.push((room, number, monolith));
                 }
-                ClaimCommand::Release { room, monolith } => {
+                ClaimCommand::Release { room, load } => {
                     self.renewals.remove(&room);
-                    released.push((room, monolith));
+                    released.push((room, load));
                 }
                 ClaimCommand::Renew { rooms } => self.renewals.extend(rooms),
             }
         }
-        for (room, _, monolith) in &asked {
-            batch.claim(room, monolith);
-        }
-        for (room, monolith) in &released {
-            batch.release(room, monolith);
+        for (room, load) in &released {
+            batch.release(room, load);
         }
         for _ in 0..BATCH {
-            let Some((room, monolith)) = self.renewals.pop_first() else { break };
-            batch.claim(&room, &monolith);
+            let Some((room, load)) = self.renewals.pop_first() else { break };
+            batch.claim(&room, &load, None);
         }
         if asked.is_empty() && released.is_empty() {
             batch.ping();

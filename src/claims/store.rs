@@ -1,32 +1,47 @@
-//! The Redis that holds the claims: one key for each room, whose value is the token of the balancer that claimed it and
-//! the id of the Monolith that it is for.
+//! The Redis that holds the claims: one key for each room, that expires with its lease, and whose value is
+//!
+//! ```text
+//! TOKEN:EPOCH MONOLITH
+//! ```
+//!
+//! the token of the balancer that claimed the room, the epoch of the load that it is claimed for (`-` while the room is
+//! only placed and nobody has reported it), and the id of the Monolith. A value without `:EPOCH` is read as one with `-`:
+//! balancers wrote such values once, and they read the Monolith of these ones, and leave alone what is not theirs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Pipeline, RedisError, Value};
 
 use crate::config::Secret;
-use crate::model::claims::ClaimOutcome;
-use crate::model::{MonolithId, RoomKey};
+use crate::model::claims::{ClaimOutcome, RoomLoad};
+use crate::model::{Epoch, MonolithId, RoomKey};
 
 /// How long a connection may take. Nobody waits for it.
 const CONNECT: Duration = Duration::from_secs(2);
 
-/// Claims a room, or renews its claim: answers nothing if it is ours, else the value and how long it holds.
-/// KEYS: the room. ARGV: our token and the Monolith, the lease in milliseconds, our token.
+/// Claims a room, or renews its claim: answers nothing if it is ours by now, else the value and how long it holds.
+/// KEYS: the room. ARGV: the value, the lease in milliseconds, what our values begin with, and another balancer's value
+/// that is to be replaced, or nothing.
 const CLAIM: &str = "\
+if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return false end
 local held = redis.call('GET', KEYS[1])
-if not held or string.sub(held, 1, #ARGV[3]) == ARGV[3] then
+if string.sub(held, 1, #ARGV[3]) == ARGV[3] or held == ARGV[4] then
   redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
   return false
 end
 return {held, redis.call('PTTL', KEYS[1])}";
 
-/// Gives a claim back, if it is still this one.
+/// Gives a claim back, if it is ours, for this Monolith, and not for a newer load: no load is older than all, and others
+/// compare as `Epoch::compare` does. KEYS: the room. ARGV: what our values begin with, the epoch, the Monolith.
 const RELEASE: &str = "\
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
-return 0";
+local held = redis.call('GET', KEYS[1])
+if not held or string.sub(held, 1, #ARGV[1]) ~= ARGV[1] then return 0 end
+local epoch, monolith = string.match(held, '^(%S+) (.*)$', #ARGV[1] + 1)
+if monolith ~= ARGV[3] then return 0 end
+if epoch ~= '-' and (ARGV[2] == '-' or (ARGV[2] - epoch) % 2147483648 >= 1073741824) then return 0 end
+return redis.call('DEL', KEYS[1])";
 
 /// How keys and values are written.
 pub(super) struct Words {
@@ -47,15 +62,17 @@ impl<'a> Batch<'a> {
         Self { words, pipeline: Pipeline::new() }
     }
 
-    pub(super) fn claim(&mut self, room: &RoomKey, monolith: &MonolithId) {
-        let (key, value) = (self.words.key(room), self.words.value(monolith));
+    pub(super) fn claim(&mut self, room: &RoomKey, load: &RoomLoad, instead_of: Option<&str>) {
+        let (key, ours) = (self.words.key(room), self.words.ours());
+        let value = format!("{ours}{} {}", epoch_word(load.epoch), load.monolith.as_str());
         let lease = u64::try_from(self.words.lease.as_millis()).unwrap_or(u64::MAX);
-        self.pipeline.cmd("EVAL").arg(CLAIM).arg(1).arg(key).arg(value).arg(lease).arg(&self.words.token);
+        let command = self.pipeline.cmd("EVAL").arg(CLAIM).arg(1).arg(key);
+        command.arg(value).arg(lease).arg(ours).arg(instead_of.unwrap_or_default());
     }
 
-    pub(super) fn release(&mut self, room: &RoomKey, monolith: &MonolithId) {
-        let (key, value) = (self.words.key(room), self.words.value(monolith));
-        self.pipeline.cmd("EVAL").arg(RELEASE).arg(1).arg(key).arg(value);
+    pub(super) fn release(&mut self, room: &RoomKey, load: &RoomLoad) {
+        let command = self.pipeline.cmd("EVAL").arg(RELEASE).arg(1).arg(self.words.key(room));
+        command.arg(self.words.ours()).arg(epoch_word(load.epoch)).arg(load.monolith.as_str());
     }
 
     pub(super) fn ping(&mut self) {
@@ -73,9 +90,21 @@ impl Words {
         format!("{}room:{}", self.prefix, room.as_str())
     }
 
-    fn value(&self, monolith: &MonolithId) -> String {
-        format!("{} {}", self.token, monolith.as_str())
+    /// What each of our values begins with.
+    fn ours(&self) -> String {
+        format!("{}:", self.token)
     }
+}
+
+fn epoch_word(epoch: Option<Epoch>) -> String {
+    epoch.map_or_else(|| "-".into(), |epoch| epoch.to_string())
+}
+
+/// What a value says, whoever wrote it.
+fn read(value: &str) -> Option<RoomLoad> {
+    let (owner, monolith) = value.split_once(' ')?;
+    let epoch = owner.split_once(':').and_then(|(_, epoch)| epoch.parse().ok()).map(Epoch);
+    Some(RoomLoad { monolith: MonolithId::from(monolith), epoch })
 }
 
 /// What the answer to a claim means. What nobody understands is no answer.
@@ -84,10 +113,10 @@ pub(super) fn outcome(value: &Value) -> ClaimOutcome {
         Value::Nil => ClaimOutcome::Granted,
         Value::Array(parts) => match parts.as_slice() {
             [Value::BulkString(held), Value::Int(milliseconds)] => {
-                let held = String::from_utf8_lossy(held);
-                let Some((_, monolith)) = held.split_once(' ') else { return ClaimOutcome::Unavailable };
+                let Ok(held) = std::str::from_utf8(held) else { return ClaimOutcome::Unavailable };
+                let Some(by) = read(held) else { return ClaimOutcome::Unavailable };
                 let expires_in = u64::try_from(*milliseconds).unwrap_or(0).saturating_mul(1000);
-                ClaimOutcome::Taken { by: MonolithId::from(monolith), expires_in }
+                ClaimOutcome::Taken { by, held: Arc::from(held), expires_in }
             }
             _ => ClaimOutcome::Unavailable,
         },

@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::model::Epoch;
 use crate::model::metrics::MetricsText;
 use crate::testkit::Redis;
 
@@ -55,10 +56,15 @@ impl Balancer {
     }
 
     async fn ask(&mut self, room: &str, monolith: &str) -> ClaimOutcome {
+        self.ask_instead_of(room, monolith, None).await
+    }
+
+    async fn ask_instead_of(&mut self, room: &str, monolith: &str, instead_of: Option<Arc<str>>) -> ClaimOutcome {
         self.asked += 1;
         let (number, monolith) = (self.asked, MonolithId::from(monolith));
         let room = RoomKey::of(room);
-        let at_once = self.claims.send(ClaimCommand::Ask { room: room.clone(), number, monolith: monolith.clone() });
+        let (asked, wanted) = (room.clone(), monolith.clone());
+        let at_once = self.claims.send(ClaimCommand::Ask { room: asked, number, monolith: wanted, instead_of });
         let (answered, answer) = match at_once {
             Some(answer) => answer,
             None => tokio::time::timeout(SOON, self.answers.recv()).await.unwrap().unwrap(),
@@ -67,14 +73,26 @@ impl Balancer {
         answer.outcome
     }
 
-    fn release(&self, room: &str, monolith: &str) {
-        let (room, monolith) = (RoomKey::of(room), MonolithId::from(monolith));
-        assert!(self.claims.send(ClaimCommand::Release { room, monolith }).is_none());
+    fn release(&self, room: &str, monolith: &str, epoch: Option<u32>) {
+        let room = RoomKey::of(room);
+        assert!(self.claims.send(ClaimCommand::Release { room, load: load(monolith, epoch) }).is_none());
     }
 
-    fn renew(&self, rooms: &[(&str, &str)]) {
-        let rooms = rooms.iter().map(|(room, monolith)| (RoomKey::of(room), MonolithId::from(*monolith))).collect();
+    fn renew(&self, rooms: &[(&str, &str, Option<u32>)]) {
+        let rooms = rooms.iter().map(|(room, monolith, epoch)| (RoomKey::of(room), load(monolith, *epoch))).collect();
         assert!(self.claims.send(ClaimCommand::Renew { rooms }).is_none());
+    }
+}
+
+fn load(monolith: &str, epoch: Option<u32>) -> RoomLoad {
+    RoomLoad { monolith: monolith.into(), epoch: epoch.map(Epoch) }
+}
+
+/// What another balancer has claimed a room for.
+fn taken(outcome: ClaimOutcome) -> (RoomLoad, Arc<str>) {
+    match outcome {
+        ClaimOutcome::Taken { by, held, .. } => (by, held),
+        ClaimOutcome::Granted | ClaimOutcome::Unavailable => panic!("{outcome:?}"),
     }
 }
 
@@ -91,19 +109,87 @@ async fn the_first_claim_holds_and_the_second_hears_of_it() {
     let redis = Redis::start(Some("hunter2")).await.unwrap();
     let (mut one, mut two) = (Balancer::linked("one", &redis).await, Balancer::linked("two", &redis).await);
     assert_eq!(one.ask("foo", "m1").await, ClaimOutcome::Granted);
-    let ClaimOutcome::Taken { by, expires_in } = two.ask("Foo", "m2").await else { panic!("granted twice") };
-    assert_eq!(&*by.to_string(), "m1");
+    let ClaimOutcome::Taken { by, held, expires_in } = two.ask("Foo", "m2").await else { panic!("granted twice") };
+    assert_eq!((by, &*held), (load("m1", None), "one:- m1"));
     assert!((1..=15_000_000).contains(&expires_in), "{expires_in}");
-    assert_eq!(redis.get("usher:room:foo").as_deref(), Some("one m1"));
+    assert_eq!(redis.get("usher:room:foo").as_deref(), Some("one:- m1"));
     // Its own claims do not bar it from another choice.
     assert_eq!(one.ask("foo", "m3").await, ClaimOutcome::Granted);
     // What it does not hold any more, or another holds, is not given back.
-    one.release("foo", "m1");
-    two.release("foo", "m3");
-    assert!(matches!(two.ask("foo", "m2").await, ClaimOutcome::Taken { .. }));
-    one.release("foo", "m3");
+    one.release("foo", "m1", None);
+    two.release("foo", "m3", None);
+    taken(two.ask("foo", "m2").await);
+    one.release("foo", "m3", None);
     until("the claim is given back", || redis.get("usher:room:foo").is_none()).await;
     assert_eq!(two.ask("foo", "m2").await, ClaimOutcome::Granted);
+}
+
+#[tokio::test]
+async fn f42_a_release_that_speaks_of_an_older_load_leaves_the_claim_of_a_newer_one() {
+    let redis = Redis::start(None).await.unwrap();
+    let mut one = Balancer::linked("one", &redis).await;
+    let held = async |one: &mut Balancer| {
+        // Commands of one balancer are obeyed in order: what was sent before this has happened when it is answered.
+        one.ask("other", "m1").await;
+        redis.get("usher:room:foo")
+    };
+    assert_eq!(one.ask("foo", "m1").await, ClaimOutcome::Granted);
+    one.renew(&[("foo", "m1", Some(5))]);
+    until("the load is written down", || redis.get("usher:room:foo").as_deref() == Some("one:5 m1")).await;
+    for older in [None, Some(4), Some(5_u32.wrapping_sub(9))] {
+        one.release("foo", "m1", older);
+        assert_eq!(held(&mut one).await.as_deref(), Some("one:5 m1"), "{older:?}");
+    }
+    // The claim of a load that was older goes with what came after it, since that was not written down yet.
+    one.release("foo", "m1", Some(6));
+    assert_eq!(held(&mut one).await, None);
+    // Nobody had said which load it is.
+    assert_eq!(one.ask("foo", "m1").await, ClaimOutcome::Granted);
+    one.release("foo", "m1", Some(7));
+    assert_eq!(held(&mut one).await, None);
+}
+
+#[tokio::test]
+async fn a_claim_is_replaced_if_it_is_still_that_one() {
+    let redis = Redis::start(None).await.unwrap();
+    let (mut one, mut two) = (Balancer::linked("one", &redis).await, Balancer::linked("two", &redis).await);
+    one.renew(&[("foo", "m1", Some(5))]);
+    until("it is claimed", || redis.get("usher:room:foo").is_some()).await;
+    let (by, old) = taken(two.ask("foo", "m2").await);
+    assert_eq!((by, &*old), (load("m1", Some(5)), "one:5 m1"));
+    // It has been loaded there once more.
+    one.renew(&[("foo", "m1", Some(6))]);
+    until("it is renewed", || redis.get("usher:room:foo").as_deref() == Some("one:6 m1")).await;
+    let (by, new) = taken(two.ask_instead_of("foo", "m2", Some(old)).await);
+    assert_eq!(by, load("m1", Some(6)));
+    assert_eq!(two.ask_instead_of("foo", "m2", Some(new)).await, ClaimOutcome::Granted);
+    assert_eq!(redis.get("usher:room:foo").as_deref(), Some("two:- m2"));
+    // Whoever held it takes nothing back with it.
+    one.release("foo", "m1", Some(6));
+    one.renew(&[("foo", "m1", Some(6))]);
+    one.ask("other", "m1").await;
+    assert_eq!(redis.get("usher:room:foo").as_deref(), Some("two:- m2"));
+}
+
+#[tokio::test]
+async fn a_claim_without_an_epoch_is_that_of_a_room_nobody_has_reported() {
+    let redis = Redis::start(None).await.unwrap();
+    let mut one = Balancer::linked("one", &redis).await;
+    for (value, monolith, epoch) in [
+        ("two m2", "m2", None),
+        ("two:- m2", "m2", None),
+        ("two:4294967295 m2", "m2", Some(u32::MAX)),
+        ("two:4294967296 m2", "m2", None),
+        ("two:7 m 2", "m 2", Some(7)),
+        // Its token begins as ours does.
+        ("one2:7 m2", "m2", Some(7)),
+    ] {
+        redis.set("usher:room:foo", value, Duration::from_secs(60));
+        let (by, held) = taken(one.ask("foo", "m1").await);
+        assert_eq!((by, &*held), (load(monolith, epoch), value));
+    }
+    redis.set("usher:room:foo", "nothing", Duration::from_secs(60));
+    assert_eq!(one.ask("foo", "m1").await, ClaimOutcome::Unavailable);
 }
 
 #[tokio::test]
@@ -116,17 +202,17 @@ async fn renewal_keeps_claims_up_makes_lost_ones_anew_and_leaves_others_alone() 
     redis.set("usher:room:old", "two m2", Duration::ZERO);
     // More than share one round trip.
     let many: Vec<String> = (0..600).map(|n| format!("r{n}")).collect();
-    let mut rooms: Vec<(&str, &str)> = many.iter().map(|room| (room.as_str(), "m1")).collect();
-    rooms.extend([("foo", "m1"), ("bar", "m1"), ("old", "m1")]);
+    let mut rooms: Vec<_> = many.iter().map(|room| (room.as_str(), "m1", Some(5))).collect();
+    rooms.extend([("foo", "m1", Some(5)), ("bar", "m1", Some(5)), ("old", "m1", None)]);
     one.renew(&rooms);
     until("all are renewed", || redis.get("usher:room:r599").is_some() && redis.get("usher:room:r99").is_some()).await;
-    assert_eq!(redis.get("usher:room:foo").as_deref(), Some("one m1"));
+    assert_eq!(redis.get("usher:room:foo").as_deref(), Some("one:5 m1"));
     assert_eq!(redis.get("usher:room:bar").as_deref(), Some("two m2"));
-    assert_eq!(redis.get("usher:room:old").as_deref(), Some("one m1"));
+    assert_eq!(redis.get("usher:room:old").as_deref(), Some("one:- m1"));
     // What is released while it waits to be renewed is not claimed again.
     one.renew(&rooms);
-    one.release("r7", "m1");
-    assert!(matches!(one.ask("bar", "m1").await, ClaimOutcome::Taken { .. }));
+    one.release("r7", "m1", Some(5));
+    taken(one.ask("bar", "m1").await);
     until("it is given back", || redis.get("usher:room:r7").is_none()).await;
 }
 
@@ -139,7 +225,7 @@ async fn one_silence_closes_the_road_at_once_and_it_opens_again_by_itself() {
     assert_eq!(one.ask("bar", "m1").await, ClaimOutcome::Unavailable);
     assert!(!one.claims.health().is_up());
     // Nobody waits from here on: the answer is there before the queue is touched.
-    let asked = ClaimCommand::Ask { room: RoomKey::of("x"), number: 1, monolith: "m1".into() };
+    let asked = ClaimCommand::Ask { room: RoomKey::of("x"), number: 1, monolith: "m1".into(), instead_of: None };
     assert!(one.claims.send(asked).is_some());
     until("it says so", || one.claims.health().detail().is_some_and(|text| text.contains("no answer within"))).await;
     redis.come_back();
@@ -186,7 +272,7 @@ async fn changed_settings_are_taken_up() {
     assert_eq!(one.ask("foo", "m1").await, ClaimOutcome::Granted);
     one.settings.send_replace(ClaimsConfig { prefix: "ott:".into(), ..config(&new) });
     let end = tokio::time::Instant::now() + SOON;
-    while new.get("ott:room:bar").as_deref() != Some("one m1") {
+    while new.get("ott:room:bar").as_deref() != Some("one:- m1") {
         assert!(tokio::time::Instant::now() < end, "never: the new one is used");
         one.ask("bar", "m1").await;
     }

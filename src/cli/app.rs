@@ -64,6 +64,8 @@ pub enum StartError {
 
 /// What a balancer is started with.
 pub struct Start {
+    /// What tells this process from all others; a new one for each.
+    pub id: Uuid,
     /// The configuration.
     pub loaded: Loaded,
     /// How it was found, so that it can be found again when it changes.
@@ -109,13 +111,12 @@ impl App {
 
     /// The same without accepting yet: connections wait in the queue of the socket, or are another process's.
     pub async fn start_closed(start: Start) -> Result<Self, StartError> {
-        let Start { loaded, request, listener, admin_listener } = start;
+        let Start { id, loaded, request, listener, admin_listener } = start;
         let workers = request.workers;
         let first = FirstPolicy::prepare(&loaded.config, workers)?;
         let config = Arc::new(ArcSwap::from_pointee(loaded.config));
         let now = config.load_full();
         let (reports, received) = mpsc::channel(REPORTS);
-        let id = Uuid::new_v4();
         let (claims, wanted) = claims::queue();
         let store = claims.health().clone();
         let control = crate::control::spawn(ControlSettings {

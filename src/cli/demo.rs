@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
+use uuid::Uuid;
 
 use super::app::{App, Start, StartError};
 use super::output::{say, show};
@@ -167,7 +168,7 @@ async fn start(args: &DemoArgs, policy: &Path) -> Result<(App, Vec<Monolith>), S
         workers: machine::workers(),
     };
     let loaded = Loaded { config, warnings: Vec::new() };
-    let app = App::start(Start { loaded, request, listener, admin_listener: None }).await?;
+    let app = App::start(Start { id: Uuid::new_v4(), loaded, request, listener, admin_listener: None }).await?;
     Ok((app, monoliths))
 }
 

@@ -6,6 +6,7 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
+use uuid::Uuid;
 
 use super::activation::{self, Passed};
 use super::app::{App, Start, StartError};
@@ -195,7 +196,7 @@ async fn start(loaded: Loaded, request: config::Request, passed: Passed, takeove
     let sockets = Sockets::gather(&loaded.config, passed, takeover).await?;
     let shareable = sockets.share();
     let Sockets { main: listener, admin: admin_listener, predecessor, .. } = sockets;
-    let app = App::start_closed(Start { loaded, request, listener, admin_listener }).await?;
+    let app = App::start_closed(Start { id: Uuid::new_v4(), loaded, request, listener, admin_listener }).await?;
     let took_over = predecessor.is_some();
     match predecessor {
         None => {

@@ -24,6 +24,7 @@ async fn serving() -> (SocketAddr, Control, tokio::task::JoinHandle<u8>) {
         workers: 1,
     };
     let start = Start {
+        id: Uuid::new_v4(),
         loaded: Loaded { config, warnings: Vec::new() },
         request,
         listener: Listener::bind_loopback().unwrap(),

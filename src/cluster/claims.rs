@@ -4,12 +4,15 @@
 //! A claim says where a room goes, so that nobody sends it elsewhere. It is no lock and decides no duplicate: what
 //! Monoliths report is the truth, and whatever the store does, no room waits for it longer than its bound.
 
+use std::sync::Arc;
+
+use super::departed::Departed;
 use super::room::{Active, Binding, Placed, Placing, Room, State};
 use super::{Cluster, Map, Turn};
-use crate::model::claims::{ClaimAnswer, ClaimCommand, ClaimOutcome};
+use crate::model::claims::{ClaimAnswer, ClaimCommand, ClaimOutcome, RoomLoad};
 use crate::model::event::{Effect, Micros};
 use crate::model::story::What;
-use crate::model::{MonolithId, RoomKey};
+use crate::model::{Epoch, MonolithId, RoomKey};
 
 /// How long a room that another balancer has sent to a linked Monolith waits for its report, in microseconds: two joins
 /// that reach a Monolith while it loads a room load it twice.
@@ -44,13 +47,16 @@ pub struct ClaimCounters {
 #[derive(Default)]
 pub(super) struct Claims {
     rooms: Map<RoomKey, Claim>,
+    /// The last load of rooms whose end their Monolith has told: a claim for it says nothing any more.
+    ended: Departed<RoomLoad>,
     asked: u64,
     renew_at: Option<Micros>,
 }
 
-/// The claim of one room for one Monolith. It is forgotten when the room goes elsewhere.
+/// The claim of one room for one Monolith, and for its load there once that is reported. It is forgotten when the room
+/// goes elsewhere.
 struct Claim {
-    monolith: MonolithId,
+    load: RoomLoad,
     stage: Stage,
 }
 
@@ -92,21 +98,29 @@ impl Cluster {
             return false;
         }
         let Some(monolith) = self.rooms.get(key).and_then(Room::monolith) else { return false };
-        if let Some(claim) = self.claims.rooms.get(key).filter(|claim| claim.monolith == *monolith) {
+        if let Some(claim) = self.claims.rooms.get(key).filter(|claim| claim.load.monolith == *monolith) {
             return claim.stage.is_awaited();
         }
-        self.ask_for_claim(key, monolith.clone(), self.now.saturating_add(self.settings.load_timeout), turn);
+        let until = self.now.saturating_add(self.settings.load_timeout);
+        self.ask_for_claim(key, monolith.clone(), None, until, turn);
         true
     }
 
-    fn ask_for_claim(&mut self, key: &RoomKey, monolith: MonolithId, until: Micros, turn: &mut Turn<'_>) {
+    fn ask_for_claim(
+        &mut self,
+        key: &RoomKey,
+        monolith: MonolithId,
+        instead_of: Option<Arc<str>>,
+        until: Micros,
+        turn: &mut Turn<'_>,
+    ) {
         let wait = self.settings.claims.map_or(0, |claiming| claiming.wait);
         self.claims.asked += 1;
         let number = self.claims.asked;
         self.counters.claims.asked += 1;
         self.set_claim(key, monolith.clone(), Stage::Asked { number, until });
         self.wait_until(key, self.now.saturating_add(wait), turn);
-        turn.emit(Effect::Claim(ClaimCommand::Ask { room: key.clone(), number, monolith }));
+        turn.emit(Effect::Claim(ClaimCommand::Ask { room: key.clone(), number, monolith, instead_of }));
     }
 
     /// The store has answered.
@@ -116,10 +130,12 @@ impl Cluster {
         let until = match claim.map(|claim| &claim.stage) {
             Some(Stage::Asked { number: asked, until }) if *asked == number => *until,
             Some(_) | None => {
-                // Too late: nobody needs it, unless the room is there after all.
-                let held = claim.is_some_and(|claim| claim.monolith == monolith && matches!(claim.stage, Stage::Held));
-                if outcome == ClaimOutcome::Granted && !held {
-                    turn.emit(Effect::Claim(ClaimCommand::Release { room: key.clone(), monolith }));
+                // Too late: nobody needs it, unless the room is there after all, or has been claimed for the same once more.
+                let claimed = |claim: &Claim| matches!(claim.stage, Stage::Held | Stage::Asked { .. });
+                let wanted = claim.is_some_and(|claim| claim.load.monolith == monolith && claimed(claim));
+                if outcome == ClaimOutcome::Granted && !wanted {
+                    let load = RoomLoad { monolith, epoch: None };
+                    turn.emit(Effect::Claim(ClaimCommand::Release { room: key.clone(), load }));
                 }
                 return;
             }
@@ -131,9 +147,13 @@ impl Cluster {
                 self.advance(key, turn);
             }
             ClaimOutcome::Unavailable => self.waive(key, turn),
-            ClaimOutcome::Taken { by, expires_in } => {
+            ClaimOutcome::Taken { by, held, expires_in } => {
                 self.counters.claims.taken += 1;
-                self.claim_taken(key, by, expires_in, until, turn);
+                if self.claims.ended.of(key) == Some(&by) && until > self.now {
+                    self.ask_for_claim(key, monolith, Some(held), until, turn);
+                } else {
+                    self.claim_taken(key, by.monolith, expires_in, until, turn);
+                }
             }
         }
     }
@@ -167,10 +187,10 @@ impl Cluster {
     /// A room's deadline has passed. Returns whether it was one of its claim.
     pub(super) fn claim_timed_out(&mut self, key: &RoomKey, turn: &mut Turn<'_>) -> bool {
         let Some(claim) = self.claims.rooms.get(key).filter(|claim| claim.stage.is_awaited()) else { return false };
-        let monolith = claim.monolith.clone();
+        let monolith = claim.load.monolith.clone();
         match claim.stage {
             Stage::Taken { until } if until > self.now && self.settings.claims.is_some() && self.waits_for(key) => {
-                self.ask_for_claim(key, monolith, until, turn);
+                self.ask_for_claim(key, monolith, None, until, turn);
             }
             // It was only a matter of time: the room is expected there.
             Stage::Followed if self.waits_for(key) => {
@@ -200,7 +220,7 @@ impl Cluster {
     pub(super) fn claim_created(&mut self, key: &RoomKey, monolith: &MonolithId, turn: &mut Turn<'_>) {
         if self.settings.claims.is_some() {
             self.set_claim(key, monolith.clone(), Stage::Held);
-            let rooms = vec![(key.clone(), monolith.clone())];
+            let rooms = vec![(key.clone(), self.load_on(key, monolith.clone()))];
             turn.emit(Effect::Claim(ClaimCommand::Renew { rooms }));
         }
     }
@@ -219,39 +239,61 @@ impl Cluster {
         }
         self.claims.renew_at = Some(self.now.saturating_add((claiming.lease / 3).max(1)));
         for (key, room) in &self.rooms {
-            if let State::Active(Active { monolith, binding: Binding::Reported(_) }) = &room.state
+            if let State::Active(Active { monolith, binding: binding @ Binding::Reported(_) }) = &room.state
                 && !room.members.is_empty()
                 && !self.claims.rooms.contains_key(key)
             {
-                self.claims.rooms.insert(key.clone(), Claim { monolith: monolith.clone(), stage: Stage::Held });
+                let load = RoomLoad { monolith: monolith.clone(), epoch: binding.epoch() };
+                self.claims.rooms.insert(key.clone(), Claim { load, stage: Stage::Held });
             }
         }
         let held = self.claims.rooms.iter().filter(|(_, claim)| matches!(claim.stage, Stage::Held));
-        let mut rooms: Vec<_> = held.map(|(key, claim)| (key.clone(), claim.monolith.clone())).collect();
+        let mut rooms: Vec<_> = held.map(|(key, claim)| (key.clone(), claim.load.clone())).collect();
         if !rooms.is_empty() {
             // The order of effects must not depend on how a table hashes.
-            rooms.sort_unstable();
+            rooms.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
             turn.emit(Effect::Claim(ClaimCommand::Renew { rooms }));
         }
     }
 
-    /// A room has changed: a claim for a Monolith that it is not on any more is given back.
+    /// A room has changed: its claim is for its present load, and one for a Monolith that it is not on any more is given
+    /// back.
     pub(super) fn settle_claim(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
-        let Some(claim) = self.claims.rooms.get(key) else { return };
+        let Some(claim) = self.claims.rooms.get_mut(key) else { return };
         let room = self.rooms.get(key);
-        let there = room.and_then(Room::monolith) == Some(&claim.monolith);
+        let there = room.and_then(Room::monolith) == Some(&claim.load.monolith);
         let held = matches!(claim.stage, Stage::Held);
         if there && (held || room.is_some_and(|room| matches!(room.state, State::Placing(_)))) {
+            if let Some(State::Active(active)) = room.map(|room| &room.state) {
+                claim.load.epoch = active.binding.epoch().or(claim.load.epoch);
+            }
             return;
         }
-        let Some(Claim { monolith, .. }) = self.claims.rooms.remove(key) else { return };
+        let Some(Claim { load, .. }) = self.claims.rooms.remove(key) else { return };
         if held {
-            turn.emit(Effect::Claim(ClaimCommand::Release { room: key.clone(), monolith }));
+            turn.emit(Effect::Claim(ClaimCommand::Release { room: key.clone(), load }));
+        }
+    }
+
+    /// A Monolith has said that a load of a room is over. That a link is lost ends none: others may be in it still.
+    pub(super) fn load_ended(&mut self, key: &RoomKey, monolith: &MonolithId, epoch: Epoch) {
+        if self.settings.claims.is_some() {
+            self.claims.ended.note(key, RoomLoad { monolith: monolith.clone(), epoch: Some(epoch) });
         }
     }
 
     fn set_claim(&mut self, key: &RoomKey, monolith: MonolithId, stage: Stage) {
-        self.claims.rooms.insert(key.clone(), Claim { monolith, stage });
+        let load = self.load_on(key, monolith);
+        self.claims.rooms.insert(key.clone(), Claim { load, stage });
+    }
+
+    /// What a room is claimed for that is, or is to go, to this Monolith.
+    fn load_on(&self, key: &RoomKey, monolith: MonolithId) -> RoomLoad {
+        let epoch = match self.rooms.get(key).map(|room| &room.state) {
+            Some(State::Active(active)) if active.monolith == monolith => active.binding.epoch(),
+            Some(_) | None => None,
+        };
+        RoomLoad { monolith, epoch }
     }
 
     fn wait_until(&mut self, key: &RoomKey, at: Micros, turn: &mut Turn<'_>) {

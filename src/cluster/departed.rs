@@ -1,26 +1,29 @@
-//! Where rooms that are gone were last, for the policy that places them again.
+//! What is remembered of rooms that have left a Monolith, for those who place them again: bounded, since most of them
+//! never come back.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use super::Map;
 use crate::model::RoomKey;
-use crate::model::policy::Previous;
-use crate::model::wire::Metadata;
 
-/// The last Monolith of the rooms that left one most recently.
-#[derive(Default)]
-pub(super) struct Departed {
-    last: Map<RoomKey, (Previous, Option<Arc<Metadata>>)>,
+/// One thing about each of the rooms that left most recently.
+pub(super) struct Departed<T> {
+    last: Map<RoomKey, T>,
     order: VecDeque<RoomKey>,
 }
 
-impl Departed {
+impl<T> Default for Departed<T> {
+    fn default() -> Self {
+        Self { last: Map::default(), order: VecDeque::new() }
+    }
+}
+
+impl<T> Departed<T> {
     /// How many rooms are remembered; beyond it the oldest is forgotten.
     const KEPT: usize = 4096;
 
-    pub(super) fn note(&mut self, key: &RoomKey, previous: Previous, metadata: Option<Arc<Metadata>>) {
-        if self.last.insert(key.clone(), (previous, metadata)).is_some() {
+    pub(super) fn note(&mut self, key: &RoomKey, last: T) {
+        if self.last.insert(key.clone(), last).is_some() {
             return;
         }
         self.order.push_back(key.clone());
@@ -31,12 +34,7 @@ impl Departed {
         }
     }
 
-    pub(super) fn of(&self, key: &RoomKey) -> Option<Previous> {
-        self.last.get(key).map(|(previous, _)| previous.clone())
-    }
-
-    /// What the last Monolith of a room said of it.
-    pub(super) fn metadata_of(&self, key: &RoomKey) -> Option<Arc<Metadata>> {
-        self.last.get(key)?.1.clone()
+    pub(super) fn of(&self, key: &RoomKey) -> Option<&T> {
+        self.last.get(key)
     }
 }

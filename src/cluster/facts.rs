@@ -23,7 +23,7 @@ impl Cluster {
             }
             None => {
                 facts.region = region;
-                facts.previous = self.departed.of(key);
+                facts.previous = self.departed.of(key).map(|(previous, _)| previous.clone());
             }
         }
         facts.metadata = self.metadata_value(key);
@@ -37,7 +37,7 @@ impl Cluster {
     }
 
     fn metadata_of(&self, key: &RoomKey) -> Option<Arc<Metadata>> {
-        let Some(room) = self.rooms.get(key) else { return self.departed.metadata_of(key) };
+        let Some(room) = self.rooms.get(key) else { return self.departed.of(key)?.1.clone() };
         let copy = room.monolith().and_then(|id| self.monoliths.get(id)).and_then(|m| m.copies.get(key));
         copy.map(|copy| copy.metadata.clone()).or_else(|| room.metadata.clone())
     }

@@ -59,7 +59,8 @@ use self::pace::Pace;
 use self::requests::Request;
 use crate::config::Weights;
 use crate::model::event::{Effect, EjectionCause, Event, Micros};
-use crate::model::policy::View;
+use crate::model::policy::{Previous, View};
+use crate::model::wire::Metadata;
 use crate::model::{ClientId, Hashing, LinkId, MonolithId, Region, RequestId, RoomKey};
 use crate::policy::Policy;
 
@@ -154,7 +155,7 @@ pub struct Cluster {
     clients: Map<ClientId, Client>,
     requests: Map<RequestId, Request>,
     timers: BTreeSet<(Micros, RoomKey)>,
-    departed: Departed,
+    departed: Departed<(Previous, Option<Arc<Metadata>>)>,
     moves: Moves,
     unloads: Unloads,
     drained: Drained,

@@ -240,6 +240,7 @@ impl Cluster {
         let Some(copy) = entry.copies.remove(key) else { return };
         entry.users -= u64::from(copy.metadata.users);
         self.copy_gone(&copy);
+        self.load_ended(key, monolith, copy.epoch);
         if let Some(room) = self.rooms.get_mut(key)
             && room.monolith() == Some(monolith)
         {

@@ -15,7 +15,9 @@ impl Cluster {
         let key = name.key().clone();
         debug_assert!(!self.rooms.contains_key(&key), "{key} exists");
         let mut room = Room::new(name, state);
-        (room.previous, room.metadata) = (self.departed.of(&key), self.departed.metadata_of(&key));
+        if let Some((previous, metadata)) = self.departed.of(&key) {
+            (room.previous, room.metadata) = (Some(previous.clone()), metadata.clone());
+        }
         self.rooms.insert(key.clone(), room);
         self.account(&key, &Account::default(), turn);
     }
@@ -40,7 +42,7 @@ impl Cluster {
         debug_assert!(room.members.is_empty(), "{key} has members");
         self.account(key, &Account::of(&room), turn);
         if let Some(previous) = room.previous {
-            self.departed.note(key, previous, room.metadata);
+            self.departed.note(key, (previous, room.metadata));
         }
     }
 

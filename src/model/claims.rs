@@ -1,7 +1,18 @@
 //! Claims of rooms: what the cluster wants of the store that all balancers share, and what the store says.
 
+use std::sync::Arc;
+
 use super::event::Micros;
-use super::{MonolithId, RoomKey};
+use super::{Epoch, MonolithId, RoomKey};
+
+/// What a room is claimed for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoomLoad {
+    /// Where the room is, or is to go.
+    pub monolith: MonolithId,
+    /// Its load there; none while it is only sent there and nobody has reported it.
+    pub epoch: Option<Epoch>,
+}
 
 /// What the cluster wants of the store. Each of these may be lost: a claim that nobody renews ends by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,18 +25,21 @@ pub enum ClaimCommand {
         number: u64,
         /// Where the room is to go.
         monolith: MonolithId,
+        /// A claim of another balancer, word for word, that says nothing any more: if it is still this one, it is
+        /// replaced.
+        instead_of: Option<Arc<str>>,
     },
     /// These rooms are where they are: their claims are kept, and those that have ended are made anew.
     Renew {
-        /// Each with its Monolith.
-        rooms: Vec<(RoomKey, MonolithId)>,
+        /// Each with what it is claimed for.
+        rooms: Vec<(RoomKey, RoomLoad)>,
     },
-    /// A room is not there any more. A claim of another balancer is left alone.
+    /// A room is not there any more. A claim of another balancer is left alone, and so is one for a newer load.
     Release {
         /// The room.
         room: RoomKey,
         /// Where it was.
-        monolith: MonolithId,
+        load: RoomLoad,
     },
 }
 
@@ -47,8 +61,10 @@ pub enum ClaimOutcome {
     Granted,
     /// Another balancer was first.
     Taken {
-        /// Where that sends the room.
-        by: MonolithId,
+        /// What that has claimed it for.
+        by: RoomLoad,
+        /// Its claim, word for word.
+        held: Arc<str>,
         /// After what time its claim ends unless it is renewed, in microseconds.
         expires_in: Micros,
     },

@@ -12,6 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::model::Epoch;
+
 /// The longest argument that is taken.
 const LONGEST: usize = 64 << 10;
 
@@ -117,15 +119,15 @@ impl Shared {
             _ if !*known => "-NOAUTH Authentication required.\r\n".into(),
             ("PING", _) => "+PONG\r\n".into(),
             ("CLIENT" | "SELECT", _) => "+OK\r\n".into(),
-            ("EVAL", [script, "1", key, value]) if script.contains("'DEL'") => {
-                let ours = self.get(key).is_some_and(|(held, _)| held == *value);
-                if ours {
+            ("EVAL", [script, "1", key, ours, epoch, monolith]) if script.contains("'DEL'") => {
+                let goes = self.get(key).is_some_and(|(held, _)| goes(&held, ours, epoch, monolith));
+                if goes {
                     self.keys().remove(*key);
                 }
-                format!(":{}\r\n", u8::from(ours))
+                format!(":{}\r\n", u8::from(goes))
             }
-            ("EVAL", [_, "1", key, value, lease, token]) => match self.get(key) {
-                Some((held, left)) if !held.starts_with(token) => {
+            ("EVAL", [_, "1", key, value, lease, ours, replaced]) => match self.get(key) {
+                Some((held, left)) if !held.starts_with(ours) && held != *replaced => {
                     format!("*2\r\n${}\r\n{held}\r\n:{}\r\n", held.len(), left.as_millis())
                 }
                 Some(_) | None => {
@@ -137,6 +139,18 @@ impl Shared {
             _ => "-ERR unknown command\r\n".into(),
         }
     }
+}
+
+/// Whether a claim is given back by whoever says that a load is over: it is theirs, for that Monolith, and for no newer
+/// load.
+fn goes(held: &str, ours: &str, epoch: &str, monolith: &str) -> bool {
+    let Some((claimed, there)) = held.strip_prefix(ours).and_then(|rest| rest.split_once(' ')) else { return false };
+    let not_newer = match (claimed.parse().map(Epoch), epoch.parse().map(Epoch)) {
+        (Ok(claimed), Ok(over)) => claimed.compare(over).is_le(),
+        (Ok(_), Err(_)) => false,
+        (Err(_), _) => true,
+    };
+    there == monolith && not_newer
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {

@@ -12,6 +12,7 @@ use usher::front::listener::Listener;
 use usher::model::Region;
 use usher::testkit::http::{self, Answer};
 use usher::testkit::{Client, Monolith, World};
+use uuid::Uuid;
 
 /// How long anything may take: far more than it does, for slow machines.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -105,7 +106,7 @@ impl Balancer {
         let listener = Listener::bind_loopback().unwrap();
         let admin_listener = loaded.config.admin_listen.map(|addr| Listener::bind(addr).unwrap());
         let key = loaded.config.api_key.expose().to_string();
-        let app = App::start(Start { loaded, request, listener, admin_listener }).await.unwrap();
+        let app = App::start(Start { id: Uuid::new_v4(), loaded, request, listener, admin_listener }).await.unwrap();
         let (addr, admin) = (app.addr(), app.admin_addr());
         let balancer = Self { app, addr, admin, monoliths, key, folder };
         balancer.linked(balancer.monoliths.len()).await;

@@ -4,7 +4,12 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use usher::config::{Config, Secret};
+use tokio::sync::{mpsc, watch};
+use usher::claims::{self, Claims};
+use usher::config::{ClaimsConfig, Config, Secret};
+use usher::model::claims::{ClaimAnswer, ClaimCommand, ClaimOutcome, RoomLoad};
+use usher::model::{Epoch, RoomKey};
+use usher::testkit::monolith::UnloadReason;
 use usher::testkit::{Monolith, ReconnectingClient, Redis};
 
 use crate::balancers::{copies, gathered, names, race, shipped, visitor};
@@ -82,7 +87,7 @@ async fn f25_with_claims_a_random_policy_makes_no_duplicate() {
     let owner = monoliths.iter().find(|monolith| monolith.loads_of(room) > 0).unwrap();
     drop(clients);
     holds(owner, |state| state.client_count() == 0).await;
-    owner.unload(room, usher::testkit::monolith::UnloadReason::Keepalive);
+    owner.unload(room, UnloadReason::Keepalive);
     eventually("the claim is given back", async || redis.get(&key).map_or(Ok(()), Err)).await;
     for balancer in balancers {
         nobody_left(balancer, &monoliths).await;
@@ -143,6 +148,45 @@ async fn a_room_that_is_claimed_for_a_monolith_nobody_can_reach_waits_for_the_en
     redis.remove(&key);
     client.wait_for(|progress| progress.syncs == 1, SOON).await.unwrap();
     drop(client);
+    nobody_left(&balancer, &monoliths).await;
+}
+
+/// Another balancer has renewed the claim of a room, and is slow or gone: whoever heard that this very load is over need
+/// not wait for its lease.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f42_a_claim_for_a_load_that_is_over_keeps_nobody_waiting() {
+    let redis = Redis::start(None).await.unwrap();
+    let rooms = names(1);
+    let (room, key) = (&rooms[0], format!("usher:room:{}", rooms[0]));
+    let monoliths = three_monoliths(&rooms).await;
+    let monoliths = monoliths.each_ref();
+    let change = |config: &mut Config| {
+        claiming(config, &redis.url());
+        config.claims.lease = Duration::from_secs(3);
+        config.timeouts.load = SOON * 10;
+    };
+    let balancer = Balancer::start_with(&monoliths, change).await;
+    up(&balancer, true).await;
+    let first = visitor(&balancer, room);
+    gathered(&monoliths, &rooms, 1).await;
+    let owner = monoliths.iter().find(|monolith| monolith.loads_of(room) > 0).unwrap();
+    let epoch = owner.look(|state| state.room_epoch(room)).unwrap();
+    let load = format!("{epoch} {}", owner.id());
+    eventually("the claim says which load it is for", async || match redis.get(&key) {
+        Some(value) if value.ends_with(&format!(":{load}")) => Ok(()),
+        value => Err(value),
+    })
+    .await;
+    drop(first);
+    holds(owner, |state| state.client_count() == 0).await;
+    owner.unload(room, UnloadReason::Keepalive);
+    eventually("the claim is given back", async || redis.get(&key).map_or(Ok(()), Err)).await;
+    redis.set(&key, &format!("another:{load}"), SOON * 10);
+    let second = visitor(&balancer, room);
+    gathered(&monoliths, &rooms, 1).await;
+    assert!(redis.get(&key).is_some_and(|value| !value.starts_with("another")));
+    assert_eq!(balancer.metric("usher_claims_unavailable_total").await, 0.0);
+    drop(second);
     nobody_left(&balancer, &monoliths).await;
 }
 
@@ -258,5 +302,119 @@ async fn a_real_redis_that_is_killed_stops_nobody_and_is_used_again_when_it_is_b
     drop(clients);
     for balancer in balancers {
         nobody_left(balancer, &monoliths).await;
+    }
+}
+
+/// The way to a real Redis without a balancer, as one with the token `one` has it.
+struct Alone {
+    claims: Claims,
+    answers: mpsc::UnboundedReceiver<ClaimOutcome>,
+    _settings: watch::Sender<ClaimsConfig>,
+    keys: redis::aio::MultiplexedConnection,
+}
+
+const ALONE: &str = "usher:room:x";
+
+impl Alone {
+    async fn start(server: &Server) -> Self {
+        let url = server.url();
+        let timeout = Duration::from_millis(800);
+        let (_settings, now) =
+            watch::channel(ClaimsConfig { url: Some(Secret::new(&url)), timeout, ..ClaimsConfig::default() });
+        let (claims, inbox) = claims::queue();
+        let (sender, answers) = mpsc::unbounded_channel();
+        let answer = move |_: RoomKey, answer: ClaimAnswer| drop(sender.send(answer.outcome));
+        claims::spawn(inbox, "one".into(), now, Box::new(answer));
+        eventually("the store is up", async || if claims.health().is_up() { Ok(()) } else { Err(()) }).await;
+        let keys = redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap();
+        Self { claims, answers, _settings, keys }
+    }
+
+    async fn set(&mut self, value: &str) {
+        let set = redis::cmd("SET").arg(ALONE).arg(value).arg("PX").arg(60_000).clone();
+        set.exec_async(&mut self.keys).await.unwrap();
+    }
+
+    /// What is held once all that was sent before has been obeyed.
+    async fn held(&mut self) -> Option<String> {
+        self.ask("y", None).await;
+        redis::cmd("GET").arg(ALONE).query_async(&mut self.keys).await.unwrap()
+    }
+
+    async fn ask(&mut self, room: &str, instead_of: Option<&str>) -> ClaimOutcome {
+        let (room, instead_of) = (RoomKey::of(room), instead_of.map(Into::into));
+        let refused = self.claims.send(ClaimCommand::Ask { room, number: 1, monolith: "m1".into(), instead_of });
+        assert!(refused.is_none());
+        tokio::time::timeout(SOON, self.answers.recv()).await.unwrap().unwrap()
+    }
+
+    fn renew(&self, epoch: u32) {
+        let rooms = vec![(RoomKey::of("x"), m1(Some(Epoch(epoch))))];
+        self.claims.send(ClaimCommand::Renew { rooms });
+    }
+
+    fn release(&self, epoch: Option<Epoch>) {
+        self.claims.send(ClaimCommand::Release { room: RoomKey::of("x"), load: m1(epoch) });
+    }
+}
+
+fn m1(epoch: Option<Epoch>) -> RoomLoad {
+    RoomLoad { monolith: "m1".into(), epoch }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a redis-server: `apt-get install redis-server`, or name one in REDIS_SERVER"]
+async fn f42_a_real_redis_gives_a_claim_back_for_no_load_that_is_older() {
+    let server = Server::start();
+    let mut one = Alone::start(&server).await;
+    // Around both wraps, and where the age of two loads turns over.
+    let epochs = [0, 1, 5, 1 << 30, (1 << 30) + 1, 2_147_483_640, (1 << 31) - 1, 1 << 31, u32::MAX - 1, u32::MAX];
+    for held in epochs.map(Epoch) {
+        let value = format!("one:{held} m1");
+        for over in epochs.map(Epoch) {
+            one.set(&value).await;
+            one.release(Some(over));
+            let goes = held.compare(over).is_le();
+            assert_eq!(one.held().await.is_none(), goes, "{held} is held, {over} is over");
+        }
+        one.set(&value).await;
+        one.release(None);
+        assert_eq!(one.held().await, Some(value));
+    }
+    for over in [None, Some(Epoch(7))] {
+        one.set("one:- m1").await;
+        one.release(over);
+        assert_eq!(one.held().await, None, "{over:?}");
+    }
+    // Another balancer's, one of an older balancer, and one for another Monolith.
+    for others in ["two:5 m1", "one2:5 m1", "two m1", "one:5 m2", "one:5 m1 m1"] {
+        one.set(others).await;
+        one.release(Some(Epoch(5)));
+        assert_eq!(one.held().await.as_deref(), Some(others));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a redis-server: `apt-get install redis-server`, or name one in REDIS_SERVER"]
+async fn a_real_redis_replaces_a_claim_that_is_still_the_one_that_was_met() {
+    let server = Server::start();
+    let mut one = Alone::start(&server).await;
+    assert_eq!(one.ask("x", None).await, ClaimOutcome::Granted);
+    assert_eq!(one.held().await.as_deref(), Some("one:- m1"));
+    // Its own claim bars nobody, and is renewed with what is known by then.
+    one.renew(5);
+    assert_eq!(one.held().await.as_deref(), Some("one:5 m1"));
+    assert_eq!(one.ask("x", None).await, ClaimOutcome::Granted);
+    for (value, epoch) in [("two:5 m1", Some(Epoch(5))), ("two m1", None)] {
+        one.set(value).await;
+        let met = one.ask("x", None).await;
+        let ClaimOutcome::Taken { by, held, expires_in } = met else { panic!("{met:?}") };
+        assert_eq!((by, &*held), (m1(epoch), value));
+        assert!((1..=60_000_000).contains(&expires_in));
+        one.renew(6);
+        assert_eq!(one.held().await.as_deref(), Some(value));
+        assert!(matches!(one.ask("x", Some("two:4 m1")).await, ClaimOutcome::Taken { .. }));
+        assert_eq!(one.ask("x", Some(&held)).await, ClaimOutcome::Granted);
+        assert_eq!(one.held().await.as_deref(), Some("one:- m1"));
     }
 }

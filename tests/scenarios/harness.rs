@@ -17,6 +17,7 @@ use usher::model::Region;
 use usher::testkit::http::{self, Answer};
 use usher::testkit::monolith::Builder;
 use usher::testkit::{Client, Monolith, RoomInfo, World};
+use uuid::Uuid;
 
 /// For whatever must happen: long, because machines are slow, and never awaited in a test that passes.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -87,6 +88,11 @@ impl Balancer {
 
     /// One with this configuration, without waiting for its links.
     pub async fn start_config(config: Config) -> Self {
+        Self::start_as(Uuid::new_v4(), config).await
+    }
+
+    /// The same, with an id that is given.
+    pub async fn start_as(id: Uuid, config: Config) -> Self {
         let request = config::Request {
             path: config.source.clone(),
             working_dir: PathBuf::new(),
@@ -94,17 +100,21 @@ impl Balancer {
             shipped: config::SHIPPED_POLICIES.to_vec(),
             workers: WORKERS,
         };
-        Self::start_request(config, request).await
+        Self::start_process(id, config, request).await
     }
 
     /// One whose configuration is found again as `request` says when it changes.
     pub async fn start_request(config: Config, request: config::Request) -> Self {
+        Self::start_process(Uuid::new_v4(), config, request).await
+    }
+
+    async fn start_process(id: Uuid, config: Config, request: config::Request) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build().unwrap();
         let app = runtime.spawn(async move {
             let listener = Listener::bind_loopback().unwrap();
             let admin_listener = config.admin_listen.map(|addr| Listener::bind(addr).unwrap());
             let loaded = Loaded { config, warnings: Vec::new() };
-            App::start(Start { loaded, request, listener, admin_listener }).await.unwrap()
+            App::start(Start { id, loaded, request, listener, admin_listener }).await.unwrap()
         });
         let app = app.await.unwrap();
         let (addr, admin) = (app.addr(), app.admin_addr());

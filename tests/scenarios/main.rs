@@ -25,10 +25,12 @@ mod moves;
 mod order;
 mod outage;
 mod overload;
+mod partitions;
 mod policy;
 mod recordings;
 mod restart;
 mod routing;
+mod turns;
 
 #[path = "../support/mod.rs"]
 mod support;

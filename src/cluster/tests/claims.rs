@@ -26,7 +26,12 @@ impl World {
 }
 
 fn taken(by: u64, expires_in: Micros) -> ClaimOutcome {
-    ClaimOutcome::Taken { by: monolith(by), expires_in }
+    ClaimOutcome::Taken { by: RoomLoad { monolith: monolith(by), epoch: None }, held: "theirs".into(), expires_in }
+}
+
+fn taken_for(by: u64, epoch: u32) -> ClaimOutcome {
+    let by = RoomLoad { monolith: monolith(by), epoch: Some(Epoch(epoch)) };
+    ClaimOutcome::Taken { by, held: "theirs".into(), expires_in: 9 * SECOND }
 }
 
 #[test]
@@ -37,7 +42,7 @@ fn a_room_is_claimed_before_anybody_goes_and_given_back_when_it_leaves() {
     w.claim(1, 1, ClaimOutcome::Granted).gives("join m1 c1#1 foo alone");
     w.loaded(1, "foo", 5).gives("bind foo m1; open m1 c1#1; join m1 c2#1 Foo");
     w.unloaded(1, "foo", UnloadReason::Keepalive, &[])
-        .gives("leave m1 c1#1; close c1 4003; leave m1 c2#1; close c2 4003; unbind foo; release foo m1");
+        .gives("leave m1 c1#1; close c1 4003; leave m1 c2#1; close c2 4003; unbind foo; release foo m1 5");
     assert_eq!((w.cluster.counters().claims.asked, w.cluster.counters().claims.granted), (1, 1));
 }
 
@@ -62,13 +67,25 @@ fn an_answer_that_comes_too_late_is_given_back() {
     let mut w = claiming(2);
     w.join(1, "foo").ignore();
     w.pass(WAIT).ignore();
-    w.claim(1, 1, ClaimOutcome::Granted).gives("release foo m1");
+    w.claim(1, 1, ClaimOutcome::Granted).gives("release foo m1 -");
     let mut w = claiming(2);
     w.join(1, "foo").ignore();
     w.leave(1).gives("");
     w.pass(WAIT).gives("");
-    w.claim(1, 1, ClaimOutcome::Granted).gives("release foo m1");
+    w.claim(1, 1, ClaimOutcome::Granted).gives("release foo m1 -");
     assert_eq!(w.cluster.size(), (0, 0));
+}
+
+#[test]
+fn an_answer_that_comes_too_late_gives_nothing_back_that_was_asked_for_once_more() {
+    let mut w = claiming(2);
+    w.join(1, "foo").ignore();
+    w.pass(WAIT).gives("join m1 c1#1 foo alone");
+    w.kicked(1, 1, 1, 4002).ignore();
+    w.join(2, "foo").gives("claim 2 foo m1");
+    // By now the second question may have been answered, and what it got must not be taken away by this.
+    w.claim(1, 1, ClaimOutcome::Granted).gives("");
+    w.claim(2, 1, ClaimOutcome::Granted).gives("join m1 c2#1 foo alone");
 }
 
 #[test]
@@ -134,7 +151,7 @@ fn a_claim_for_the_monolith_that_the_room_has_just_left_is_an_old_one() {
     w.move_room("foo", 2).ignore();
     w.join(2, "foo").gives("");
     w.unloaded(1, "foo", UnloadReason::Commanded, &[])
-        .gives("leave m1 c1#1; close c1 1001; release foo m1; claim 2 foo m2");
+        .gives("leave m1 c1#1; close c1 1001; release foo m1 5; claim 2 foo m2");
     // Another balancer that renewed it has not given it back yet.
     w.claim(2, 2, taken(1, 9 * SECOND)).gives("");
     w.pass(SECOND / 4).gives("claim 3 foo m2");
@@ -146,7 +163,7 @@ fn a_report_ends_the_wait_for_a_claim() {
     let mut w = claiming(2);
     w.join(1, "foo").gives("claim 1 foo m1");
     w.loaded(2, "foo", 5).gives("bind foo m2; join m2 c1#1 foo");
-    w.claim(1, 1, ClaimOutcome::Granted).gives("release foo m1");
+    w.claim(1, 1, ClaimOutcome::Granted).gives("release foo m1 -");
 }
 
 #[test]
@@ -157,20 +174,91 @@ fn claims_are_renewed_while_the_room_is_loaded_or_has_members_of_ours() {
     w.loaded(1, "foo", 5).ignore();
     // Another balancer's, without members of ours: it is nothing to us.
     w.loaded(2, "bar", 6).ignore();
-    w.pass(5 * SECOND).gives("renew foo m1");
+    w.pass(5 * SECOND).gives("renew foo m1 5");
     w.join(2, "bar").ignore();
     w.leave(1).ignore();
     // Whoever claimed `bar` may be gone; `foo` is loaded still, though nobody is in it.
-    w.pass(5 * SECOND).gives("renew bar m2, foo m1");
-    w.down(1).gives("unbind foo; release foo m1");
-    w.pass(5 * SECOND).gives("renew bar m2");
+    w.pass(5 * SECOND).gives("renew bar m2 6, foo m1 5");
+    w.down(1).gives("unbind foo; release foo m1 5");
+    w.pass(5 * SECOND).gives("renew bar m2 6");
+}
+
+#[test]
+fn f42_a_claim_follows_the_load_of_its_room_and_is_given_back_for_that_load() {
+    let mut w = claiming(2);
+    w.join(1, "foo").ignore();
+    w.claim(1, 1, ClaimOutcome::Granted).ignore();
+    w.answered(1, 1, 1).gives("bind foo m1; open m1 c1#1");
+    // It is there, and nobody has said yet which load it is.
+    w.pass(5 * SECOND).gives("renew foo m1 -");
+    w.loaded(1, "foo", 5).gives("");
+    w.pass(5 * SECOND).gives("renew foo m1 5");
+    // The real Monolith loads a room once more for each join that comes while it is loading it.
+    w.loaded(1, "foo", 6).gives("");
+    w.pass(5 * SECOND).gives("renew foo m1 6");
+    w.loaded(1, "foo", 7).gives("");
+    w.unloaded(1, "foo", UnloadReason::Keepalive, &[])
+        .gives("leave m1 c1#1; close c1 4003; unbind foo; release foo m1 7");
+}
+
+#[test]
+fn a_claim_for_a_load_that_is_known_to_be_over_is_replaced_at_once() {
+    // Its Monolith has said so, or does not name it any more.
+    for unloaded in [true, false] {
+        let mut w = claiming(2);
+        w.loaded(2, "foo", 5).gives("bind foo m2");
+        match unloaded {
+            true => w.unloaded(2, "foo", UnloadReason::Keepalive, &[]).gives("unbind foo"),
+            false => w.gossip(2, &[]).gives("unbind foo"),
+        }
+        w.join(1, "foo").gives("claim 1 foo m1");
+        // Whoever renewed it is slow, or gone.
+        w.claim(1, 1, taken_for(2, 5)).gives("claim 2 foo m1 instead of theirs");
+        w.claim(2, 1, ClaimOutcome::Granted).gives("join m1 c1#1 foo alone");
+    }
+}
+
+#[test]
+fn a_claim_is_replaced_for_that_load_alone() {
+    let over = |w: &mut World| {
+        w.loaded(2, "foo", 5).ignore();
+        w.unloaded(2, "foo", UnloadReason::Keepalive, &[]).gives("unbind foo");
+        w.join(1, "foo").gives("claim 1 foo m1");
+    };
+    // A newer load or an older one, one on another Monolith, and a room that is on its way are others' to end.
+    for (by, epoch) in [(2, Some(6)), (2, Some(4)), (1, Some(5)), (7, Some(5)), (2, None)] {
+        let mut w = claiming(2);
+        over(&mut w);
+        w.claim(1, 1, epoch.map_or_else(|| taken(by, 9 * SECOND), |epoch| taken_for(by, epoch))).gives("");
+    }
+    // Nor does the loss of a link end a load: others may be in it.
+    let mut w = claiming(2);
+    w.loaded(2, "foo", 5).ignore();
+    w.down(2).gives("unbind foo");
+    w.join(1, "foo").gives("claim 1 foo m1");
+    w.claim(1, 1, taken_for(2, 5)).gives("");
+}
+
+#[test]
+fn a_store_that_replaces_nothing_holds_a_room_up_no_longer_than_it_may() {
+    let mut w = claiming(2);
+    w.loaded(2, "foo", 5).ignore();
+    w.unloaded(2, "foo", UnloadReason::Keepalive, &[]).ignore();
+    w.join(1, "foo").gives("claim 1 foo m1");
+    let (began, mut asked) = (w.now, 1);
+    while w.now - began < 5 * SECOND {
+        w.claim(asked, 1, taken_for(2, 5)).gives(&format!("claim {} foo m1 instead of theirs", asked + 1));
+        asked += 1;
+        w.pass(WAIT / 2).gives("");
+    }
+    w.claim(asked, 1, taken_for(2, 5)).gives("join m1 c1#1 foo alone");
 }
 
 #[test]
 fn a_created_room_is_claimed_with_its_answer() {
     let mut w = claiming(2);
     w.generate(1).gives("send r1 m1 awaited");
-    w.created(1, "foo").gives("bind foo m1; renew foo m1");
+    w.created(1, "foo").gives("bind foo m1; renew foo m1 -");
     let mut w = claiming(2);
     w.create(1, "foo").gives("claim 1 foo m1");
     w.claim(1, 1, ClaimOutcome::Granted).gives("send r1 m1 awaited");
@@ -182,7 +270,7 @@ fn a_refused_room_is_given_back() {
     let mut w = claiming(2);
     w.join(1, "foo").ignore();
     w.claim(1, 1, ClaimOutcome::Granted).ignore();
-    w.kicked(1, 1, 1, 4002).gives("release foo m1");
+    w.kicked(1, 1, 1, 4002).gives("release foo m1 -");
     assert_eq!(w.cluster.size(), (0, 0));
 }
 

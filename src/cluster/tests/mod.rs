@@ -27,7 +27,7 @@ use std::sync::Arc;
 use super::members::Place;
 use super::{Cluster, EjectionSettings, Settings};
 use crate::config::Weights;
-use crate::model::claims::{ClaimAnswer, ClaimCommand, ClaimOutcome};
+use crate::model::claims::{ClaimAnswer, ClaimCommand, ClaimOutcome, RoomLoad};
 use crate::model::event::{Effect, Ejection, Event, Micros, RequestOutcome, Token, UnloadCause};
 use crate::model::policy::{Answer, Call, Cause, Fault, Hook, MonolithState, Move, View};
 use crate::model::story::{About, Note};
@@ -181,14 +181,21 @@ fn show(effect: &Effect) -> String {
         Effect::Refuse { request, status } => format!("refuse r{request} {status}"),
         Effect::Bind { room, monolith } => format!("bind {room} {monolith}"),
         Effect::Unbind { room } => format!("unbind {room}"),
-        Effect::Claim(ClaimCommand::Ask { room, number, monolith }) => format!("claim {number} {room} {monolith}"),
+        Effect::Claim(ClaimCommand::Ask { room, number, monolith, instead_of }) => {
+            let instead_of = instead_of.as_ref().map(|held| format!(" instead of {held}")).unwrap_or_default();
+            format!("claim {number} {room} {monolith}{instead_of}")
+        }
         Effect::Claim(ClaimCommand::Renew { rooms }) => {
-            let rooms: Vec<String> = rooms.iter().map(|(room, monolith)| format!("{room} {monolith}")).collect();
+            let rooms: Vec<String> = rooms.iter().map(|(room, load)| format!("{room} {}", shown_load(load))).collect();
             format!("renew {}", rooms.join(", "))
         }
-        Effect::Claim(ClaimCommand::Release { room, monolith }) => format!("release {room} {monolith}"),
+        Effect::Claim(ClaimCommand::Release { room, load }) => format!("release {room} {}", shown_load(load)),
         Effect::Story(_) => unreachable!("stories are kept apart"),
     }
+}
+
+fn shown_load(RoomLoad { monolith, epoch }: &RoomLoad) -> String {
+    format!("{monolith} {}", epoch.map_or_else(|| "-".into(), |epoch| epoch.to_string()))
 }
 
 impl World {

@@ -259,13 +259,13 @@ impl Model {
                 assert_ne!(self.owners.insert(room, monolith.clone()), Some(monolith), "bound twice");
             }
             Effect::Unbind { room } => assert!(self.owners.remove(&room).is_some(), "{room} was not bound"),
-            Effect::Claim(ClaimCommand::Ask { room, number, monolith }) => {
+            Effect::Claim(ClaimCommand::Ask { room, number, monolith, .. }) => {
                 assert!(self.peers.values().any(|peer| peer.id == monolith), "{monolith} is not linked");
                 assert!(!self.owners.contains_key(&room), "{room} is there already");
                 self.claims.insert(room, (number, monolith, self.w.now));
             }
             Effect::Claim(ClaimCommand::Renew { rooms }) => {
-                for (room, monolith) in rooms {
+                for (room, RoomLoad { monolith, .. }) in rooms {
                     assert!(self.peers.values().any(|peer| peer.id == monolith), "{room}: {monolith} is not linked");
                 }
             }

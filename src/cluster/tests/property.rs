@@ -73,7 +73,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0u8..6).prop_map(Step::Policy),
         5 => (index(), 1u64..6).prop_map(|(room, to)| Step::Move { room, to }),
         2 => proptest::collection::vec((index(), 1u64..6), 0..6).prop_map(Step::Rebalance),
-        8 => (index(), 0u64..9).prop_map(|(claim, outcome)| Step::Claim(claim, outcome)),
+        8 => (index(), 0u64..24).prop_map(|(claim, outcome)| Step::Claim(claim, outcome)),
         5 => (index(), proptest::bool::weighted(0.3)).prop_map(|(room, disturbed)| Step::Quiet(room, disturbed)),
         1 => (1u64..6, proptest::bool::weighted(0.6)).prop_map(|(monolith, on)| Step::Drain { monolith, on }),
     ]
@@ -223,9 +223,17 @@ impl Model {
                 if let Some((room, (number, monolith, _))) = pick(index, self.claims.clone()) {
                     self.claims.remove(&room);
                     let outcome = match outcome {
-                        0..=3 => ClaimOutcome::Granted,
-                        4 => ClaimOutcome::Unavailable,
-                        by => ClaimOutcome::Taken { by: super::monolith(by - 4), expires_in: 3 * SECOND },
+                        0..=6 => ClaimOutcome::Granted,
+                        7 => ClaimOutcome::Unavailable,
+                        // For one of four Monoliths, with no epoch or one that loads often have.
+                        by => ClaimOutcome::Taken {
+                            by: RoomLoad {
+                                monolith: super::monolith(by % 4 + 1),
+                                epoch: u32::try_from(by / 4 - 2).unwrap().checked_sub(1).map(Epoch),
+                            },
+                            held: "another".into(),
+                            expires_in: 3 * SECOND,
+                        },
                     };
                     let answer = ClaimAnswer { number, monolith, outcome };
                     self.feed(Event::Claim { room, answer });
