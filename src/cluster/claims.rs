@@ -172,14 +172,14 @@ impl Cluster {
         }
         if placing.monolith != by {
             self.tell(key, What::Claimed { monolith: by.clone(), instead_of: placing.monolith.clone() }, turn);
-            let (at, monolith) = (self.now, by.clone());
-            self.change_room(key, turn, |room| {
-                room.placed = Some(Placed { at, monolith: monolith.clone() });
-                if let State::Placing(placing) = &mut room.state {
-                    placing.monolith = monolith;
-                }
-            });
         }
+        let (at, monolith) = (self.now, by.clone());
+        self.change_room(key, turn, |room| {
+            room.placed = Some(Placed { at, monolith: monolith.clone(), followed: true });
+            if let State::Placing(placing) = &mut room.state {
+                placing.monolith = monolith;
+            }
+        });
         self.set_claim(key, by, Stage::Followed);
         self.wait_until(key, self.now.saturating_add(FOLLOW), turn);
     }

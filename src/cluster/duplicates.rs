@@ -105,7 +105,7 @@ impl Cluster {
     pub(super) fn nearness(&self, key: &RoomKey, loser: &MonolithId, members: bool) -> Nearness {
         let placed = self.rooms.get(key).and_then(|room| room.placed.as_ref());
         match placed {
-            Some(placed) if placed.monolith == *loser => Nearness::SentIt,
+            Some(placed) if placed.monolith == *loser && !placed.followed => Nearness::SentIt,
             Some(_) | None if members => Nearness::HasMembers,
             Some(_) | None => Nearness::Neither,
         }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::room::Room;
 use super::{Cluster, Turn};
 use crate::model::event::{Effect, Micros};
 use crate::model::moves::{MoveRefusal, Moving};
@@ -142,6 +143,11 @@ impl Cluster {
                 };
                 let Stage::Queued { disturbed } = watched.stage else { continue };
                 watched.stage = Stage::Called;
+                if self.rooms.get(&key).and_then(Room::bound_to) != Some(&from) {
+                    // It has gone by itself: that is told, and costs nothing.
+                    self.leave_quietly(&key, disturbed, turn);
+                    continue;
+                }
                 self.charge_exit(&from, &key);
                 match self.settings.seamless.map(|seamless| seamless.quiet) {
                     Some(quiet) if quiet > 0 && !disturbed => _ = self.watch(&key, &from, quiet, turn),

@@ -38,6 +38,8 @@ pub(super) struct Placed {
     pub(super) at: Micros,
     /// What was chosen.
     pub(super) monolith: MonolithId,
+    /// Whether another balancer has chosen it: its claim was found, and followed.
+    pub(super) followed: bool,
 }
 
 /// Where a room is in its life.

@@ -63,13 +63,16 @@ async fn f07_a_room_that_was_created_through_one_balancer_can_be_joined_through_
     let a = monolith(&world).load_delay(delay).start().await.unwrap();
     let b = monolith(&world).load_delay(delay).start().await.unwrap();
     let (first, second) = (Balancer::start(&[&a, &b]).await, Balancer::start(&[&a, &b]).await);
-    for round in 0..100 {
-        let name = format!("race-{round}");
-        create(&first, &name).await;
-        drop(second.join(&name, "t").await);
-    }
+    let lane = async |lane: usize| {
+        for round in 0..50 {
+            let name = format!("race-{lane}-{round}");
+            create(&first, &name).await;
+            drop(second.join(&name, "t").await);
+        }
+    };
+    futures_util::future::join_all((0..20).map(lane)).await;
     nobody_left(&second, &[&a, &b]).await;
-    assert_eq!(a.loads() + b.loads(), 100);
+    assert_eq!(a.loads() + b.loads(), 1000);
     assert!(a.unloads().is_empty() && b.unloads().is_empty());
 }
 

@@ -47,6 +47,22 @@ fn a_room_is_claimed_before_anybody_goes_and_given_back_when_it_leaves() {
 }
 
 #[test]
+fn a_balancer_that_followed_a_claim_asks_the_loser_after_the_one_whose_claim_it_was() {
+    for wanted in [1, 2] {
+        let mut w = super::duplicates::among_others(2, 1);
+        w.cluster.configure(Settings { claims: Some(Claiming { wait: WAIT, lease: 15 * SECOND }), ..settings() });
+        w.event(Event::Tick).gives("");
+        w.policy.answer = Answer::Ranked(vec![monolith(wanted)]);
+        w.join(1, "foo").gives(&format!("claim 1 foo m{wanted}"));
+        w.claim(1, wanted, taken(1, 9 * SECOND)).gives("");
+        w.loaded(1, "foo", 9).ignore();
+        w.loaded(2, "foo", 5).ignore();
+        let sent = w.until_sent("unload m1 foo", 10_000).unwrap();
+        assert!(sent >= 1_500, "its clients are in it, but it did not send it there: {sent}");
+    }
+}
+
+#[test]
 fn without_an_answer_it_goes_on_as_if_there_were_no_claims() {
     for answered in [true, false] {
         let mut w = claiming(2);

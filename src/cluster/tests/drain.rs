@@ -126,6 +126,20 @@ fn rooms_that_fall_quiet_together_leave_one_after_another() {
 }
 
 #[test]
+fn a_room_that_goes_by_itself_while_others_leave_before_it_is_not_asked_to() {
+    let mut w = inhabited(2);
+    patient(&mut w);
+    fill(&mut w, "a", 10, 2);
+    fill(&mut w, "b", 20, 2);
+    for room in ["foo", "a", "b"] {
+        w.move_room(room, 2).has(&format!("watch m1 {room}"));
+        w.quiet(1, room, false).ignore();
+    }
+    w.unloaded(1, "a", UnloadReason::Keepalive, &[]).ignore();
+    w.wait(1).gives("watch m1 b");
+}
+
+#[test]
 fn a_room_waits_until_it_is_quiet_and_goes_on_meanwhile() {
     let mut w = inhabited(2);
     patient(&mut w);

@@ -3,7 +3,7 @@
 use super::*;
 
 /// The same cluster as [`world`], but not alone.
-fn among_others(monoliths: u64, seed: u64) -> World {
+pub(super) fn among_others(monoliths: u64, seed: u64) -> World {
     let mut w = fresh();
     w.cluster = Cluster::new(settings(), SECOND).among_others(seed);
     w.event(Event::Discovered { endpoints: Vec::new() }).gives("");
@@ -16,7 +16,7 @@ fn among_others(monoliths: u64, seed: u64) -> World {
 
 impl World {
     /// Lets time pass until something is sent, at most so many milliseconds. Returns how many it took.
-    fn until_sent(&mut self, effect: &str, within_ms: u64) -> Option<u64> {
+    pub(super) fn until_sent(&mut self, effect: &str, within_ms: u64) -> Option<u64> {
         for passed in 1..=within_ms {
             self.now += 1_000;
             let got = self.event(Event::Tick);
