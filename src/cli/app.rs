@@ -22,7 +22,7 @@ use super::vital::{Broken, VitalTasks};
 use crate::admin::{self, Admin, AdminRequest, Owner};
 use crate::claims;
 use crate::cluster::Settings;
-use crate::config::{self, Config, Loaded};
+use crate::config::{self, ClaimsConfig, Config, Loaded};
 use crate::control::policies::{FirstPolicy, Policies};
 use crate::control::recording::Recordings;
 use crate::control::reload::{ReloadCounts, Reloader, cluster_settings, link_settings, start_discovery};
@@ -37,7 +37,7 @@ use crate::front::router;
 use crate::front::threads::Threads;
 use crate::link::stats::LinkCounters;
 use crate::link::tap::Tap;
-use crate::link::{self, LinkContext};
+use crate::link::{self, LinkContext, LinkSettings};
 use crate::model::CloseCode;
 use crate::model::metrics::MetricsText;
 use crate::model::policy::{Call, Decision, Hook, View};
@@ -97,6 +97,8 @@ pub struct App {
     serving: Option<JoinHandle<usize>>,
     admin_serving: Option<JoinHandle<usize>>,
     reloader: AbortHandle,
+    /// The senders that the reloader has too: who hears from it goes on when it is stopped before everything else.
+    _heard: (watch::Sender<EndpointSet>, watch::Sender<Arc<LinkSettings>>, watch::Sender<ClaimsConfig>),
     vital: VitalTasks,
 }
 
@@ -171,6 +173,7 @@ impl App {
             limits: vec![Box::new(move || limited.at_limit())],
             metrics: metrics_sources(&front, &links, &scrapes, &reloads, &recordings, &store, listener.counters()),
         });
+        let heard = (endpoints.clone(), settings.clone(), claiming.clone());
         let reloader = Reloader {
             request,
             config: config.clone(),
@@ -246,6 +249,7 @@ impl App {
             serving,
             admin_serving,
             reloader,
+            _heard: heard,
             vital,
         })
     }
