@@ -35,6 +35,43 @@ fn f40_a_burst_of_500_new_rooms_is_even_within_2_percent_under_least_loaded() {
     }
 }
 
+/// How many of 160 new rooms each of four Monoliths gets from eight balancers that do not hear of each other's meanwhile.
+/// The first Monolith is empty at the beginning, the others have twenty rooms each.
+fn herd(script: &str) -> Vec<u32> {
+    let program = Program::compile(Source::shipped("herd", script), &Environment::default()).unwrap();
+    let mut got = vec![0; 4];
+    for balancer in 0..8 {
+        let mut vm = Vm::new(&program).unwrap();
+        let mut w = world(4);
+        // So that its random choices are its own.
+        w.now += balancer * SECOND;
+        for (n, room) in (2..=4).flat_map(|n| (0..20).map(move |room| (n, room))) {
+            w.loaded(n, &format!("old-{n}-{room}"), 1).ignore();
+        }
+        w.cluster.configure(Settings { pending_joins: 1000, pending_rooms: 1000, ..settings() });
+        for n in 0..20 {
+            let room = RoomName::parse(&format!("new-{balancer}-{n}")).unwrap();
+            let join =
+                Event::Join { client: client(n), room, token: Token("t".into()), region: None, reconnect: false };
+            let mut effects = Vec::new();
+            w.cluster.apply(w.now, join, &mut vm, &mut effects);
+        }
+        (1..=4).zip(&mut got).for_each(|(n, got)| *got += w.row(n).2);
+    }
+    assert_eq!(got.iter().sum::<u32>(), 160);
+    got
+}
+
+#[test]
+fn f40_two_choices_keep_balancers_that_share_stale_data_from_all_choosing_the_same() {
+    let load = "local function load(m) return m.rooms + m.pending end ";
+    let place = |choice: &str| format!("{load} return {{ place = function(call) return usher.{choice} end }}");
+    let (least, two) =
+        (herd(&place("min_by(call.monoliths, load)")), herd(&place("two_choices(call.monoliths, load)")));
+    assert_eq!(least[0], 160, "each believes that it is alone: {least:?}");
+    assert!(two[0] < 110 && two[1..].iter().all(|got| *got > 5), "{two:?}");
+}
+
 #[test]
 fn a_room_is_known_as_it_is_and_remembered_when_its_monolith_goes() {
     let mut w = world(2);
