@@ -15,7 +15,7 @@ use super::listener::{Handler, Peer, Serving, Shared, Slot};
 use super::rate::Rates;
 
 /// Connections that are accepted before anything else has its turn.
-const BATCH: usize = 64;
+const BATCH: usize = 8;
 
 /// How long accepting pauses when the process has no file descriptor left; doubled each time, up to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
