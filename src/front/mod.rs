@@ -9,7 +9,7 @@ pub mod forward;
 mod framing;
 mod guard;
 pub mod handshakes;
-mod hold;
+pub(crate) mod hold;
 pub mod listener;
 mod proxy;
 mod rate;

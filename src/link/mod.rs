@@ -7,6 +7,8 @@ mod departed;
 mod dial;
 pub mod handover;
 mod heart;
+#[cfg(test)]
+mod history;
 pub mod inbox;
 mod members;
 pub mod outbox;
