@@ -47,8 +47,6 @@ const STORM: Duration = Duration::from_secs(12);
 const CALM: Duration = Duration::from_secs(15);
 /// For so long after that everybody may take to be gone.
 const FAREWELL: Duration = Duration::from_secs(6);
-/// How long a Monolith may take to load a room, or to let one go.
-const LOAD: Duration = Duration::from_secs(1);
 /// Seeds that every run of the tests tries.
 const SEEDS: u64 = 1000;
 
@@ -87,7 +85,7 @@ struct Run {
 fn config(plan: &Plan) -> Config {
     let mut config = Config::default();
     config.heartbeat.interval = Duration::from_secs(1);
-    config.timeouts.load = LOAD;
+    config.timeouts.load = Duration::from_secs(1);
     config.timeouts.hold = Duration::from_secs(3);
     config.handover.quiet = Duration::from_millis(300);
     // Monoliths of a run always answer, however late: no broadcast may come before.

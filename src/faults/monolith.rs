@@ -15,7 +15,6 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
 pub(super) use self::requests::Reply;
-use super::LOAD;
 use super::dice::Dice;
 use super::ledger::{Ledger, LinkNumber, NEWS, Session};
 use super::pipe::{End, Line, small};
@@ -24,11 +23,6 @@ use super::pipe::{End, Line, small};
 const CROSSING: Duration = Duration::from_millis(400);
 /// The same when a stall of up to four seconds has kept either of them.
 const CROSSING_IN_A_STALL: Duration = Duration::from_millis(4400);
-
-/// How long a balancer waits for an `unload` that it has asked for.
-const PATIENCE: Duration = LOAD;
-/// What waited for the end of a stall is read so soon after it.
-const AT_ONCE: Duration = Duration::from_millis(200);
 
 /// What all Monoliths of a run share: the store of rooms.
 #[derive(Clone)]
@@ -120,10 +114,8 @@ struct State {
     unloaded_lately: Vec<(Instant, String)>,
     /// When it was last stalled, or went on.
     stalled: Option<Instant>,
-    /// Since when it does nothing, if it does nothing.
-    asleep: Option<Instant>,
-    /// When its last stall ended, and how long it had lasted.
-    slept: Option<(Instant, Duration)>,
+    /// Whether it does nothing.
+    asleep: bool,
     sabotage: Option<Sabotage>,
     /// A message that lets the next one overtake it.
     overtaken: Option<(BTreeSet<LinkNumber>, Value)>,
@@ -159,8 +151,7 @@ impl Monolith {
             links: BTreeMap::new(),
             unloaded_lately: Vec::new(),
             stalled: None,
-            asleep: None,
-            slept: None,
+            asleep: false,
             sabotage,
             overtaken: None,
         })));
@@ -232,13 +223,8 @@ impl Monolith {
 
     /// It stops for a while, as a process does that is swapped out.
     pub(super) fn stall(&self, stalled: bool) {
-        let (now, mut state) = (Instant::now(), self.lock());
-        state.stalled = Some(now);
-        if stalled {
-            state.asleep.get_or_insert(now);
-        } else if let Some(since) = state.asleep.take() {
-            state.slept = Some((now, now - since));
-        }
+        let mut state = self.lock();
+        (state.stalled, state.asleep) = (Some(Instant::now()), stalled);
         state.links.values().for_each(|(_, line)| line.stall(stalled));
     }
 
@@ -534,15 +520,13 @@ impl State {
     }
 
     /// A room goes. Of the members of each link only every so-many-eth is kicked, as the real one does.
-    /// A balancer that asked for it has made its own clients wait, but not for longer than `timeouts.load`: where a stall
-    /// has kept its `unload`, it has gone on by then.
+    /// A balancer that asked for it has made its own clients wait.
     fn unload(&mut self, name: &str, reason: &str, (code, every): (u16, usize), by: Option<LinkNumber>) {
         let Some(room) = self.rooms.remove(name) else { return };
         let mut seen: BTreeMap<LinkNumber, usize> = BTreeMap::new();
-        let kept = self.slept.is_some_and(|(woke, slept)| woke.elapsed() < AT_ONCE && slept + AT_ONCE >= PATIENCE);
         for id in room.members {
             let Some(member) = self.members.remove(&id) else { continue };
-            if by != Some(member.link) || kept {
+            if by != Some(member.link) {
                 self.ledger.surprise(member.session);
             }
             let turn = seen.entry(member.link).or_default();

@@ -16,6 +16,7 @@ mod session;
 pub mod stats;
 mod supervisor;
 pub mod tap;
+mod unread;
 mod writer;
 
 use std::net::SocketAddr;

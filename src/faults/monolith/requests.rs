@@ -58,7 +58,7 @@ impl Monolith {
         }
         sleep(arrives).await;
         while self.lives(life) {
-            if self.lock().asleep.is_none() {
+            if !self.lock().asleep {
                 return Ok(life);
             }
             sleep(LOOK).await;
