@@ -109,7 +109,7 @@ impl Plan {
         let script = if dice.percent(5) { Some(&SHIPPED[dice.below(SHIPPED.len())]) } else { None };
         let late_links = if dice.percent(40) { 40 } else { 0 };
         let pace = dice.percent(25).then_some(5);
-        let empties = dice.percent(25);
+        let empties = dice.percent(12);
         Self {
             balancers,
             monoliths,
