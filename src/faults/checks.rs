@@ -1,12 +1,14 @@
 //! What is looked at when everything is well again: who is where, that a drained Monolith loses its rooms, and that nobody
 //! is left when all have gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
 use super::Run;
+use super::ledger::Session;
+use super::monolith::Monolith;
 
 /// For so long a Monolith may have rooms that is drained in the calm: until they are quiet, and each in its turn.
 const EMPTIES: Duration = Duration::from_secs(8);
@@ -36,12 +38,24 @@ impl Run {
         for balancer in &balancers {
             let _ = balancer.control.drain(id.as_str().into(), false).await;
         }
-        // What is under way then arrives.
+        // Its members may be waiting for a claim, or for a Monolith that is slow to load the room.
+        let deadline = Instant::now() + EMPTIES;
+        while !self.all_present(&before) && Instant::now() < deadline {
+            sleep(Duration::from_millis(50)).await;
+        }
+        // Two balancers may have sent a room to two Monoliths.
         sleep(Duration::from_secs(2)).await;
         if *self.scene.guests.settled() != before {
             ledger.violation(format!("somebody lost its connection when {id} was drained"));
         }
         self.check_presence().await;
+    }
+
+    /// Whether these sessions are all on some Monolith.
+    fn all_present(&self, settled: &BTreeMap<usize, (Session, String)>) -> bool {
+        let sessions = self.scene.monoliths.iter().flat_map(Monolith::sessions);
+        let present: BTreeSet<Session> = sessions.map(|(session, _)| session).collect();
+        settled.values().all(|(session, _)| present.contains(session))
     }
 
     /// Everybody is in, once, where the others of the room are.
