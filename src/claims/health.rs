@@ -84,7 +84,7 @@ impl Health {
         *self.state() = State::Connecting;
     }
 
-    pub(super) fn works(&self, at: &str) {
+    pub(crate) fn works(&self, at: &str) {
         let mut state = self.state();
         match &*state {
             State::Down { since, .. } => info!(at, after_s = since.elapsed().as_secs(), "rooms are claimed again"),
@@ -96,7 +96,7 @@ impl Health {
     }
 
     /// It is told once, however often it is tried again.
-    pub(super) fn fails(&self, at: &str, why: String) {
+    pub(crate) fn fails(&self, at: &str, why: String) {
         self.up.store(false, Relaxed);
         let mut state = self.state();
         let since = match &*state {

@@ -47,6 +47,14 @@ pub struct Inbox {
     health: Arc<Health>,
 }
 
+#[cfg(test)]
+impl Inbox {
+    /// What is asked, and what is to be said of how that goes: for a store that is simulated.
+    pub(crate) fn into_parts(self) -> (mpsc::Receiver<ClaimCommand>, Arc<Health>) {
+        (self.queue, self.health)
+    }
+}
+
 /// Takes an answer to where it is wanted. It must not wait.
 pub type Answer = Box<dyn Fn(RoomKey, ClaimAnswer) + Send + Sync>;
 

@@ -7,14 +7,17 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
+use super::choosing::Chooser;
 use super::dice::Dice;
-use super::ledger::{Ledger, Session};
+use super::ledger::{Ledger, LinkNumber, Session};
 use super::monolith::{Monolith, World};
 use super::pipe::{End, Line, pipe, small};
+use super::relay::Relay;
+use super::store::{Claimant, Store};
 use crate::claims;
 use crate::config::Config;
 use crate::control::reload::{cluster_settings, link_settings};
@@ -22,43 +25,22 @@ use crate::control::shell::in_virtual_time;
 use crate::control::{Control, ControlSettings};
 use crate::front::clients::Clients;
 use crate::front::handshakes::Handshakes;
+use crate::front::hold::Hold;
+use crate::front::listener::Stop;
 use crate::front::room_socket::{RoomRequest, SocketContext, SocketSettings, serve, websocket_config};
 use crate::link::inbox::Inbox;
 use crate::link::tap::Tap;
 use crate::link::{LinkContext, Report, run_over};
 use crate::model::event::Event;
-use crate::model::policy::{Answer, Call, Fault, FaultKind, View};
 use crate::model::wire::Init;
 use crate::model::{ClientId, LinkId, RoomName};
-use crate::policy::Policy;
+use crate::policy::shipped::Shipped;
 
 /// When every run begins: the same moment, since randomness of decisions grows from it.
 const EPOCH: u64 = 1_800_000_000_000_000;
 
-/// Ways to choose that a policy can be swapped between.
-pub(super) const POLICIES: u8 = 4;
-
-/// A policy that is swapped by changing a number.
-struct Chooser(Arc<AtomicU8>);
-
-impl Policy for Chooser {
-    fn call(&mut self, call: &Call, view: &View) -> Result<Answer, Fault> {
-        let serving: Vec<_> = view.rows().iter().filter(|row| row.serves()).map(|row| row.id.clone()).collect();
-        let pick = |number: u64| match serving.len() {
-            0 => Answer::Default,
-            length => Answer::Ranked(vec![serving[(number % length as u64) as usize].clone()]),
-        };
-        match self.0.load(Relaxed) {
-            0 => Ok(Answer::Default),
-            1 => {
-                let name = call.room.as_ref().and_then(|room| room.name.as_deref()).unwrap_or_default();
-                Ok(pick(name.bytes().fold(7, |hash, byte| hash * 31 + u64::from(byte))))
-            }
-            2 => Ok(pick(call.seed >> 7)),
-            _ => Err(Fault { kind: FaultKind::Error, message: "it fails on purpose".into() }),
-        }
-    }
-}
+/// What timers may be late.
+const SLACK: Duration = Duration::from_millis(10);
 
 /// One way to a Monolith.
 pub(super) struct Way {
@@ -75,6 +57,7 @@ pub(super) struct Balancer {
     pub(super) policy: Arc<AtomicU8>,
     pub(super) ways: Vec<Way>,
     context: Arc<SocketContext>,
+    hold: Hold,
     config: Arc<Config>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     lines: Mutex<Vec<Line>>,
@@ -87,23 +70,32 @@ pub(super) struct Surroundings<'a> {
     pub(super) monoliths: &'a [Monolith],
     pub(super) ledger: &'a Ledger,
     pub(super) config: &'a Arc<Config>,
+    pub(super) script: Option<&'static Shipped>,
+    pub(super) store: Option<&'a Store>,
+    /// In a hundred links, those that are later than others.
+    pub(super) late_links: u64,
 }
 
 impl Balancer {
     /// Starts one with a way to each Monolith, and one more way to the first: two addresses of one Monolith.
     pub(super) fn start(name: &str, around: &Surroundings<'_>, dice: &mut Dice) -> Arc<Self> {
         let (reports, received) = mpsc::channel(4096);
-        let policy = Arc::new(AtomicU8::new(0));
+        let (chooser, policy) = Chooser::new(around.script);
+        let (claims, wanted) = claims::queue();
+        let claimant = around.store.map(|store| store.claimant(around.ledger, around.config));
         let settings = ControlSettings {
             cluster: cluster_settings(around.config),
-            policy: Box::new(Chooser(policy.clone())),
+            policy: chooser,
             reports: received,
-            // Nobody wants claims here, so nobody is at the other end.
-            claims: claims::queue().0,
+            claims,
             seed: name.bytes().fold(1u64, |seed, byte| seed.wrapping_mul(31) + u64::from(byte)),
         };
         let (control, thread) = in_virtual_time(settings, EPOCH);
         let mut tasks = vec![watched(around.ledger, "the control thread", thread)];
+        if let Some(claimant) = &claimant {
+            let serve = claimant.clone().serve(wanted, control.clone());
+            tasks.push(watched(around.ledger, "the way to the store of claims", serve));
+        }
         let tap = Tap::new(name.into());
         let links = LinkContext {
             reports: reports.clone(),
@@ -130,6 +122,8 @@ impl Balancer {
                 line: way.line.clone(),
                 dice: dice.apart(number as u64),
                 links: links.clone(),
+                claims: claimant.clone(),
+                late_links: around.late_links,
             };
             tasks.push(watched(around.ledger, "a supervisor", supervisor.run(watched_list)));
             ways.push(way);
@@ -140,6 +134,7 @@ impl Balancer {
         let clients = Arc::<Clients>::default();
         let context = Arc::new(SocketContext { control: control.clone(), clients, tap });
         Arc::new(Self {
+            hold: Hold::new(control.clone(), Stop::new()),
             control,
             policy,
             ways,
@@ -151,8 +146,8 @@ impl Balancer {
         })
     }
 
-    /// A client connects, as after an upgrade. None: it is told to come later.
-    pub(super) fn connect(
+    /// A client connects and waits for its upgrade, as long as it may. None: it is told to come later.
+    pub(super) async fn connect(
         &self,
         ledger: &Ledger,
         session: Session,
@@ -160,12 +155,22 @@ impl Balancer {
         reconnect: bool,
         latency: Duration,
     ) -> Option<(End, Line)> {
-        if self.reports.is_closed() || self.control.routes().published().targets.is_empty() {
-            return None;
-        }
         let client = ClientId::from_u128(u128::from(session) << 64);
         let inbox = Inbox::new(self.config.limits.client_queue);
         let place = self.context.clients.register(client, inbox.clone(), self.config.limits.clients)?;
+        let (room, came) = (RoomName::parse(room).ok()?, Instant::now());
+        let admitted = self.hold.pass(client, room.key(), came + self.config.timeouts.hold).await;
+        let waited = came.elapsed();
+        if waited > Duration::ZERO {
+            ledger.count(if admitted.is_ok() { "held and let in" } else { "held in vain" });
+        }
+        if waited > self.config.timeouts.hold + SLACK {
+            ledger.violation(format!("session {session} waited for {waited:?} before its upgrade"));
+        }
+        // Nobody hears from a process that has been killed.
+        if admitted.is_err() || self.reports.is_closed() {
+            return None;
+        }
         ledger.begins(session, inbox.clone());
         let (ours, theirs, line) = pipe(latency);
         let settings = SocketSettings {
@@ -174,7 +179,6 @@ impl Balancer {
             held: self.config.limits.held_frames,
             heartbeat: self.config.heartbeat,
         };
-        let room = RoomName::parse(room).ok()?;
         let handshake = Handshakes::default().begin(1)?;
         let request = RoomRequest { client, room, region: Some("ewr".into()), reconnect, handshake };
         let context = self.context.clone();
@@ -185,6 +189,11 @@ impl Balancer {
         lock(&self.tasks).push(task);
         lock(&self.lines).push(line.clone());
         Some((theirs, line))
+    }
+
+    /// Frames that came for clients too late, and did not reach them.
+    pub(super) fn late_frames(&self) -> u64 {
+        self.context.clients.counters.stale_frames.load(Relaxed)
     }
 
     /// Its process is killed.
@@ -235,6 +244,20 @@ struct Supervisor {
     line: Arc<Mutex<Option<Line>>>,
     dice: Dice,
     links: LinkContext,
+    claims: Option<Arc<Claimant>>,
+    late_links: u64,
+}
+
+/// Tells of the end of a link, also where it comes with that of its balancer.
+struct Ended {
+    number: LinkNumber,
+    ledger: Ledger,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.ledger.link_ended(self.number);
+    }
 }
 
 impl Supervisor {
@@ -251,8 +274,16 @@ impl Supervisor {
                     let socket = WebSocketStream::from_raw_socket(ours, Role::Client, Some(small())).await;
                     let init = Init { port: 80, region: "ewr".into(), id: id.as_str().into(), token: None };
                     let endpoint = self.endpoint.clone();
-                    run_over(LinkId(number), init, socket, endpoint, &mut listed, self.links.clone()).await;
-                    self.ledger.link_ended(number);
+                    let relay = Relay {
+                        lags: self.dice.percent(self.late_links),
+                        dice: self.dice.apart(number),
+                        monolith: init.id.clone(),
+                        claims: self.claims.clone(),
+                    };
+                    let links = LinkContext { reports: relay.begin(self.links.reports.clone()), ..self.links.clone() };
+                    let ended = Ended { number, ledger: self.ledger.clone() };
+                    run_over(LinkId(number), init, socket, endpoint, &mut listed, links).await;
+                    drop(ended);
                     *lock(&self.line) = None;
                 }
                 None if reachable => {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -81,7 +81,15 @@ pub(super) async fn visit(number: usize, rooms: usize, guests: Arc<Guests>, mut 
         let balancer = guests.balancer(dice.below(guests.balancers.len()));
         let session = guests.sessions.fetch_add(1, Relaxed) + 1;
         let latency = dice.millis(1..15);
-        let connected = balancer.and_then(|it| it.connect(&guests.ledger, session, &room, reconnect, latency));
+        // Some give up before they are let in.
+        let patience = if dice.percent(10) { dice.millis(20..1500) } else { Duration::from_secs(3600) };
+        let connected = match balancer {
+            Some(balancer) => {
+                let connect = balancer.connect(&guests.ledger, session, &room, reconnect, latency);
+                timeout(patience, connect).await.ok().flatten()
+            }
+            None => None,
+        };
         let Some((end, line)) = connected else {
             sleep(dice.millis(100..700)).await;
             continue;
@@ -115,21 +123,13 @@ pub(super) async fn visit(number: usize, rooms: usize, guests: Arc<Guests>, mut 
 }
 
 impl Guests {
-    fn balancer(&self, number: usize) -> Option<Arc<Balancer>> {
+    pub(super) fn balancer(&self, number: usize) -> Option<Arc<Balancer>> {
         self.balancers[number].lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn settled(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, (Session, String)>> {
         self.settled.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Says goodbye, and waits for the answer.
-async fn leave(socket: &mut WebSocketStream<End>) -> Ended {
-    // A socket that is gone needs no goodbye.
-    let _ = socket.close(None).await;
-    while socket.next().await.is_some_and(|message| message.is_ok()) {}
-    Ended::Left
 }
 
 struct Visit<'a> {
@@ -157,7 +157,7 @@ impl Visit<'_> {
         loop {
             let now = self.guests.stages.now();
             if now == Stage::Farewell {
-                return leave(&mut socket).await;
+                return self.leave(&mut socket).await;
             }
             if std::mem::replace(&mut stage, now) != now {
                 self.mark(&mut speaks);
@@ -190,10 +190,23 @@ impl Visit<'_> {
                         line.swallow();
                         return Ended::Vanished;
                     }
-                    return leave(&mut socket).await;
+                    return self.leave(&mut socket).await;
                 }
             }
         }
+    }
+
+    /// Says goodbye, and waits for the answer: with it, everything that was said before has been taken.
+    async fn leave(&self, socket: &mut WebSocketStream<End>) -> Ended {
+        let began = Instant::now();
+        // A socket that is gone needs no goodbye.
+        let _ = socket.close(None).await;
+        while let Some(Ok(message)) = socket.next().await {
+            if matches!(message, Message::Close(None)) {
+                self.guests.ledger.left(self.session, began);
+            }
+        }
+        Ended::Left
     }
 
     /// From the next input on it has to hear itself.

@@ -58,6 +58,8 @@ struct Inputs {
     last: BTreeMap<LinkNumber, u64>,
     /// Knows the links over which its joins went, whether or not they arrived.
     inbox: Option<Arc<Inbox>>,
+    /// When it said goodbye, and when that was answered.
+    left: Option<(Instant, Instant)>,
     /// Its room went without its balancer's doing at these moments, or was found to have gone when it joined: what was under
     /// way to it is lost.
     surprises: Vec<Instant>,
@@ -72,10 +74,16 @@ impl Inputs {
     }
 
     /// What was never heard although nothing excuses it: neither the end of a link that the session was on, shortly after
-    /// it was said, nor the end of its room about then.
+    /// it was said, nor the end of its room about then. Who was closed or cut off may have been saying something that
+    /// nobody took; who has left in order, and was answered, was heard to the end, unless it was being held when it left.
     fn lost(&self, links: &BTreeMap<LinkNumber, Link>) -> Vec<u64> {
-        let newest = self.heard.last_key_value().map_or(0, |(number, _)| *number);
-        let missing = (1..newest).filter(|number| !self.heard.contains_key(number));
+        let newest = if self.left.is_some() {
+            self.said.last_key_value().map(|(number, _)| *number)
+        } else {
+            self.heard.last_key_value().map(|(number, _)| *number)
+        };
+        let held = self.left.and_then(|(asked, answered)| self.inbox.as_ref()?.held_within(asked, answered));
+        let missing = (1..=newest.unwrap_or(0)).filter(|number| !self.heard.contains_key(number));
         let stays = self.stays(links);
         let excused = |number: &u64| {
             let Some(said) = self.said.get(number) else { return false };
@@ -86,7 +94,8 @@ impl Inputs {
                 *said <= link.ended.unwrap_or(unread) + ON_THE_WAY && unread <= sent + UNREAD
             });
             let with_room = self.surprises.iter().any(|gone| *said <= *gone + NEWS && *gone <= *said + UNREAD);
-            with_link || with_room
+            let when_it_left = held.is_some_and(|since| *said + ON_THE_WAY >= since);
+            with_link || with_room || when_it_left
         };
         missing.filter(|number| !excused(number)).collect()
     }
@@ -110,7 +119,18 @@ impl Ledger {
     }
 
     pub(super) fn count(&self, what: &'static str) {
-        *self.lock().counts.entry(what).or_default() += 1;
+        self.add(what, 1);
+    }
+
+    pub(super) fn add(&self, what: &'static str, times: u64) {
+        *self.lock().counts.entry(what).or_default() += times;
+    }
+
+    /// Something that is known by its largest value.
+    pub(super) fn most(&self, what: &'static str, value: u64) {
+        let mut seen = self.lock();
+        let most = seen.counts.entry(what).or_default();
+        *most = value.max(*most);
     }
 
     /// A client says input `number` of its session.
@@ -121,6 +141,13 @@ impl Ledger {
     /// A session begins. Its queue knows over which links it was ever joined.
     pub(super) fn begins(&self, session: Session, inbox: Arc<Inbox>) {
         self.lock().inputs.entry(session).or_default().inbox = Some(inbox);
+    }
+
+    /// A session said goodbye at this moment, and has been answered.
+    pub(super) fn left(&self, session: Session, asked: Instant) {
+        let mut seen = self.lock();
+        *seen.counts.entry("left in order").or_default() += 1;
+        seen.inputs.entry(session).or_default().left = Some((asked, Instant::now()));
     }
 
     /// A Monolith heard input `number` of a session over a link. Each comes once, and over one link in order. Two Monoliths
@@ -233,6 +260,10 @@ impl Heard {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::link::activity::Activity;
+    use crate::link::inbox::Line as InboxLine;
+    use crate::link::outbox::Outbox;
+    use crate::model::{Attachment, ClientId};
 
     fn violations(steps: impl AsyncFnOnce(&Ledger)) -> usize {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
@@ -305,6 +336,37 @@ mod tests {
             })
         };
         assert_eq!((surprised(0), surprised(6)), (0, 1), "its room went");
+    }
+
+    /// A session is let in, says two inputs of which the second is not heard, is held from then on or not, and leaves.
+    fn last_words(answered: bool, held_after: Option<Duration>) -> usize {
+        violations(async move |it: &Ledger| {
+            let inbox = it.lock().inputs[&7].inbox.clone().unwrap();
+            let (attachment, member) = (Attachment(1), ClientId::from_u128(7 << 64).member(Attachment(1)));
+            let line = InboxLine {
+                member,
+                outbox: Arc::new(Outbox::new("m1".into(), 1 << 10)),
+                commands: tokio::sync::mpsc::unbounded_channel().0,
+                activity: Arc::new(Activity::default()),
+            };
+            inbox.attached(attachment, line, true);
+            inputs(it, &[(1, Some(1)), (2, None)]).await;
+            if let Some(after) = held_after {
+                tokio::time::advance(after).await;
+                inbox.detached(attachment);
+            }
+            if answered {
+                it.left(7, Instant::now());
+            }
+        })
+    }
+
+    #[test]
+    fn the_last_words_of_who_leaves_in_order_have_to_be_heard_unless_they_were_held() {
+        assert_eq!(last_words(true, None), 1);
+        assert_eq!(last_words(false, None), 0, "it was cut off");
+        assert_eq!(last_words(true, Some(Duration::ZERO)), 0, "held as soon as it had said them");
+        assert_eq!(last_words(true, Some(Duration::from_secs(1))), 1, "held much later");
     }
 
     #[test]

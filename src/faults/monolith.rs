@@ -1,5 +1,7 @@
 //! A Monolith of a run: rooms, members and what the real one does with them, frame by frame, with its sharp edges.
 
+mod requests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,6 +14,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
+pub(super) use self::requests::Reply;
 use super::dice::Dice;
 use super::ledger::{Ledger, LinkNumber, NEWS, Session};
 use super::pipe::{End, Line, small};
@@ -28,17 +31,30 @@ pub(super) struct World(Arc<Mutex<Store>>);
 struct Store {
     next_load: u64,
     links: LinkNumber,
+    /// Rooms that were created, besides those that every run begins with.
+    created: BTreeSet<String>,
 }
 
 impl World {
     pub(super) fn new() -> Self {
-        Self(Arc::new(Mutex::new(Store { next_load: 0, links: 0 })))
+        Self(Arc::new(Mutex::new(Store { next_load: 0, links: 0, created: BTreeSet::new() })))
     }
 
     fn next_load(&self) -> u64 {
         let mut store = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         store.next_load += 1;
         store.next_load
+    }
+
+    /// Creates a room, with a name of its own if none is asked for. None if there is one of that name.
+    fn create(&self, name: Option<&str>) -> Option<String> {
+        let mut store = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = name.map_or_else(|| format!("made-{}", store.created.len()), str::to_owned);
+        store.created.insert(name.clone()).then_some(name)
+    }
+
+    fn has(&self, room: &str) -> bool {
+        room.starts_with("room-") || self.0.lock().unwrap_or_else(PoisonError::into_inner).created.contains(room)
     }
 
     pub(super) fn next_link(&self) -> LinkNumber {
@@ -72,6 +88,10 @@ pub(super) enum Sabotage {
     MessagesAreSwapped,
     /// Now and then an `unload` comes for a room that is not here.
     StrayUnloads,
+    /// Some `unload`s that are asked for are not obeyed.
+    UnloadsAreIgnored,
+    /// A balancer takes a room for its own that another one has claimed.
+    ClaimsAreIgnored,
 }
 
 /// One Monolith, through all its lives.
@@ -94,6 +114,8 @@ struct State {
     unloaded_lately: Vec<(Instant, String)>,
     /// When it was last stalled, or went on.
     stalled: Option<Instant>,
+    /// Whether it does nothing.
+    asleep: bool,
     sabotage: Option<Sabotage>,
     /// A message that lets the next one overtake it.
     overtaken: Option<(BTreeSet<LinkNumber>, Value)>,
@@ -129,6 +151,7 @@ impl Monolith {
             links: BTreeMap::new(),
             unloaded_lately: Vec::new(),
             stalled: None,
+            asleep: false,
             sabotage,
             overtaken: None,
         })));
@@ -200,8 +223,9 @@ impl Monolith {
 
     /// It stops for a while, as a process does that is swapped out.
     pub(super) fn stall(&self, stalled: bool) {
-        self.lock().stalled = Some(Instant::now());
-        self.lock().links.values().for_each(|(_, line)| line.stall(stalled));
+        let mut state = self.lock();
+        (state.stalled, state.asleep) = (Some(Instant::now()), stalled);
+        state.links.values().for_each(|(_, line)| line.stall(stalled));
     }
 
     /// Says what it has, to everybody.
@@ -312,7 +336,7 @@ impl Monolith {
         let delay = {
             let mut state = self.lock();
             state.ledger.count("joins");
-            if room.starts_with("missing") {
+            if !state.world.has(&room) {
                 state.send(link, &json!({"type": "kick", "payload": {"client_id": member, "reason": 4002}}));
                 return;
             }
@@ -324,14 +348,18 @@ impl Monolith {
                 // Its balancer may take the room for loaded, and what it says goes to a room that is only being loaded.
                 state.ledger.surprise(session);
             }
-            let waiting = state.loading.entry(room.clone()).or_default();
-            waiting.push((link, member, session));
-            if waiting.len() > 1 {
+            if let Some(waiting) = state.loading.get_mut(&room) {
+                waiting.push((link, member, session));
                 return;
             }
-            // Now and then longer than a balancer waits.
-            if state.dice.percent(4) { state.dice.millis(1500..4000) } else { state.dice.millis(1..60) }
+            state.loading.insert(room.clone(), vec![(link, member, session)]);
+            state.time_to_load()
         };
+        self.load(life, room, delay);
+    }
+
+    /// A room is there after a while, if the process is.
+    fn load(&self, life: u64, room: String, delay: Duration) {
         let monolith = self.clone();
         tokio::spawn(async move {
             sleep(delay).await;
@@ -344,7 +372,9 @@ impl Monolith {
     fn asked_to_unload(&self, room: &str, by: Option<LinkNumber>) {
         let mut state = self.lock();
         if state.rooms.contains_key(room) {
-            state.unload(room, "Commanded", (1001, 2), by);
+            if !state.breaks(Sabotage::UnloadsAreIgnored) {
+                state.unload(room, "Commanded", (1001, 2), by);
+            }
             return;
         }
         let kept = state.stalled.is_some_and(|at| at.elapsed() < CROSSING_IN_A_STALL);
@@ -395,6 +425,11 @@ impl State {
     /// Whether this is one of the times at which a rule is broken on purpose.
     fn breaks(&mut self, rule: Sabotage) -> bool {
         self.sabotage == Some(rule) && self.dice.percent(20)
+    }
+
+    /// Now and then longer than a balancer waits.
+    fn time_to_load(&mut self) -> Duration {
+        if self.dice.percent(4) { self.dice.millis(1500..4000) } else { self.dice.millis(1..60) }
     }
 
     fn send_all(&self, frame: &Value) {

@@ -9,6 +9,10 @@ pub(crate) enum Rule {
     HeldInputGoesOnOnce,
     /// What is held while a room changes its Monolith is there when the next one has it.
     HeldInputIsKept,
+    /// A frame of an attachment that is over does not reach the client.
+    LateFramesAreDropped,
+    /// Nobody waits for its upgrade longer than it may.
+    TheHoldEnds,
 }
 
 thread_local! {

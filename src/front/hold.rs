@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+#[cfg(test)]
+use super::broken::{self, Rule};
 use super::listener::Stop;
 use super::respond::Refusal;
 use crate::control::Control;
@@ -17,7 +19,7 @@ use crate::model::{ClientId, RoomKey};
 const ANSWER: Duration = Duration::from_millis(200);
 
 /// The way in during an outage and after it.
-pub(super) struct Hold {
+pub(crate) struct Hold {
     control: Control,
     stop: Stop,
     counters: HoldCounters,
@@ -35,19 +37,21 @@ struct HoldCounters {
 }
 
 impl Hold {
-    pub(super) fn new(control: Control, stop: Stop) -> Self {
+    pub(crate) fn new(control: Control, stop: Stop) -> Self {
         Self { control, stop, counters: HoldCounters::default() }
     }
 
     /// Waits until a client may be upgraded; at once, unless there is an outage or was one lately. Dropping the future, as when
     /// the client goes away, ends it at any moment.
-    pub(super) async fn pass(&self, client: ClientId, room: &RoomKey, deadline: Instant) -> Result<(), Refusal> {
+    pub(crate) async fn pass(&self, client: ClientId, room: &RoomKey, deadline: Instant) -> Result<(), Refusal> {
         if self.control.routes().is_open() {
             return Ok(());
         }
         let counters = &self.counters;
         let _held = Held::new(&counters.held);
         let deadline = deadline.max(Instant::now() + ANSWER);
+        #[cfg(test)]
+        let deadline = if broken::is(Rule::TheHoldEnds) { deadline + Duration::from_secs(1) } else { deadline };
         let outcome = tokio::select! {
             biased;
             () = self.stop.wait() => return Err(Refusal::unavailable()),

@@ -10,7 +10,7 @@ pub mod forward;
 mod framing;
 mod guard;
 pub mod handshakes;
-mod hold;
+pub(crate) mod hold;
 pub mod listener;
 mod proxy;
 mod rate;

@@ -116,3 +116,17 @@ async fn what_is_said_after_an_end_that_overtook_its_beginning_is_kept_for_the_n
     until(|| !newer.is_empty()).await;
     assert_eq!(said(&newer, 2), [r#"{"n":1}"#]);
 }
+
+#[tokio::test]
+async fn a_frame_of_an_attachment_that_is_over_does_not_reach_the_client() {
+    let mut joined = joined().await;
+    joined.attach(1);
+    joined.inbox.detached(Attachment(1));
+    joined.inbox.push(Attachment(1), "between two Monoliths".into()).unwrap();
+    joined.attach(2);
+    joined.inbox.push(Attachment(1), "late".into()).unwrap();
+    joined.inbox.push(Attachment(2), "hello".into()).unwrap();
+    let heard = soon(joined.client.next()).await.unwrap().unwrap();
+    assert_eq!(heard, Message::text("hello"));
+    assert_eq!(joined.clients.counters.stale_frames.load(Relaxed), 2);
+}

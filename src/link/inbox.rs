@@ -7,11 +7,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use tokio::sync::mpsc;
+#[cfg(test)]
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::Command;
 use super::activity::Activity;
 use super::handover::Holding;
+#[cfg(test)]
+use super::history::History;
 use super::outbox::Outbox;
 use crate::config::QueueLimit;
 #[cfg(test)]
@@ -72,9 +76,8 @@ struct State {
     closing: bool,
     overflowed: bool,
     reader: Option<Waker>,
-    /// Every link over which its client was ever joined, and when, for the simulation of faults.
     #[cfg(test)]
-    links: Vec<(LinkId, tokio::time::Instant)>,
+    history: History,
 }
 
 /// A client did not keep up; it is being closed with 1013.
@@ -129,13 +132,19 @@ impl Inbox {
     /// Notes over which link an attachment is.
     #[cfg(test)]
     pub(crate) fn joined_over(&self, link: LinkId) {
-        self.lock().links.push((link, tokio::time::Instant::now()));
+        self.lock().history.joined_over(link);
     }
 
     /// Every link over which its client was ever joined, and when.
     #[cfg(test)]
-    pub(crate) fn links(&self) -> Vec<(LinkId, tokio::time::Instant)> {
-        self.lock().links.clone()
+    pub(crate) fn links(&self) -> Vec<(LinkId, Instant)> {
+        self.lock().history.links.clone()
+    }
+
+    /// Since when what its client says has been held back, if it ever was in this time.
+    #[cfg(test)]
+    pub(crate) fn held_within(&self, from: Instant, to: Instant) -> Option<Instant> {
+        self.lock().history.held_within(from, to)
     }
 
     /// Lets the client's own frames through.
@@ -207,6 +216,8 @@ impl Inbox {
             if state.closing {
                 return;
             }
+            #[cfg(test)]
+            state.history.note(&item);
             state.queue.push_back(item);
             state.reader.take()
         };

@@ -132,6 +132,14 @@ impl Members {
         }
     }
 
+    /// The room of a member.
+    pub(super) fn room_of(&self, id: MemberId) -> Option<&RoomKey> {
+        match self.slots.get(&id)? {
+            Slot::In(room, _) => Some(room),
+            Slot::Unloaded => None,
+        }
+    }
+
     pub(super) fn get_mut(&mut self, id: MemberId) -> Option<&mut Member> {
         match self.slots.get(&id)? {
             Slot::In(room, index) => self.rooms.get_mut(room)?.members.get_mut(*index),

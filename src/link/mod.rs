@@ -7,6 +7,8 @@ mod departed;
 mod dial;
 pub mod handover;
 mod heart;
+#[cfg(test)]
+mod history;
 pub mod inbox;
 mod members;
 pub mod outbox;
@@ -14,6 +16,7 @@ mod session;
 pub mod stats;
 mod supervisor;
 pub mod tap;
+mod unread;
 mod writer;
 
 use std::net::SocketAddr;

@@ -24,12 +24,13 @@ use super::members::{Answer, Delivered, Joining, Member, Members, lower_case};
 use super::outbox::{Outbox, Outgoing};
 use super::stats::{LinkStats, count};
 use super::tap::{Direction, TapKind};
+use super::unread::Unread;
 use super::writer::write_loop;
 use super::{Command, LinkContext, LinkSettings, Report};
 use crate::model::event::{Event, UnloadCause};
 use crate::model::policy::MonolithState;
 use crate::model::wire::{self, Frame, FromMonolith, Gossip, Init, Recipient, RoomMessage, RoomReport};
-use crate::model::{CloseCode, Hashing, LinkId, MemberId, RoomKey, RoomName};
+use crate::model::{Attachment, ClientId, CloseCode, Hashing, LinkId, MemberId, RoomKey, RoomName};
 
 /// How a session ended.
 #[derive(Debug)]
@@ -57,6 +58,7 @@ pub(super) struct Session {
     loaded: HashMap<RoomKey, RoomReport, Hashing>,
     departed: Departed,
     leaving: HandOvers,
+    unread: Unread,
     join_answer: Duration,
     drain: Duration,
     heartbeat: Heart,
@@ -103,6 +105,7 @@ impl Session {
             loaded: HashMap::default(),
             departed: Departed::default(),
             leaving: HandOvers::default(),
+            unread: Unread::default(),
             join_answer: settings.timeouts.join_answer,
             drain: settings.timeouts.drain,
             heartbeat: Heart::new(settings.heartbeat.interval, settings.heartbeat.missed),
@@ -278,6 +281,7 @@ impl Session {
             },
             Message::Pong(payload) => {
                 self.departed.pong(&payload);
+                self.unread.pong(&payload).into_iter().for_each(|(client, at)| self.open(client, at));
                 if let Some(rtt) = self.heartbeat.answered(&payload) {
                     self.stats.set_rtt(rtt);
                 }
@@ -324,6 +328,7 @@ impl Session {
                 let detached = self.members.unload(room.key());
                 let room: RoomKey = room.key().clone();
                 self.leaving.forget(&room);
+                self.unread.unloaded(&room);
                 if let Some(gone) = self.loaded.remove(&room) {
                     self.take_unload_back(&gone.name);
                 }
@@ -440,17 +445,14 @@ impl Session {
                 let member = Member::joining(client, attachment, inbox.clone(), joining);
                 let id = member.id;
                 let activity = self.members.insert(room.key().clone(), member);
+                let open = open && !self.unread.holds(room.key(), client, attachment);
                 self.outbox.push_control(Outgoing::Text(wire::join(room.spelling(), id, &token.0)));
                 let (outbox, commands) = (self.outbox.clone(), self.commands.clone());
                 #[cfg(test)]
                 inbox.joined_over(self.link);
                 inbox.attached(attachment, Line { member: id, outbox, commands, activity }, open);
             }
-            Command::Open { client, attachment } => {
-                if let Some(member) = self.members.get_mut(client.member(attachment)) {
-                    member.inbox.open(attachment);
-                }
-            }
+            Command::Open { client, attachment } => self.open(client, attachment),
             Command::Detach { client, attachment } => {
                 let id = client.member(attachment);
                 let unanswered = self.members.get_mut(id).is_some_and(|member| member.answer != Answer::Heard);
@@ -476,6 +478,15 @@ impl Session {
                 }
             }
             Command::Accept | Command::Refuse | Command::Stop => {}
+        }
+    }
+
+    /// Lets a member's own frames go, once nothing is before them that would make them be lost.
+    fn open(&mut self, client: ClientId, attachment: Attachment) {
+        let id = client.member(attachment);
+        let held = self.members.room_of(id).is_some_and(|room| self.unread.holds(room, client, attachment));
+        if let Some(member) = self.members.get_mut(id).filter(|_| !held) {
+            member.inbox.open(attachment);
         }
     }
 
@@ -509,6 +520,9 @@ impl Session {
             }
         }
         self.outbox.push_control(Outgoing::Text(wire::unload(room.spelling())));
+        if why == UnloadCause::HandOver {
+            self.outbox.push_control(Outgoing::Ping(self.unread.asked(room.key().clone())));
+        }
     }
 
     /// A room has gone by itself: an `unload` that nobody has written yet would end a real Monolith.

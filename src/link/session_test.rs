@@ -172,6 +172,7 @@ fn the_unload_of_a_hand_over_goes_out_when_everybody_holds() {
     session.command(commands.try_recv().unwrap());
     assert_eq!(session.outbox.try_next(), Some(Outgoing::Text(word)));
     assert!(matches!(session.outbox.try_next(), Some(Outgoing::Text(text)) if text.contains("unload")));
+    assert!(matches!(session.outbox.try_next(), Some(Outgoing::Ping(_))));
     // The room goes by itself while they are told to hold: then no unload may follow.
     session.command(hand_over());
     let held = (one.try_next(), two.try_next());
@@ -179,6 +180,34 @@ fn the_unload_of_a_hand_over_goes_out_when_everybody_holds() {
     drop(held);
     session.command(commands.try_recv().unwrap());
     assert_eq!(session.outbox.try_next(), None);
+}
+
+#[test]
+fn who_is_to_go_on_after_all_waits_until_the_unload_of_a_hand_over_has_been_read() {
+    for goes in [false, true] {
+        let (mut session, mut commands, _received) = commanded();
+        session.frame(LOADED);
+        let one = attach(&mut session, 1, false);
+        say(&mut session, 1);
+        one.try_next();
+        session.command(hand_over());
+        one.try_next();
+        session.command(commands.try_recv().unwrap());
+        assert!(matches!(session.outbox.try_next(), Some(Outgoing::Text(text)) if text.contains("unload")));
+        let Some(Outgoing::Ping(behind)) = session.outbox.try_next() else { panic!("a ping follows") };
+        // The cluster has waited long enough, but the Monolith has read nothing yet.
+        session.command(Command::Open { client: ClientId::from_u128(1 << 64), attachment: Attachment(1) });
+        assert!(one.try_next().is_none(), "what it says would come behind the unload");
+        if goes {
+            session.frame(r#"{"type":"unloaded","payload":{"name":"Movie","reason":"Commanded"}}"#);
+        }
+        session.message(Message::Pong(behind.to_be_bytes().to_vec().into())).unwrap();
+        match (one.try_next(), goes) {
+            (Some(Item::Detached(Attachment(1))), true) => assert!(one.try_next().is_none()),
+            (Some(Item::Open(Attachment(1))), false) => {}
+            (item, _) => panic!("{goes}: {item:?}"),
+        }
+    }
 }
 
 #[test]

@@ -1,0 +1,116 @@
+//! Somebody who asks for rooms over HTTP, and does as the front does: a bound room's Monolith is asked at once, another one's
+//! is waited for, and what came of it is reported. The requests place rooms, load them, and may be given up at any moment.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use super::client::{Guests, Stage};
+use super::dice::Dice;
+use super::monolith::{Monolith, Reply};
+use crate::control::{Control, Placement};
+use crate::model::event::RequestOutcome;
+use crate::model::policy::Cause;
+use crate::model::{MonolithId, RoomName};
+
+/// How long a request may wait for a Monolith: for one to come, as long as a join is held, and then behind as many attempts
+/// at its room as there may be.
+const LONGEST: Duration = Duration::from_secs(7);
+/// How often the front tries another Monolith.
+const ATTEMPTS: u32 = 3;
+
+/// What a caller shares with all others.
+#[derive(Clone)]
+pub(super) struct Callers {
+    pub(super) guests: Arc<Guests>,
+    pub(super) monoliths: Vec<Monolith>,
+    pub(super) rooms: usize,
+}
+
+/// What is asked for.
+enum Wish {
+    /// A room.
+    Room(RoomName),
+    /// That a room be made, of this name or any.
+    Creation(Option<RoomName>),
+}
+
+impl Callers {
+    /// One caller, from the beginning of the run to its end.
+    pub(super) async fn call(self, mut dice: Dice) {
+        while self.guests.stages.now() != Stage::Farewell {
+            sleep(dice.millis(100..2500)).await;
+            let Some(balancer) = self.guests.balancer(dice.below(self.guests.balancers.len())) else { continue };
+            let name = match dice.below(10) {
+                0 => "missing".into(),
+                1 | 2 => format!("Club-{}", dice.below(4)),
+                _ => format!("Room-{}", dice.below(self.rooms)),
+            };
+            let Ok(room) = RoomName::parse(&name) else { continue };
+            let wish = match dice.below(10) {
+                0 => Wish::Creation(None),
+                1..=5 if name.starts_with("Club") => Wish::Creation(Some(room)),
+                _ => Wish::Room(room),
+            };
+            let patience = if dice.percent(15) { dice.millis(1..800) } else { Duration::from_secs(3600) };
+            self.guests.ledger.count("requests");
+            let reply = timeout(patience, self.request(&balancer.control, &wish, &mut dice)).await;
+            self.guests.ledger.tell(|| format!("a request for {name}: {reply:?}"));
+        }
+    }
+
+    async fn request(&self, control: &Control, wish: &Wish, dice: &mut Dice) -> Option<Reply> {
+        let (room, cause) = match wish {
+            Wish::Room(room) => (Some(room), Cause::Http),
+            Wish::Creation(room) => (room.as_ref(), Cause::Create),
+        };
+        if let Wish::Room(room) = wish
+            && let Some(target) = control.routes().find(room.key())
+        {
+            return Some(self.ask(&target.id, wish, dice).await);
+        }
+        for _ in 0..ATTEMPTS {
+            let began = Instant::now();
+            let placed = timeout(LONGEST, control.place(room.cloned(), cause, None)).await;
+            let waited = began.elapsed();
+            self.guests.ledger.most("longest wait of a request in ms", waited.as_millis() as u64);
+            let Ok(placed) = placed else {
+                self.guests.ledger.violation(format!("a request for {room:?} waits for {waited:?}"));
+                return None;
+            };
+            let Ok(Placement { target, sent }) = placed else {
+                self.guests.ledger.count("requests without a Monolith");
+                return None;
+            };
+            self.guests.ledger.count("requests that were placed");
+            let reply = self.ask(&target.id, wish, dice).await;
+            match (&reply, sent) {
+                (Reply::NotSent, Some(sent)) => {
+                    sent.done(RequestOutcome::NotSent);
+                    continue;
+                }
+                (Reply::Status(code), Some(sent)) => sent.done(RequestOutcome::Status(*code)),
+                (Reply::Created(name), Some(sent)) => match RoomName::parse(name) {
+                    Ok(name) => sent.done(RequestOutcome::Created(name)),
+                    Err(_) => sent.done(RequestOutcome::Status(201)),
+                },
+                // Dropping what is owed reports the failure.
+                (Reply::Broken, _) | (_, None) => {}
+            }
+            return Some(reply);
+        }
+        None
+    }
+
+    /// One request to one Monolith. Now and then it cannot be reached this way although its link stands.
+    async fn ask(&self, id: &MonolithId, wish: &Wish, dice: &mut Dice) -> Reply {
+        let found = self.monoliths.iter().find(|monolith| monolith.id().as_deref() == Some(id.as_str()));
+        let Some(monolith) = found.filter(|_| !dice.percent(3)) else { return Reply::NotSent };
+        let arrives = dice.millis(1..20);
+        match wish {
+            Wish::Room(room) => monolith.request(room.key().as_str(), arrives).await,
+            Wish::Creation(room) => monolith.create(room.as_ref().map(|room| room.key().as_str()), arrives).await,
+        }
+    }
+}

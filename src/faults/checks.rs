@@ -1,0 +1,129 @@
+//! What is looked at when everything is well again: who is where, that a drained Monolith loses its rooms, and that nobody
+//! is left when all have gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::Run;
+use super::ledger::Session;
+use super::monolith::Monolith;
+
+/// For so long a Monolith may have rooms that is drained in the calm: until they are quiet, and each in its turn.
+const EMPTIES: Duration = Duration::from_secs(8);
+
+impl Run {
+    /// A Monolith that is drained loses its rooms where others can take them, and nobody is closed because of it.
+    pub(super) async fn check_drain(&mut self) {
+        let ledger = &self.scene.ledger;
+        let monolith = &self.scene.monoliths[self.dice.below(self.scene.monoliths.len())];
+        let Some(id) = monolith.id().filter(|_| self.scene.monoliths.len() > 1) else { return };
+        let balancers: Vec<_> = (0..self.plan.balancers).filter_map(|number| self.scene.balancer(number)).collect();
+        let before = self.scene.guests.settled().clone();
+        let rooms = monolith.sessions().len();
+        ledger.tell(|| format!("{id} is drained with {rooms} members"));
+        for balancer in &balancers {
+            // A control thread that has ended is found at the end.
+            let _ = balancer.control.drain(id.as_str().into(), true).await;
+        }
+        let deadline = Instant::now() + EMPTIES;
+        while !monolith.sessions().is_empty() && Instant::now() < deadline {
+            sleep(Duration::from_millis(50)).await;
+        }
+        for (session, room) in monolith.sessions() {
+            ledger.violation(format!("session {session} in {room} is still on {id}, which is drained"));
+        }
+        ledger.count("drained in the calm");
+        for balancer in &balancers {
+            let _ = balancer.control.drain(id.as_str().into(), false).await;
+        }
+        // Its members may be waiting for a claim, or for a Monolith that is slow to load the room.
+        let deadline = Instant::now() + EMPTIES;
+        while !self.all_present(&before) && Instant::now() < deadline {
+            sleep(Duration::from_millis(50)).await;
+        }
+        // Two balancers may have sent a room to two Monoliths.
+        sleep(Duration::from_secs(2)).await;
+        if *self.scene.guests.settled() != before {
+            ledger.violation(format!("somebody lost its connection when {id} was drained"));
+        }
+        self.check_presence().await;
+    }
+
+    /// Whether these sessions are all on some Monolith.
+    fn all_present(&self, settled: &BTreeMap<usize, (Session, String)>) -> bool {
+        let sessions = self.scene.monoliths.iter().flat_map(Monolith::sessions);
+        let present: BTreeSet<Session> = sessions.map(|(session, _)| session).collect();
+        settled.values().all(|(session, _)| present.contains(session))
+    }
+
+    /// Everybody is in, once, where the others of the room are.
+    pub(super) async fn check_presence(&self) {
+        let ledger = &self.scene.ledger;
+        let settled = self.scene.guests.settled().clone();
+        for number in (0..self.plan.clients).filter(|number| !settled.contains_key(number)) {
+            ledger.violation(format!("client {number} is stuck: it does not hear itself"));
+        }
+        let mut present: BTreeMap<u64, usize> = BTreeMap::new();
+        let mut owners: BTreeMap<String, usize> = BTreeMap::new();
+        for (at, monolith) in self.scene.monoliths.iter().enumerate() {
+            for (session, room) in monolith.sessions() {
+                *present.entry(session).or_default() += 1;
+                if owners.insert(room.clone(), at).is_some_and(|other| other != at) {
+                    ledger.violation(format!("the members of {room} are on two Monoliths"));
+                }
+            }
+        }
+        for (number, (session, room)) in &settled {
+            match present.remove(session) {
+                Some(1) => {}
+                Some(times) => {
+                    ledger.violation(format!("session {session} of client {number} is in {room} {times} times"))
+                }
+                None => ledger.violation(format!(
+                    "session {session} of client {number} is nowhere, and believes to be in {room}"
+                )),
+            }
+        }
+        for session in present.keys() {
+            ledger.violation(format!("session {session} is a ghost: a Monolith keeps it, and nobody is there"));
+        }
+    }
+
+    /// Nobody is left anywhere.
+    pub(super) async fn check_absence(&self) {
+        let ledger = &self.scene.ledger;
+        for monolith in &self.scene.monoliths {
+            for (session, room) in monolith.sessions() {
+                ledger.violation(format!("session {session} has left and is still in {room}"));
+            }
+            if monolith.ghosts() > 0 {
+                ledger
+                    .violation(format!("{} members of unloaded rooms were never said to have left", monolith.ghosts()));
+            }
+        }
+        for number in 0..self.plan.balancers {
+            let Some(balancer) = self.scene.balancer(number) else { continue };
+            ledger.add("frames that came too late", balancer.late_frames());
+            let asked = balancer.control.query(|cluster| {
+                let waiting = cluster.waiting() + cluster.held() + cluster.handing_over();
+                (cluster.size().1, waiting, cluster.counters().duplicates, cluster.broken_invariant())
+            });
+            let Ok((clients, waiting, duplicates, broken)) = asked.await else {
+                ledger.violation("a control thread has ended");
+                continue;
+            };
+            ledger.add("duplicates", duplicates);
+            if clients > 0 {
+                ledger.violation(format!("balancer {number} still knows {clients} clients"));
+            }
+            if waiting > 0 {
+                ledger.violation(format!("{waiting} still wait at balancer {number}"));
+            }
+            if let Some(broken) = broken {
+                ledger.violation(format!("balancer {number}: {broken}"));
+            }
+        }
+    }
+}
