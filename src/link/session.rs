@@ -1,5 +1,7 @@
 //! One linked Monolith: the read loop with its fan-out, the write loop, heartbeats and commands.
 
+mod unloading;
+
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,10 +29,10 @@ use super::tap::{Direction, TapKind};
 use super::unread::Unread;
 use super::writer::write_loop;
 use super::{Command, LinkContext, LinkSettings, Report};
-use crate::model::event::{Event, UnloadCause};
+use crate::model::event::Event;
 use crate::model::policy::MonolithState;
 use crate::model::wire::{self, Frame, FromMonolith, Gossip, Init, Recipient, RoomMessage, RoomReport};
-use crate::model::{Attachment, ClientId, CloseCode, Hashing, LinkId, MemberId, RoomKey, RoomName};
+use crate::model::{Attachment, ClientId, CloseCode, Hashing, LinkId, MemberId, RoomKey};
 
 /// How a session ended.
 #[derive(Debug)]
@@ -326,13 +328,10 @@ impl Session {
             }
             FromMonolith::Unloaded { room, reason } => {
                 let detached = self.members.unload(room.key());
-                let room: RoomKey = room.key().clone();
-                self.leaving.forget(&room);
-                self.unread.unloaded(&room);
-                if let Some(gone) = self.loaded.remove(&room) {
-                    self.take_unload_back(&gone.name);
-                }
-                self.events.push_back(Event::Unloaded { link: self.link, room, reason, detached });
+                let key: RoomKey = room.key().clone();
+                let name = self.loaded.remove(&key).map_or(room, |gone| gone.name);
+                self.has_gone(&key, &name);
+                self.events.push_back(Event::Unloaded { link: self.link, room: key, reason, detached });
             }
             FromMonolith::Gossip(gossip) => self.gossip(gossip),
             FromMonolith::Init(_) => warn!(monolith = %self.init.id, "a second init is ignored"),
@@ -359,7 +358,13 @@ impl Session {
                 return;
             }
         };
-        self.loaded = rooms.iter().map(|report| (report.name.key().clone(), report.clone())).collect();
+        let loaded = rooms.iter().map(|report| (report.name.key().clone(), report.clone())).collect();
+        let before = std::mem::replace(&mut self.loaded, loaded);
+        for (room, gone) in &before {
+            if !self.loaded.contains_key(room) {
+                self.has_gone(room, &gone.name);
+            }
+        }
         self.events.push_back(Event::Gossip { link: self.link, rooms });
     }
 
@@ -464,19 +469,8 @@ impl Session {
                 }
             }
             Command::Watch { room, quiet, at_most } => self.leaving.watch(room, quiet, at_most),
-            Command::Unload { room, epoch, why } => {
-                let leaving = Leaving { room, epoch };
-                if why == UnloadCause::HandOver && self.may_unload(&leaving, why) {
-                    self.leaving.hold(leaving, &self.members, &self.commands);
-                } else {
-                    self.unload(&leaving, why);
-                }
-            }
-            Command::Held { room, number } => {
-                if let Some(leaving) = self.leaving.all_hold(&room, number) {
-                    self.unload(&leaving, UnloadCause::HandOver);
-                }
-            }
+            Command::Unload { room, epoch, why } => self.let_go(Leaving { room, epoch }, why),
+            Command::Held { room, number } => self.all_hold(&room, number),
             Command::Accept | Command::Refuse | Command::Stop => {}
         }
     }
@@ -488,56 +482,6 @@ impl Session {
         if let Some(member) = self.members.get_mut(id).filter(|_| !held) {
             member.inbox.open(attachment);
         }
-    }
-
-    /// Rooms that are quiet, and rooms whose clients have had their time to hold.
-    fn look_at_those_leaving(&mut self) {
-        let (quiet, overdue) = self.leaving.due(&self.members);
-        for (room, disturbed) in quiet {
-            self.events.push_back(Event::Quiet { link: self.link, room, disturbed });
-        }
-        for leaving in overdue {
-            self.unload(&leaving, UnloadCause::HandOver);
-        }
-    }
-
-    /// Sends `unload`. The control thread may not have heard yet that the room has gone, and an unload of a room that is
-    /// not loaded kills a Monolith.
-    fn unload(&mut self, leaving: &Leaving, why: UnloadCause) {
-        let Leaving { room, epoch } = leaving;
-        if !self.may_unload(leaving, why) {
-            count(&self.context.counters.unloads_withheld);
-            if why != UnloadCause::Duplicate {
-                let (link, room, epoch) = (self.link, room.key().clone(), *epoch);
-                self.events.push_back(Event::Withheld { link, room, epoch });
-            }
-            return;
-        }
-        match why {
-            UnloadCause::Duplicate => warn!(monolith = %self.init.id, "asking the loser of a duplicate to unload it"),
-            UnloadCause::Move | UnloadCause::HandOver => {
-                info!(monolith = %self.init.id, "asking for a room that is to move");
-            }
-        }
-        self.outbox.push_control(Outgoing::Text(wire::unload(room.spelling())));
-        if why == UnloadCause::HandOver {
-            self.outbox.push_control(Outgoing::Ping(self.unread.asked(room.key().clone())));
-        }
-    }
-
-    /// A room has gone by itself: an `unload` that nobody has written yet would end a real Monolith.
-    fn take_unload_back(&self, room: &RoomName) {
-        if self.outbox.take_control_back(&wire::unload(room.spelling())) {
-            count(&self.context.counters.unloads_withheld);
-        }
-    }
-
-    /// Whether the Monolith has this load of the room for certain. One that is to move also needs a member that has been let in: an
-    /// empty room could be about to be unloaded by the Monolith itself.
-    fn may_unload(&self, Leaving { room, epoch }: &Leaving, why: UnloadCause) -> bool {
-        let inhabited = || self.members.of_room(room.spelling()).iter().any(|member| member.answer.is_over());
-        self.loaded.get(room.key()).is_some_and(|report| report.epoch == *epoch)
-            && (why == UnloadCause::Duplicate || inhabited())
     }
 
     fn beat(&mut self) -> Result<(), End> {

@@ -14,7 +14,7 @@ use super::*;
 use crate::config::Config;
 use crate::link::stats::LinkCounters;
 use crate::link::tap::Tap;
-use crate::model::event::Token;
+use crate::model::event::{Token, UnloadCause};
 use crate::model::{Attachment, ClientId, Epoch, RoomName};
 
 /// A session of a Monolith, and what its context listens to.
@@ -241,17 +241,24 @@ fn another_load_than_the_one_that_is_meant_is_not_unloaded() {
 
 #[test]
 fn an_unload_that_nobody_has_written_is_taken_back_when_the_room_goes_by_itself() {
-    let (mut session, _received) = session();
-    session.frame(LOADED);
-    let waiting =
-        |name| Command::Unload { room: RoomName::reported(name), epoch: Epoch(1), why: UnloadCause::Duplicate };
-    session.frame(&LOADED.replace("Movie", "Other"));
-    session.command(waiting("Movie"));
-    session.command(waiting("Other"));
-    session.frame(r#"{"type":"unloaded","payload":{"name":"movie","reason":"Keepalive"}}"#);
-    assert!(matches!(session.outbox.try_next(), Some(Outgoing::Text(text)) if text.contains("Other")));
-    assert!(session.outbox.is_empty());
-    assert_eq!(session.context.counters.unloads_withheld.load(std::sync::atomic::Ordering::Relaxed), 1);
+    let other = LOADED.replace("Movie", "Other");
+    let report: serde_json::Value = serde_json::from_str(&other).unwrap();
+    // It says so, or names it no more.
+    let unloaded = r#"{"type":"unloaded","payload":{"name":"movie","reason":"Keepalive"}}"#.to_owned();
+    let gossip = serde_json::json!({"type": "gossip", "payload": {"rooms": [report["payload"]]}}).to_string();
+    for gone in [unloaded, gossip] {
+        let (mut session, _received) = session();
+        session.frame(LOADED);
+        session.frame(&other);
+        for name in ["Movie", "Other"] {
+            let (room, why) = (RoomName::reported(name), UnloadCause::Duplicate);
+            session.command(Command::Unload { room, epoch: Epoch(1), why });
+        }
+        session.frame(&gone);
+        assert!(matches!(session.outbox.try_next(), Some(Outgoing::Text(text)) if text.contains("Other")), "{gone}");
+        assert!(session.outbox.is_empty());
+        assert_eq!(session.context.counters.unloads_withheld.load(std::sync::atomic::Ordering::Relaxed), 1);
+    }
 }
 
 #[test]
@@ -345,6 +352,34 @@ async fn f16_a_session_that_breaks_tells_its_members_and_the_control_thread_that
         let mut rest = Vec::new();
         tokio::io::AsyncReadExt::read_to_end(&mut theirs, &mut rest).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn f15_a_crowd_that_wants_in_does_not_keep_back_what_is_said_in_rooms_that_are_there() {
+    let (session, commands, mut received) = commanded();
+    let told = session.commands.clone();
+    let (ours, theirs) = tokio::io::duplex(1 << 20);
+    let stream = WebSocketStream::from_raw_socket(ours, Role::Client, None).await;
+    let mut monolith = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
+    let (_listed, mut listed) = watch::channel(true);
+    let http = SocketAddr::from(([127, 0, 0, 1], 1));
+    tokio::spawn(async move { session.run(commands, stream, http, "host:1".into(), &mut listed).await });
+    assert!(matches!(received.recv().await, Some(Report::Up { .. })));
+    told.send(Command::Accept).unwrap();
+    let inbox = Inbox::new(Config::default().limits.client_queue);
+    told.send(attaching(1, &inbox, false)).unwrap();
+    assert!(matches!(inbox.next().await, Item::Attached { .. }));
+    // One message for the first one lies in the socket, and a hundred others are to be attached.
+    let id = ClientId::from_u128(1 << 64).member(Attachment(1));
+    let message = serde_json::json!({"type": "room_msg", "payload": {"room": "movie", "client_id": id, "payload": {}}});
+    monolith.send(Message::text(message.to_string())).await.unwrap();
+    let crowd: Vec<_> = (2..102).map(|_| Inbox::new(Config::default().limits.client_queue)).collect();
+    for (n, inbox) in (2..).zip(&crowd) {
+        told.send(attaching(n, inbox, false)).unwrap();
+    }
+    assert!(matches!(inbox.next().await, Item::Frame(..)));
+    let attached = crowd.iter().filter(|inbox| matches!(inbox.try_next(), Some(Item::Attached { .. }))).count();
+    assert!(attached <= 2 * CROWD as usize, "{attached} of the crowd came first");
 }
 
 #[tokio::test(start_paused = true)]
