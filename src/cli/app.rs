@@ -405,6 +405,10 @@ impl Handler for Dispatch {
         admin::is_open(request.uri().path())
     }
 
+    fn is_newcomer(&self, request: &Request<Incoming>) -> bool {
+        self.scope != Scope::Admin && self.front.is_newcomer(request)
+    }
+
     async fn handle(&self, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
         let owner = admin::owner(request.uri().path());
         let open = request.uri().path().trim_end_matches('/') == "/api/status";

@@ -2,9 +2,9 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::net::RecvFlags;
 use tokio::io::Interest;
@@ -20,9 +20,16 @@ const BATCH: usize = 8;
 /// How long accepting pauses when the process has no file descriptor left; doubled each time, up to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
+/// Newcomers in one [`SPAN`] that are no crowd: the workers serve them, which costs less than a way through another thread.
+const FEW: u32 = 8;
+const SPAN: Duration = Duration::from_millis(10);
+
 /// How much of a request is looked at. The head of a browser is a fraction of it; one that is longer is served by the
 /// workers, which is no mistake.
 const HEAD: usize = 4096;
+
+/// The end of a head.
+const END: &[u8] = b"\r\n\r\n";
 
 /// Requests that are about this balancer.
 const PROBES: [&[u8]; 3] = [b"GET /api/status", b"HEAD /api/status", b"GET /_usher/ready"];
@@ -38,16 +45,13 @@ pub(super) async fn accept<H: Handler>(socket: std::net::TcpListener, handler: A
 
 async fn accept_from<H: Handler>(socket: &TcpListener, handler: &Arc<H>, shared: &Arc<Shared>) {
     let mut pause = PAUSE.0;
-    let mut accepted = 0usize;
+    let mut accepted_so_far = 0usize;
     let mut rates = Rates::default();
     loop {
         match socket.accept().await {
             Ok((stream, addr)) => {
                 pause = PAUSE.0;
-                accepted += 1;
-                if accepted.is_multiple_of(BATCH) {
-                    tokio::task::yield_now().await;
-                }
+                accepted_so_far += 1;
                 let rate = shared.rate_for(addr.ip());
                 if rate > 0 && !rates.take(addr.ip().to_canonical(), rate, tokio::time::Instant::now()) {
                     shared.counters.too_fast.fetch_add(1, Ordering::Relaxed);
@@ -64,6 +68,10 @@ async fn accept_from<H: Handler>(socket: &TcpListener, handler: &Arc<H>, shared:
                 match about(&accepted.stream) {
                     Some(about) => send_on(about, accepted, handler.clone()),
                     None => _ = tokio::spawn(wait(accepted, handler.clone())),
+                }
+                // Not while there is a connection in hand: whoever stops the accepting would drop it here.
+                if accepted_so_far.is_multiple_of(BATCH) {
+                    tokio::task::yield_now().await;
                 }
             }
             // The client gave up before it was its turn.
@@ -91,6 +99,8 @@ enum About {
     Balancer,
     /// A way into a room.
     Room,
+    /// Perhaps a way into a room: not all of it is there.
+    Unclear,
     /// Anything else, or a part of it.
     Else,
 }
@@ -109,18 +119,22 @@ fn about(stream: &impl AsFd) -> Option<About> {
 fn about_bytes(head: &[u8]) -> About {
     if PROBES.iter().any(|probe| head.starts_with(probe)) {
         About::Balancer
-    } else if head.starts_with(ROOM) && has_upgrade(head) {
+    } else if head.starts_with(ROOM) && wants_websocket(head) {
         About::Room
+    } else if head.starts_with(ROOM) && !head.windows(END.len()).any(|window| window == END) {
+        About::Unclear
     } else {
         About::Else
     }
 }
 
-/// Whether a line begins with the name of the header.
-fn has_upgrade(head: &[u8]) -> bool {
+/// Whether a line is the header that says so.
+fn wants_websocket(head: &[u8]) -> bool {
     const UPGRADE: &[u8] = b"upgrade:";
-    let line = |line: &[u8]| line.get(..UPGRADE.len()).is_some_and(|name| name.eq_ignore_ascii_case(UPGRADE));
-    head.split(|byte| *byte == b'\n').any(line)
+    head.split(|byte| *byte == b'\n').any(|line| {
+        let (name, value) = line.split_at(UPGRADE.len().min(line.len()));
+        name.eq_ignore_ascii_case(UPGRADE) && value.trim_ascii().eq_ignore_ascii_case(b"websocket")
+    })
 }
 
 /// Waits for the first bytes of a connection.
@@ -149,8 +163,38 @@ fn send_on<H: Handler>(about: About, accepted: Accepted, handler: Arc<H>) {
     match about {
         About::Balancer => _ = tokio::spawn(connection::serve(accepted, handler, Home::Desk)),
         // A crowd that wants into rooms costs no more than this until it is its turn.
-        About::Room => shared.turnstile.enter(accepted),
-        About::Else => _ = shared.threads.workers().spawn(connection::serve(accepted, handler, Home::Workers)),
+        About::Room if shared.newcomers.is_crowd() => shared.turnstile.enter(accepted),
+        About::Room | About::Else => to_workers(&shared, connection::serve(accepted, handler, Home::Workers)),
+        About::Unclear => to_workers(&shared, async move {
+            accepted.serving.0.turnstile.turn().await;
+            connection::serve(accepted, handler, Home::Workers).await;
+        }),
+    }
+}
+
+fn to_workers(shared: &Shared, served: impl Future<Output = ()> + Send + 'static) {
+    // It ends by itself, at the latest when it is told to.
+    drop(shared.threads.workers().spawn(served));
+}
+
+/// How many want into rooms just now. Only the desk's thread counts them.
+#[derive(Debug)]
+pub(super) struct Newcomers(Mutex<(Instant, u32)>);
+
+impl Newcomers {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new((Instant::now(), 0)))
+    }
+
+    /// Counts one more, and says whether it comes in a crowd.
+    fn is_crowd(&self) -> bool {
+        let mut count = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if now.duration_since(count.0) > SPAN {
+            *count = (now, 0);
+        }
+        count.1 += 1;
+        count.1 > FEW
     }
 }
 
@@ -170,7 +214,9 @@ mod tests {
             ("GET /api/room/x HTTP/1.1\r\nHost: a\r\nupgrade: websocket\r\n\r\n", About::Room),
             ("GET /api/room/x HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\n\r\n", About::Else),
             ("GET /api/room/x HTTP/1.1\r\nHost: a\r\n\r\n", About::Else),
-            ("GET /api/room/", About::Else),
+            ("GET /api/room/x HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\n\r\n", About::Else),
+            ("GET /api/room/x HTTP/1.1\r\nHost: a\r\nUpg", About::Unclear),
+            ("GET /api/room/", About::Unclear),
             ("PRI * HTTP/2.0\r\n\r\n", About::Else),
             ("\0", About::Else),
             ("", About::Else),

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -71,9 +71,7 @@ impl Home {
     fn is_for<H: Handler>(self, handler: &H, request: &Request<Incoming>) -> bool {
         match self {
             Self::Desk => handler.is_probe(request),
-            Self::Reception => {
-                request.uri().path().starts_with("/api/room/") && request.headers().contains_key(UPGRADE)
-            }
+            Self::Reception => handler.is_newcomer(request),
             Self::Workers => true,
         }
     }
@@ -103,9 +101,6 @@ pub(super) async fn serve<H: Handler>(accepted: Accepted, handler: Arc<H>, home:
         () = stop.wait() => return,
     };
     let Ok((version, len)) = read else { return };
-    if home == Home::Workers && prefix[..len].starts_with(ROOM) {
-        serving.0.turnstile.turn().await;
-    }
     let activity = Arc::new(Activity::new());
     let http2 = version == Version::HTTP_2;
     let stream = TokioIo::new(Guarded::new(stream, slot, &prefix[..len], http2, Arc::clone(&activity)));
@@ -264,14 +259,18 @@ impl<H: Handler> Client<H> {
         // HTTP/1.0 knows the end of an answer without a length by the close alone.
         let ends_by_close = request.version() == Version::HTTP_10;
         let http1 = request.version() < Version::HTTP_2;
+        let mut astray = false;
         let mut response = match &self.workers {
-            Some(workers) if !self.home.is_for(&*self.handler, &request) => self.elsewhere(workers, request).await,
+            Some(workers) if !self.home.is_for(&*self.handler, &request) => {
+                astray = true;
+                self.elsewhere(workers, request).await
+            }
             Some(_) | None => self.handler.handle(request, &self.peer).await,
         };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             running.activity().upgraded();
-        } else if http1 && self.stop.stage() == Stage::Leaving {
-            // The client's next connection is another process's.
+        } else if http1 && (astray || self.stop.stage() == Stage::Leaving) {
+            // The client's next connection is another process's, or another thread's.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response.map(|body| Tracked { body, running, ends_by_close })
@@ -284,8 +283,12 @@ impl<H: Handler> Client<H> {
         tasks.spawn_on(async move { client.handler.handle(request, &client.peer).await }, workers);
         match tasks.join_next().await {
             Some(Ok(response)) => response,
-            // It can only have panicked, which ends a connection wherever it happens.
-            Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+            Some(Err(error)) => match error.try_into_panic() {
+                // It ends a connection wherever it happens.
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The workers end.
+                Err(_) => Refusal::unavailable().response(),
+            },
             None => Refusal::unavailable().response(),
         }
     }

@@ -107,6 +107,13 @@ impl FrontDoor {
         &self.clients
     }
 
+    /// Whether a request wants into a room, and the policy is not asked whether it may: its VMs are those of the workers.
+    pub fn is_newcomer(&self, request: &Request<Incoming>) -> bool {
+        let websocket = router::wants_websocket(request.version(), request.method(), request.headers());
+        let intent = router::intent(request.method(), request.uri().path(), websocket);
+        matches!(intent, Intent::Socket(_)) && !self.gate.is_asked()
+    }
+
     /// Answers one request.
     pub async fn handle(&self, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
         self.counters.requests.fetch_add(1, Relaxed);

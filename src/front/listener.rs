@@ -18,7 +18,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
-use super::accept::accept;
+use super::accept::{Newcomers, accept};
 use super::body::Body;
 use super::connection::{self, Accepted, Home};
 use super::guard::Guarded;
@@ -62,6 +62,9 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Whether a request is about this balancer, and answered without waiting for anybody.
     fn is_probe(&self, request: &Request<Incoming>) -> bool;
+
+    /// Whether a request wants into a room, and nobody decides whether it may.
+    fn is_newcomer(&self, request: &Request<Incoming>) -> bool;
 }
 
 /// The bounds of a listener's connections.
@@ -204,7 +207,7 @@ impl Listener {
         stop: Stop,
         grace: Duration,
     ) -> usize {
-        let turnstile = Turnstile::new(threads.reception(), {
+        let (turnstile, mut turning) = Turnstile::new(threads.reception(), {
             let handler = handler.clone();
             move |accepted| _ = tokio::spawn(connection::serve(accepted, handler.clone(), Home::Reception))
         });
@@ -215,6 +218,7 @@ impl Listener {
             serving: AtomicUsize::new(0),
             last: Notify::new(),
             turnstile,
+            newcomers: Newcomers::new(),
             counters: self.counters,
             threads,
         });
@@ -234,6 +238,10 @@ impl Listener {
             }
             ended = &mut accepting => {
                 tracing::error!(?ended, "nobody accepts connections any more");
+                return shared.serving.load(Ordering::Acquire);
+            }
+            ended = &mut turning => {
+                tracing::error!(?ended, "nobody lets newcomers in any more");
                 return shared.serving.load(Ordering::Acquire);
             }
         }
@@ -270,6 +278,7 @@ pub(super) struct Shared {
     serving: AtomicUsize,
     last: Notify,
     pub(super) turnstile: Turnstile<Accepted>,
+    pub(super) newcomers: Newcomers,
     pub(super) counters: Arc<ListenerCounters>,
     pub(super) threads: Arc<Threads>,
 }

@@ -347,6 +347,10 @@ impl Handler for Taker {
         false
     }
 
+    fn is_newcomer(&self, _: &Request<Incoming>) -> bool {
+        true
+    }
+
     async fn handle(&self, mut request: Request<Incoming>, _: &Peer) -> Response<Body> {
         let upgrade = hyper::upgrade::on(&mut request);
         let to = self.0.clone();

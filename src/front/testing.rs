@@ -175,6 +175,10 @@ impl Handler for Proxy {
         false
     }
 
+    fn is_newcomer(&self, _: &Request<Incoming>) -> bool {
+        true
+    }
+
     async fn handle(&self, mut request: Request<Incoming>, peer: &Peer) -> Response<Body> {
         self.handled.fetch_add(1, Ordering::Relaxed);
         let in_flight = Some(InFlight::enter(&self.in_flight));

@@ -4,6 +4,10 @@
 
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+/// After so many, threads with other work have their turn.
+const CROWD: usize = 8;
 
 /// The queue of those whose turn has not come. It holds one entry a connection, so the bound on connections is its bound.
 #[derive(Debug)]
@@ -20,10 +24,12 @@ enum Entry<T> {
 }
 
 impl<T: Send + 'static> Turnstile<T> {
-    /// Starts on this runtime and ends when it is dropped. `begin` is called there with each newcomer.
-    pub(super) fn new(runtime: &Handle, begin: impl Fn(T) + Send + 'static) -> Self {
+    /// Starts on this runtime and ends when it is dropped. `begin` is called there with each newcomer. The task must not
+    /// end before.
+    pub(super) fn new(runtime: &Handle, begin: impl Fn(T) + Send + 'static) -> (Self, JoinHandle<()>) {
         let (queue, mut entries) = mpsc::unbounded_channel();
-        runtime.spawn(async move {
+        let turning = runtime.spawn(async move {
+            let mut number = 0_usize;
             while let Some(entry) = entries.recv().await {
                 match entry {
                     Entry::Newcomer(newcomer) => begin(newcomer),
@@ -31,11 +37,14 @@ impl<T: Send + 'static> Turnstile<T> {
                     Entry::Waiting(turn) => _ = turn.send(()),
                 }
                 tokio::task::yield_now().await;
-                // And whatever other threads have to do: on one core it would wait for the end of a time slice.
-                std::thread::yield_now();
+                number += 1;
+                if number.is_multiple_of(CROWD) {
+                    // And whatever other threads have to do: on one core it would wait for the end of a time slice.
+                    std::thread::yield_now();
+                }
             }
         });
-        Self { queue }
+        (Self { queue }, turning)
     }
 
     /// Queues somebody for whom nothing needs to be done until then. Without a turnstile it is dropped.
@@ -64,7 +73,8 @@ mod tests {
         const CROWD: usize = 80;
         let begun = Arc::new(AtomicUsize::new(0));
         let begin = begun.clone();
-        let turnstile = Arc::new(Turnstile::new(&Handle::current(), move |()| _ = begin.fetch_add(1, SeqCst)));
+        let (turnstile, _) = Turnstile::new(&Handle::current(), move |()| _ = begin.fetch_add(1, SeqCst));
+        let turnstile = Arc::new(turnstile);
         let crowd: Vec<_> = (0..CROWD)
             .map(|number| {
                 let (turnstile, begun) = (turnstile.clone(), begun.clone());

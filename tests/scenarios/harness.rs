@@ -121,6 +121,23 @@ impl Balancer {
         Self { app: Some(app), runtime: Some(runtime), addr, admin, monoliths: 0 }
     }
 
+    /// Keeps every worker busy until what is returned is dropped.
+    pub async fn block_workers(&self) -> Vec<std::sync::mpsc::Sender<()>> {
+        let runtime = self.runtime.as_ref().unwrap();
+        let mut free = Vec::new();
+        for _ in 0..WORKERS {
+            let (sender, wait) = std::sync::mpsc::channel::<()>();
+            let (began, busy) = tokio::sync::oneshot::channel();
+            runtime.spawn(async move {
+                began.send(()).unwrap();
+                wait.recv()
+            });
+            busy.await.unwrap();
+            free.push(sender);
+        }
+        free
+    }
+
     /// Where clients connect.
     pub fn addr(&self) -> SocketAddr {
         self.addr
