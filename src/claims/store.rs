@@ -21,12 +21,14 @@ use crate::model::{Epoch, MonolithId, RoomKey};
 /// How long a connection may take. Nobody waits for it.
 const CONNECT: Duration = Duration::from_secs(2);
 
-/// Claims a room, or renews its claim: answers nothing if it is ours by now, else the value and how long it holds.
+/// Claims a room, or renews its claim: answers nothing if it is ours by now, else the value and how long it holds. A key
+/// that somebody else has made something of concerns that room alone, which goes without a claim.
 /// KEYS: the room. ARGV: the value, the lease in milliseconds, what our values begin with, and another balancer's value
 /// that is to be replaced, or nothing.
 const CLAIM: &str = "\
 if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return false end
-local held = redis.call('GET', KEYS[1])
+local held = redis.pcall('GET', KEYS[1])
+if type(held) ~= 'string' then return 'odd' end
 if string.sub(held, 1, #ARGV[3]) == ARGV[3] or held == ARGV[4] then
   redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
   return false
@@ -36,8 +38,8 @@ return {held, redis.call('PTTL', KEYS[1])}";
 /// Gives a claim back, if it is ours, for this Monolith, and not for a newer load: no load is older than all, and others
 /// compare as `Epoch::compare` does. KEYS: the room. ARGV: what our values begin with, the epoch, the Monolith.
 const RELEASE: &str = "\
-local held = redis.call('GET', KEYS[1])
-if not held or string.sub(held, 1, #ARGV[1]) ~= ARGV[1] then return 0 end
+local held = redis.pcall('GET', KEYS[1])
+if type(held) ~= 'string' or string.sub(held, 1, #ARGV[1]) ~= ARGV[1] then return 0 end
 local epoch, monolith = string.match(held, '^(%S+) (.*)$', #ARGV[1] + 1)
 if monolith ~= ARGV[3] then return 0 end
 if epoch ~= '-' and (ARGV[2] == '-' or (ARGV[2] - epoch) % 2147483648 >= 1073741824) then return 0 end

@@ -123,6 +123,20 @@ impl Cluster {
         turn.emit(Effect::Claim(ClaimCommand::Ask { room: key.clone(), number, monolith, instead_of }));
     }
 
+    /// A claim has been granted that nobody waits for any more: it is kept if the room went there without it.
+    fn granted_late(&mut self, key: &RoomKey, monolith: MonolithId, turn: &mut Turn<'_>) {
+        let claim = self.claims.rooms.get_mut(key).filter(|claim| claim.load.monolith == monolith);
+        match claim.map(|claim| &mut claim.stage) {
+            Some(stage @ Stage::Waived) => *stage = Stage::Held,
+            // The room is there after all, or has been claimed for the same once more.
+            Some(Stage::Held | Stage::Asked { .. }) => {}
+            Some(Stage::Followed | Stage::Taken { .. }) | None => {
+                let load = RoomLoad { monolith, epoch: None };
+                turn.emit(Effect::Claim(ClaimCommand::Release { room: key.clone(), load }));
+            }
+        }
+    }
+
     /// The store has answered.
     pub(super) fn claim_answered(&mut self, key: &RoomKey, answer: ClaimAnswer, turn: &mut Turn<'_>) {
         let ClaimAnswer { number, monolith, outcome } = answer;
@@ -130,12 +144,8 @@ impl Cluster {
         let until = match claim.map(|claim| &claim.stage) {
             Some(Stage::Asked { number: asked, until }) if *asked == number => *until,
             Some(_) | None => {
-                // Too late: nobody needs it, unless the room is there after all, or has been claimed for the same once more.
-                let claimed = |claim: &Claim| matches!(claim.stage, Stage::Held | Stage::Asked { .. });
-                let wanted = claim.is_some_and(|claim| claim.load.monolith == monolith && claimed(claim));
-                if outcome == ClaimOutcome::Granted && !wanted {
-                    let load = RoomLoad { monolith, epoch: None };
-                    turn.emit(Effect::Claim(ClaimCommand::Release { room: key.clone(), load }));
+                if outcome == ClaimOutcome::Granted {
+                    self.granted_late(key, monolith, turn);
                 }
                 return;
             }

@@ -8,7 +8,9 @@ use crate::model::RoomKey;
 
 /// One thing about each of the rooms that left most recently.
 pub(super) struct Departed<T> {
-    last: Map<RoomKey, T>,
+    /// Each with how often it has been noted.
+    last: Map<RoomKey, (u32, T)>,
+    /// Each as often as it was noted; only the last time counts.
     order: VecDeque<RoomKey>,
 }
 
@@ -19,22 +21,25 @@ impl<T> Default for Departed<T> {
 }
 
 impl<T> Departed<T> {
-    /// How many rooms are remembered; beyond it the oldest is forgotten.
+    /// How many departures are remembered; beyond it the oldest is forgotten.
     const KEPT: usize = 4096;
 
     pub(super) fn note(&mut self, key: &RoomKey, last: T) {
-        if self.last.insert(key.clone(), last).is_some() {
-            return;
-        }
+        let times = self.last.get(key).map_or(0, |(times, _)| *times);
+        self.last.insert(key.clone(), (times + 1, last));
         self.order.push_back(key.clone());
         if self.order.len() > Self::KEPT
             && let Some(oldest) = self.order.pop_front()
+            && let Some((times, _)) = self.last.get_mut(&oldest)
         {
-            self.last.remove(&oldest);
+            *times -= 1;
+            if *times == 0 {
+                self.last.remove(&oldest);
+            }
         }
     }
 
     pub(super) fn of(&self, key: &RoomKey) -> Option<&T> {
-        self.last.get(key)
+        self.last.get(key).map(|(_, last)| last)
     }
 }

@@ -20,7 +20,8 @@ use crate::model::policy::Cause;
 use crate::model::story::MoveEnd;
 use crate::model::{CloseCode, Epoch, LinkId, MonolithId, RoomKey};
 
-/// What this balancer has to do with a copy that is to go: the more, the earlier is its turn. The spans do not touch:
+/// What this balancer has to do with a copy that is to go: the more, the earlier is its turn. The spans do not touch, save for
+/// that of moves, of which there are few:
 /// between two of them there is time for `unloaded` to arrive from the other side of the earth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Nearness {
@@ -177,6 +178,12 @@ impl Cluster {
         copy.asked = None;
         if self.is_leaving(key, &monolith) {
             self.stays(key, MoveEnd::Deserted, turn);
+        } else if let Some(State::Settling(settling)) = self.rooms.get(key).map(|room| &room.state)
+            && settling.loser == monolith
+        {
+            // It was asked for a move that has become a duplicate.
+            let nearness = self.nearness(key, &monolith, true);
+            self.contest(&monolith, key, nearness, turn);
         }
     }
 

@@ -25,6 +25,8 @@ struct Watched {
     from: MonolithId,
     to: Option<MonolithId>,
     by: Mover,
+    /// When it is waited for no longer.
+    until: Micros,
     stage: Stage,
 }
 
@@ -90,15 +92,22 @@ impl Cluster {
         let room = self.rooms.get(key)?;
         let from = room.bound_to()?.clone();
         let (name, clients) = (room.name.spelling().to_string(), room.members.len());
-        self.watch(key, &from, quiet, turn)?;
-        let watched = Watched { from: from.clone(), to: to.clone(), by, stage: Stage::Noisy };
+        let until = self.now.saturating_add(quiet.saturating_mul(WITHIN.0).min(WITHIN.1));
+        self.watch(key, &from, (quiet, until), turn)?;
+        let watched = Watched { from: from.clone(), to: to.clone(), by, until, stage: Stage::Noisy };
         self.moves.quiet.rooms.insert(key.clone(), watched);
         Some(Moving { room: name, from, to, clients })
     }
 
-    fn watch(&self, key: &RoomKey, from: &MonolithId, quiet: Micros, turn: &mut Turn<'_>) -> Option<()> {
+    fn watch(
+        &self,
+        key: &RoomKey,
+        from: &MonolithId,
+        (quiet, until): (Micros, Micros),
+        turn: &mut Turn<'_>,
+    ) -> Option<()> {
         let link = self.link_of(from)?;
-        let at_most = quiet.saturating_mul(WITHIN.0).min(WITHIN.1);
+        let at_most = until.saturating_sub(self.now);
         turn.emit(Effect::Watch { link, room: key.clone(), quiet, at_most });
         Some(())
     }
@@ -143,6 +152,7 @@ impl Cluster {
                 };
                 let Stage::Queued { disturbed } = watched.stage else { continue };
                 watched.stage = Stage::Called;
+                let until = watched.until;
                 if self.rooms.get(&key).and_then(Room::bound_to) != Some(&from) {
                     // It has gone by itself: that is told, and costs nothing.
                     self.leave_quietly(&key, disturbed, turn);
@@ -150,7 +160,7 @@ impl Cluster {
                 }
                 self.charge_exit(&from, &key);
                 match self.settings.seamless.map(|seamless| seamless.quiet) {
-                    Some(quiet) if quiet > 0 && !disturbed => _ = self.watch(&key, &from, quiet, turn),
+                    Some(quiet) if quiet > 0 && !disturbed => _ = self.watch(&key, &from, (quiet, until), turn),
                     Some(_) | None => self.leave_quietly(&key, disturbed, turn),
                 }
             }

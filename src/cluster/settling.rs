@@ -5,14 +5,14 @@
 use std::collections::VecDeque;
 
 use super::duplicates::older;
-use super::room::{Active, Binding, Settling, State, Waiter};
+use super::room::{Active, Binding, Settling, State, Unloading, Waiter};
 use super::{Cluster, Turn};
 use crate::model::event::Micros;
 use crate::model::policy::Previous;
 use crate::model::{ClientId, Epoch, MonolithId, RoomKey};
 
-/// How long a loser may take, in microseconds: long enough for the turn of a balancer with clients in it, and half of the
-/// window in which clients keep their sockets.
+/// How long a loser may take, in microseconds: long enough for the turn of a balancer with clients in it. Of a window in
+/// which clients keep their sockets that is shorter, a quarter is left for going on.
 const PATIENCE: Micros = 5_000_000;
 
 impl Cluster {
@@ -25,26 +25,46 @@ impl Cluster {
         released: Vec<ClientId>,
         turn: &mut Turn<'_>,
     ) {
-        let (monolith, epoch) = (winner.0.clone(), winner.1);
-        let previous = Some(Previous { monolith: loser.clone(), why: "duplicate".into() });
-        if !self.copy_mut(loser, key).is_some_and(|copy| copy.is_leaving()) {
+        if let Some(room) = self.rooms.get_mut(key) {
+            room.previous = Some(Previous { monolith: loser.clone(), why: "duplicate".into() });
+        }
+        if !self.lets_go(loser, key) {
             // Nothing that could be asked to go, or that would.
-            self.change_room(key, turn, |room| {
-                room.previous = previous;
-                room.state = State::Active(Active { monolith, binding: Binding::Reported(epoch) });
-            });
+            let (monolith, binding) = (winner.0.clone(), Binding::Reported(winner.1));
+            self.change_room(key, turn, |room| room.state = State::Active(Active { monolith, binding }));
             for client in released {
                 self.let_in(key, Waiter::Client(client), turn);
             }
             return;
         }
-        let window = self.settings.seamless.map_or(PATIENCE, |seamless| seamless.window / 2);
-        let deadline = self.now.saturating_add(PATIENCE.min(window));
-        let waiting: VecDeque<Waiter> = released.into_iter().map(Waiter::Client).collect();
-        self.waiting += waiting.len();
-        let loser = loser.clone();
+        self.waiting += released.len();
+        self.await_loser(key, winner, loser, turn);
+        if let Some(State::Settling(settling)) = self.rooms.get_mut(key).map(|room| &mut room.state) {
+            settling.waiting.extend(released.into_iter().map(Waiter::Client));
+        }
+    }
+
+    /// Whether a Monolith has the room and is to let it go.
+    pub(super) fn lets_go(&mut self, monolith: &MonolithId, key: &RoomKey) -> bool {
+        self.copy_mut(monolith, key).is_some_and(|copy| copy.is_leaving())
+    }
+
+    /// Whoever waits for a room waits until this Monolith has let it go.
+    pub(super) fn await_loser(
+        &mut self,
+        key: &RoomKey,
+        winner: (&MonolithId, Epoch),
+        loser: &MonolithId,
+        turn: &mut Turn<'_>,
+    ) {
+        let window = self.settings.seamless.map_or(Micros::MAX, |seamless| seamless.window);
+        let deadline = self.now.saturating_add(PATIENCE.min(window - window / 4));
+        let (monolith, epoch, loser) = (winner.0.clone(), winner.1, loser.clone());
         self.change_room(key, turn, |room| {
-            room.previous = previous;
+            let waiting = match &mut room.state {
+                State::Unloading(Unloading { waiting, .. }) => std::mem::take(waiting),
+                State::Active(_) | State::Placing(_) | State::Parked { .. } | State::Settling(_) => VecDeque::new(),
+            };
             room.state = State::Settling(Settling { monolith, epoch, loser, waiting, deadline });
         });
     }

@@ -80,7 +80,8 @@ impl Cluster {
         self.activate(key, &monolith, Binding::Reported(epoch), turn);
     }
 
-    /// Another Monolith has the room while the one that was asked is letting it go: it is there from now on.
+    /// Another Monolith has the room while the one that was asked is letting it go: it is there from now on, and nobody is
+    /// let in before it has gone from the first.
     pub(super) fn loaded_elsewhere(&mut self, key: &RoomKey, monolith: &MonolithId, epoch: Epoch, turn: &mut Turn<'_>) {
         let Some(room) = self.rooms.get_mut(key) else { return };
         let State::Unloading(unloading) = &room.state else { return };
@@ -91,10 +92,16 @@ impl Cluster {
         let released = self.release_or_close(key, &from, (Cause::Move, true), CloseCode::AWAY, turn);
         self.counters.handover.rooms += u64::from(!released.is_empty());
         self.waiting += released.len();
-        if let Some(State::Unloading(Unloading { waiting, .. })) = self.rooms.get_mut(key).map(|room| &mut room.state) {
-            released.into_iter().rev().for_each(|client| waiting.push_front(Waiter::Client(client)));
+        let Some(State::Unloading(Unloading { waiting, .. })) = self.rooms.get_mut(key).map(|room| &mut room.state)
+        else {
+            return;
+        };
+        released.into_iter().rev().for_each(|client| waiting.push_front(Waiter::Client(client)));
+        if self.lets_go(&from, key) {
+            self.await_loser(key, (monolith, epoch), &from, turn);
+        } else {
+            self.activate(key, monolith, Binding::Reported(epoch), turn);
         }
-        self.activate(key, monolith, Binding::Reported(epoch), turn);
     }
 
     /// Ends the memberships of a room, but leaves those alone who wait for it.

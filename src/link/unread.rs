@@ -29,7 +29,7 @@ impl Unread {
     pub(super) fn asked(&mut self, room: RoomKey) -> u64 {
         self.sent += 1;
         let ping = MARK | self.sent;
-        self.rooms.insert(room, Asked { ping, waiting: Vec::new() });
+        self.rooms.entry(room).or_insert_with(|| Asked { ping, waiting: Vec::new() }).ping = ping;
         ping
     }
 
@@ -51,7 +51,8 @@ impl Unread {
         if number & MARK == 0 || self.rooms.is_empty() {
             return Vec::new();
         }
-        self.rooms.extract_if(|_, asked| asked.ping == number).flat_map(|(_, asked)| asked.waiting).collect()
+        // Whoever answers only the latest of several pings has read them all.
+        self.rooms.extract_if(|_, asked| asked.ping <= number).flat_map(|(_, asked)| asked.waiting).collect()
     }
 }
 

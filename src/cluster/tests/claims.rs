@@ -79,11 +79,13 @@ fn without_an_answer_it_goes_on_as_if_there_were_no_claims() {
 }
 
 #[test]
-fn an_answer_that_comes_too_late_is_given_back() {
+fn an_answer_that_comes_too_late_is_given_back_unless_the_room_went_there() {
     let mut w = claiming(2);
     w.join(1, "foo").ignore();
     w.pass(WAIT).ignore();
-    w.claim(1, 1, ClaimOutcome::Granted).gives("release foo m1 -");
+    w.claim(1, 1, ClaimOutcome::Granted).gives("");
+    w.loaded(1, "foo", 5).ignore();
+    assert!(w.unloaded(1, "foo", UnloadReason::Keepalive, &[]).has("release foo m1 5"));
     let mut w = claiming(2);
     w.join(1, "foo").ignore();
     w.leave(1).gives("");

@@ -128,9 +128,15 @@ fn a_room_that_stays_after_all_lets_its_members_speak_again() {
     w.loaded(1, "Foo", 9).gives("bind foo m1; open m1 c1#1; open m1 c2#1");
     // In time another Monolith has it.
     w.move_room("foo", 2).ignore();
-    w.loaded(2, "Foo", 10).gives(
-        "hold c1#1; leave m1 c1#1; hold c2#1; leave m1 c2#1; bind foo m2; join m2 c1#2 Foo again; join m2 c2#2 Foo again",
-    );
+    w.loaded(2, "Foo", 10).gives("hold c1#1; leave m1 c1#1; hold c2#1; leave m1 c2#1");
+    w.unloaded(1, "foo", UnloadReason::Commanded, &[])
+        .gives("bind foo m2; join m2 c1#2 Foo again; join m2 c2#2 Foo again");
+    // Its link finds that everybody has left and asks nobody: then it is a duplicate like any other.
+    let mut w = inhabited(2);
+    w.move_room("foo", 2).ignore();
+    w.loaded(2, "Foo", 10).ignore();
+    w.event(Event::Withheld { link: LinkId(1), room: RoomKey::of("foo"), epoch: Epoch(3) }).gives("unload m1 Foo");
+    assert!(w.unloaded(1, "foo", UnloadReason::Commanded, &[]).has("bind foo m2"));
 }
 
 #[test]
