@@ -48,6 +48,10 @@ async fn accept_from<H: Handler>(socket: &TcpListener, handler: &Arc<H>, shared:
     let mut accepted_so_far = 0usize;
     let mut rates = Rates::default();
     loop {
+        // Not while there is a connection in hand: whoever stops the accepting would drop it.
+        if accepted_so_far.is_multiple_of(BATCH) {
+            tokio::task::yield_now().await;
+        }
         match socket.accept().await {
             Ok((stream, addr)) => {
                 pause = PAUSE.0;
@@ -68,10 +72,6 @@ async fn accept_from<H: Handler>(socket: &TcpListener, handler: &Arc<H>, shared:
                 match about(&accepted.stream) {
                     Some(about) => send_on(about, accepted, handler.clone()),
                     None => _ = tokio::spawn(wait(accepted, handler.clone())),
-                }
-                // Not while there is a connection in hand: whoever stops the accepting would drop it here.
-                if accepted_so_far.is_multiple_of(BATCH) {
-                    tokio::task::yield_now().await;
                 }
             }
             // The client gave up before it was its turn.
