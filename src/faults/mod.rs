@@ -237,6 +237,7 @@ fn a_rule_that_is_broken_on_purpose_is_found() {
         (MessagesAreSwapped, "came after"),
         (StrayUnloads, "which it does not have"),
         (UnloadsAreIgnored, "which is drained"),
+        (UnloadsComeTwice, "which it does not have"),
         (ClaimsAreIgnored, "and was claimed for"),
     ] {
         let breaks = |seed: &u64| run_as(Plan::of(*seed), Some(sabotage)).violations.iter().any(|it| it.contains(says));
