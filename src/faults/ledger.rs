@@ -28,6 +28,8 @@ struct Seen {
     /// When a link was stalled, or went on.
     stalls: BTreeMap<LinkNumber, Vec<Instant>>,
     counts: BTreeMap<&'static str, u64>,
+    /// Rooms that took longer to load than a balancer waits, with the moments at which they are there.
+    slow: Vec<(String, Instant)>,
 }
 
 /// A link in its life.
@@ -193,6 +195,18 @@ impl Ledger {
         self.lock().stalls.entry(link).or_default().push(Instant::now());
     }
 
+    /// A Monolith begins to load a room, which takes longer than a balancer waits.
+    pub(super) fn loads_slowly(&self, room: &str, takes: Duration) {
+        self.lock().slow.push((room.to_owned(), Instant::now() + takes));
+    }
+
+    /// Whether a Monolith was so slow lately that nobody may have taken this room: one that loaded it, or that stalled.
+    pub(super) fn was_slow(&self, room: &str) -> bool {
+        let (seen, room) = (self.lock(), room.to_ascii_lowercase());
+        let loading = seen.slow.iter().any(|(name, until)| *name == room && until.elapsed() <= NEWS);
+        loading || seen.stalls.values().flatten().any(|at| at.elapsed() <= NEWS_IN_A_STALL)
+    }
+
     /// A balancer has a link.
     pub(super) fn link_began(&self, link: LinkNumber) {
         self.lock().links.insert(link, Link::default());
@@ -260,6 +274,11 @@ impl Heard {
     /// The answer to a join: the load of the room and the number of its last message.
     pub(super) fn answer(&mut self, load: u64, last: u64) {
         self.load = Some((load, last));
+    }
+
+    /// Whether it was let in.
+    pub(super) fn is_answered(&self) -> bool {
+        self.load.is_some()
     }
 
     /// A message of a load; the error says what is wrong with it.

@@ -19,6 +19,9 @@ use super::dice::Dice;
 use super::ledger::{Ledger, LinkNumber, NEWS, NEWS_IN_A_STALL, Session};
 use super::pipe::{End, Line, small};
 
+/// A room that takes longer than this to load may not be there when its balancer gives up.
+const SLOW: Duration = Duration::from_secs(1);
+
 /// What all Monoliths of a run share: the store of rooms.
 #[derive(Clone)]
 pub(super) struct World(Arc<Mutex<Store>>);
@@ -89,6 +92,10 @@ pub(super) enum Sabotage {
     UnloadsComeTwice,
     /// A balancer takes a room for its own that another one has claimed.
     ClaimsAreIgnored,
+    /// Some who are in are closed while they talk.
+    MembersAreClosed,
+    /// Some who want in are closed.
+    JoinsAreRefused,
 }
 
 /// One Monolith, through all its lives.
@@ -348,6 +355,10 @@ impl Monolith {
                 state.send(link, &json!({"type": "kick", "payload": {"client_id": member, "reason": 4002}}));
                 return;
             }
+            if state.breaks(Sabotage::JoinsAreRefused) {
+                state.send(link, &json!({"type": "kick", "payload": {"client_id": member, "reason": 1013}}));
+                return;
+            }
             if state.rooms.contains_key(&room) {
                 state.admit(link, &room, member, session);
                 return;
@@ -369,6 +380,9 @@ impl Monolith {
     /// A room is there after a while, if the process is.
     fn load(&self, life: u64, room: String, delay: Duration) {
         let monolith = self.clone();
+        if delay > SLOW {
+            monolith.lock().ledger.loads_slowly(&room, delay);
+        }
         tokio::spawn(async move {
             sleep(delay).await;
             if monolith.lives(life) {
@@ -519,6 +533,11 @@ impl State {
             self.ledger.violation(format!("input of session {session} as member of session {}", known.session));
         }
         self.ledger.input(session, number, link);
+        if self.breaks(Sabotage::MembersAreClosed) {
+            self.leave(member);
+            self.send(link, &json!({"type": "kick", "payload": {"client_id": member, "reason": 1013}}));
+            return;
+        }
         self.say(&known.room, json!({"session": session, "input": number}));
     }
 
