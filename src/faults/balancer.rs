@@ -191,6 +191,11 @@ impl Balancer {
         Some((theirs, line))
     }
 
+    /// Whether a link of it stands, for all that it knows.
+    pub(super) fn is_linked(&self) -> bool {
+        self.ways.iter().any(|way| lock(&way.line).is_some())
+    }
+
     /// Frames that came for clients too late, and did not reach them.
     pub(super) fn late_frames(&self) -> u64 {
         self.context.clients.counters.stale_frames.load(Relaxed)

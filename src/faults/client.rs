@@ -14,6 +14,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::balancer::Balancer;
+use super::closing::{Lost, is_explained};
 use super::dice::Dice;
 use super::ledger::{Heard, Ledger, Session};
 use super::pipe::{End, Line, small};
@@ -65,8 +66,11 @@ pub(super) struct Guests {
 /// How a visit ended.
 #[derive(Debug)]
 enum Ended {
-    Closed(u16),
-    Broken,
+    /// Its connection was taken from it; `let_in` says that a Monolith had answered.
+    Lost {
+        how: Lost,
+        let_in: bool,
+    },
     Left,
     Vanished,
 }
@@ -83,14 +87,14 @@ pub(super) async fn visit(number: usize, rooms: usize, guests: Arc<Guests>, mut 
         let latency = dice.millis(1..15);
         // Some give up before they are let in.
         let patience = if dice.percent(10) { dice.millis(20..1500) } else { Duration::from_secs(3600) };
-        let connected = match balancer {
+        let connected = match &balancer {
             Some(balancer) => {
                 let connect = balancer.connect(&guests.ledger, session, &room, reconnect, latency);
-                timeout(patience, connect).await.ok().flatten()
+                timeout(patience, connect).await.ok().flatten().map(|connected| (balancer, connected))
             }
             None => None,
         };
-        let Some((end, line)) = connected else {
+        let Some((balancer, (end, line))) = connected else {
             sleep(dice.millis(100..700)).await;
             continue;
         };
@@ -101,21 +105,20 @@ pub(super) async fn visit(number: usize, rooms: usize, guests: Arc<Guests>, mut 
         guests.settled().remove(&number);
         guests.ledger.tell(|| format!("client {number} ends session {session} in {room}: {ended:?}"));
         reconnect = match ended {
-            Ended::Closed(code) if code >= 4000 => {
-                let expected = (code == 4002 && room == "missing") || code == 4003;
-                if !expected {
-                    guests.ledger.violation(format!("client {number} is closed with {code}"));
+            Ended::Lost { how, let_in } => {
+                if !is_explained(how, let_in, &room, balancer, &guests.ledger) {
+                    let who = if let_in { "who was in" } else { "who waited" };
+                    guests.ledger.violation(format!("client {number}, {who}, loses its connection: {how:?}"));
                 }
-                false
-            }
-            Ended::Closed(code) => {
-                guests.ledger.count("closed");
-                if !matches!(code, 1001 | 1012 | 1013) {
-                    guests.ledger.violation(format!("client {number} is closed with {code}"));
+                match how {
+                    Lost::Closed(4000..) => false,
+                    Lost::Closed(_) => {
+                        guests.ledger.count("closed");
+                        true
+                    }
+                    Lost::Broken { .. } => true,
                 }
-                true
             }
-            Ended::Broken => true,
             Ended::Left | Ended::Vanished => false,
         };
         sleep(dice.millis(50..500)).await;
@@ -148,7 +151,7 @@ impl Visit<'_> {
         let mut socket = WebSocketStream::from_raw_socket(end, Role::Client, Some(small())).await;
         let auth = json!({"action": "auth", "token": self.session.to_string()});
         if socket.send(Message::text(auth.to_string())).await.is_err() {
-            return Ended::Broken;
+            return self.lost(Lost::Broken { cut: line.is_cut() });
         }
         let stays = if dice.percent(30) { dice.millis(200..4000) } else { Duration::from_secs(3600) };
         let until = Instant::now() + stays;
@@ -169,10 +172,11 @@ impl Visit<'_> {
                     Some(Ok(Message::Close(frame))) => {
                         // The answer goes out with the end of the stream.
                         while socket.next().await.is_some_and(|message| message.is_ok()) {}
-                        return frame.map_or(Ended::Broken, |frame| Ended::Closed(frame.code.into()));
+                        let broken = Lost::Broken { cut: line.is_cut() };
+                        return self.lost(frame.map_or(broken, |frame| Lost::Closed(frame.code.into())));
                     }
                     Some(Ok(_)) => {}
-                    Some(Err(_)) | None => return Ended::Broken,
+                    Some(Err(_)) | None => return self.lost(Lost::Broken { cut: line.is_cut() }),
                 },
                 () = self.guests.stages.next.notified() => {}
                 () = sleep_until(speaks) => {
@@ -180,7 +184,7 @@ impl Visit<'_> {
                     self.guests.ledger.said(self.session, self.said);
                     let input = json!({"session": self.session, "input": self.said});
                     if socket.send(Message::text(input.to_string())).await.is_err() {
-                        return Ended::Broken;
+                        return self.lost(Lost::Broken { cut: line.is_cut() });
                     }
                     let pause = if stage == Stage::Calm { dice.millis(1000..3000) } else { dice.millis(40..900) };
                     speaks = Instant::now() + pause;
@@ -194,6 +198,10 @@ impl Visit<'_> {
                 }
             }
         }
+    }
+
+    fn lost(&self, how: Lost) -> Ended {
+        Ended::Lost { how, let_in: self.heard.is_answered() }
     }
 
     /// Says goodbye, and waits for the answer: with it, everything that was said before has been taken.

@@ -25,7 +25,11 @@ struct Seen {
     story: Vec<String>,
     inputs: BTreeMap<Session, Inputs>,
     links: BTreeMap<LinkNumber, Link>,
+    /// When a link was stalled, or went on.
+    stalls: BTreeMap<LinkNumber, Vec<Instant>>,
     counts: BTreeMap<&'static str, u64>,
+    /// Rooms that took longer to load than a balancer waits, with the moments at which they are there.
+    slow: Vec<(String, Instant)>,
 }
 
 /// A link in its life.
@@ -37,11 +41,21 @@ struct Link {
     ended: Option<Instant>,
 }
 
+/// A room has gone without its balancer's doing, or was found to have gone when somebody joined it: what was under way to
+/// it is lost.
+struct Surprise {
+    at: Instant,
+    /// The link of whose member it was.
+    link: LinkNumber,
+}
+
 /// How long before the end of a link something may have been written to it that its other end never reads: as long as it
 /// takes heartbeats to notice.
 const UNREAD: Duration = Duration::from_secs(5);
-/// How long after a room has gone its balancer may not know of it yet: as long as a stall keeps the news.
-pub(super) const NEWS: Duration = Duration::from_secs(5);
+/// How long what is said and the news that a room has gone may be under way to each other.
+pub(super) const NEWS: Duration = Duration::from_millis(400);
+/// The same when a stall of up to four seconds has kept either of them.
+pub(super) const NEWS_IN_A_STALL: Duration = Duration::from_millis(4400);
 /// How long what a client says may wait for the answer to its join.
 const ANSWER: Duration = Duration::from_secs(1);
 /// From a client's word to its link, and from the end of a link to the balancer's saying so.
@@ -60,9 +74,7 @@ struct Inputs {
     inbox: Option<Arc<Inbox>>,
     /// When it said goodbye, and when that was answered.
     left: Option<(Instant, Instant)>,
-    /// Its room went without its balancer's doing at these moments, or was found to have gone when it joined: what was under
-    /// way to it is lost.
-    surprises: Vec<Instant>,
+    surprises: Vec<Surprise>,
 }
 
 impl Inputs {
@@ -76,7 +88,7 @@ impl Inputs {
     /// What was never heard although nothing excuses it: neither the end of a link that the session was on, shortly after
     /// it was said, nor the end of its room about then. Who was closed or cut off may have been saying something that
     /// nobody took; who has left in order, and was answered, was heard to the end, unless it was being held when it left.
-    fn lost(&self, links: &BTreeMap<LinkNumber, Link>) -> Vec<u64> {
+    fn lost(&self, links: &BTreeMap<LinkNumber, Link>, stalls: &BTreeMap<LinkNumber, Vec<Instant>>) -> Vec<u64> {
         let newest = if self.left.is_some() {
             self.said.last_key_value().map(|(number, _)| *number)
         } else {
@@ -93,7 +105,11 @@ impl Inputs {
                 let sent = *said.max(since) + ANSWER;
                 *said <= link.ended.unwrap_or(unread) + ON_THE_WAY && unread <= sent + UNREAD
             });
-            let with_room = self.surprises.iter().any(|gone| *said <= *gone + NEWS && *gone <= *said + UNREAD);
+            let with_room = self.surprises.iter().any(|Surprise { at, link }| {
+                let near = |other: &Instant, within| *other <= *at + within && *at <= *other + within;
+                let kept = stalls.get(link).is_some_and(|stalls| stalls.iter().any(|it| near(it, NEWS_IN_A_STALL)));
+                near(said, if kept { NEWS_IN_A_STALL } else { NEWS })
+            });
             let when_it_left = held.is_some_and(|since| *said + ON_THE_WAY >= since);
             with_link || with_room || when_it_left
         };
@@ -168,9 +184,27 @@ impl Ledger {
         }
     }
 
-    /// The room of a session has gone, and its balancer has not asked for that; what was under way is lost.
-    pub(super) fn surprise(&self, session: Session) {
-        self.lock().inputs.entry(session).or_default().surprises.push(Instant::now());
+    /// The room of a session on a link has gone, and its balancer has not asked for that; what was under way is lost.
+    pub(super) fn surprise(&self, session: Session, link: LinkNumber) {
+        let surprise = Surprise { at: Instant::now(), link };
+        self.lock().inputs.entry(session).or_default().surprises.push(surprise);
+    }
+
+    /// A link is stalled, or goes on.
+    pub(super) fn link_stalled(&self, link: LinkNumber) {
+        self.lock().stalls.entry(link).or_default().push(Instant::now());
+    }
+
+    /// A Monolith begins to load a room, which takes longer than a balancer waits.
+    pub(super) fn loads_slowly(&self, room: &str, takes: Duration) {
+        self.lock().slow.push((room.to_owned(), Instant::now() + takes));
+    }
+
+    /// Whether a Monolith was so slow lately that nobody may have taken this room: one that loaded it, or that stalled.
+    pub(super) fn was_slow(&self, room: &str) -> bool {
+        let (seen, room) = (self.lock(), room.to_ascii_lowercase());
+        let loading = seen.slow.iter().any(|(name, until)| *name == room && until.elapsed() <= NEWS);
+        loading || seen.stalls.values().flatten().any(|at| at.elapsed() <= NEWS_IN_A_STALL)
     }
 
     /// A balancer has a link.
@@ -199,7 +233,7 @@ impl Ledger {
         let began = self.1;
         let mut seen = std::mem::take(&mut *self.lock());
         for (session, inputs) in &seen.inputs {
-            let lost = inputs.lost(&seen.links);
+            let lost = inputs.lost(&seen.links, &seen.stalls);
             if !lost.is_empty() {
                 let moment = |at: Instant| (at - began).as_secs_f64();
                 let stays: Vec<_> = inputs
@@ -240,6 +274,11 @@ impl Heard {
     /// The answer to a join: the load of the room and the number of its last message.
     pub(super) fn answer(&mut self, load: u64, last: u64) {
         self.load = Some((load, last));
+    }
+
+    /// Whether it was let in.
+    pub(super) fn is_answered(&self) -> bool {
+        self.load.is_some()
     }
 
     /// A message of a load; the error says what is wrong with it.
@@ -327,15 +366,17 @@ mod tests {
             inputs(it, &[(2, None), (3, Some(2))]).await;
         };
         assert_eq!(violations(earlier), 1, "its link had ended before");
-        let surprised = |after: u64| {
+        let surprised = |after: u64, stalls: LinkNumber| {
             violations(async move |it: &Ledger| {
                 inputs(it, &[(1, Some(1))]).await;
-                it.surprise(7);
-                tokio::time::advance(Duration::from_secs(after)).await;
+                it.surprise(7, 1);
+                it.link_stalled(stalls);
+                tokio::time::advance(Duration::from_millis(after)).await;
                 inputs(it, &[(2, None), (3, Some(2))]).await;
             })
         };
-        assert_eq!((surprised(0), surprised(6)), (0, 1), "its room went");
+        assert_eq!((surprised(300, 3), surprised(500, 3)), (0, 1), "its room went");
+        assert_eq!((surprised(500, 1), surprised(4500, 1)), (0, 1), "its room went when its link was stalled");
     }
 
     /// A session is let in, says two inputs of which the second is not heard, is held from then on or not, and leaves.

@@ -13,6 +13,7 @@ mod caller;
 mod checks;
 mod choosing;
 mod client;
+mod closing;
 mod dice;
 mod ledger;
 mod monolith;
@@ -237,7 +238,10 @@ fn a_rule_that_is_broken_on_purpose_is_found() {
         (MessagesAreSwapped, "came after"),
         (StrayUnloads, "which it does not have"),
         (UnloadsAreIgnored, "which is drained"),
+        (UnloadsComeTwice, "which it does not have"),
         (ClaimsAreIgnored, "and was claimed for"),
+        (MembersAreClosed, "who was in, loses its connection: Closed(1013)"),
+        (JoinsAreRefused, "who waited, loses its connection: Closed(1013)"),
     ] {
         let breaks = |seed: &u64| run_as(Plan::of(*seed), Some(sabotage)).violations.iter().any(|it| it.contains(says));
         let found = (0..100).find(breaks);

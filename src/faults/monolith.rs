@@ -16,13 +16,11 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
 pub(super) use self::requests::Reply;
 use super::dice::Dice;
-use super::ledger::{Ledger, LinkNumber, NEWS, Session};
+use super::ledger::{Ledger, LinkNumber, NEWS, NEWS_IN_A_STALL, Session};
 use super::pipe::{End, Line, small};
 
-/// An unload that crosses the Monolith's own on the way ends a real one and cannot be avoided: it is excused for so long.
-const CROSSING: Duration = Duration::from_millis(400);
-/// The same when a stall of up to four seconds has kept either of them.
-const CROSSING_IN_A_STALL: Duration = Duration::from_millis(4400);
+/// A room that takes longer than this to load may not be there when its balancer gives up.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// What all Monoliths of a run share: the store of rooms.
 #[derive(Clone)]
@@ -90,8 +88,14 @@ pub(super) enum Sabotage {
     StrayUnloads,
     /// Some `unload`s that are asked for are not obeyed.
     UnloadsAreIgnored,
+    /// Some `unload`s come twice.
+    UnloadsComeTwice,
     /// A balancer takes a room for its own that another one has claimed.
     ClaimsAreIgnored,
+    /// Some who are in are closed while they talk.
+    MembersAreClosed,
+    /// Some who want in are closed.
+    JoinsAreRefused,
 }
 
 /// One Monolith, through all its lives.
@@ -111,7 +115,8 @@ struct State {
     /// Members whose room was unloaded without a kick, until their `leave`.
     ghosts: BTreeMap<String, LinkNumber>,
     links: BTreeMap<LinkNumber, (mpsc::UnboundedSender<Message>, Line)>,
-    unloaded_lately: Vec<(Instant, String)>,
+    /// Each room that was unloaded in this life: when that was last, and over which link it was asked for, if it was.
+    unloaded: BTreeMap<String, (Instant, Option<LinkNumber>)>,
     /// When it was last stalled, or went on.
     stalled: Option<Instant>,
     /// Whether it does nothing.
@@ -149,7 +154,7 @@ impl Monolith {
             members: BTreeMap::new(),
             ghosts: BTreeMap::new(),
             links: BTreeMap::new(),
-            unloaded_lately: Vec::new(),
+            unloaded: BTreeMap::new(),
             stalled: None,
             asleep: false,
             sabotage,
@@ -167,6 +172,7 @@ impl Monolith {
                 return;
             }
             state.up = true;
+            state.unloaded.clear();
             state.life += 1;
             state.life
         };
@@ -224,8 +230,14 @@ impl Monolith {
     /// It stops for a while, as a process does that is swapped out.
     pub(super) fn stall(&self, stalled: bool) {
         let mut state = self.lock();
+        if !stalled && !state.asleep {
+            return;
+        }
         (state.stalled, state.asleep) = (Some(Instant::now()), stalled);
-        state.links.values().for_each(|(_, line)| line.stall(stalled));
+        for (number, (_, line)) in &state.links {
+            line.stall(stalled);
+            state.ledger.link_stalled(*number);
+        }
     }
 
     /// Says what it has, to everybody.
@@ -326,7 +338,10 @@ impl Monolith {
                 let times = if lost { 0 } else { 1 + usize::from(state.breaks(Sabotage::InputComesTwice)) };
                 (0..times).for_each(|_| state.input(link, &field("client_id"), &payload["payload"]));
             }
-            "unload" => self.asked_to_unload(&field("room").to_ascii_lowercase(), Some(link)),
+            "unload" => {
+                let times = 1 + usize::from(self.lock().breaks(Sabotage::UnloadsComeTwice));
+                (0..times).for_each(|_| self.asked_to_unload(&field("room").to_ascii_lowercase(), Some(link)));
+            }
             _ => self.lock().ledger.violation(format!("a frame that no balancer sends: {text}")),
         }
     }
@@ -340,13 +355,17 @@ impl Monolith {
                 state.send(link, &json!({"type": "kick", "payload": {"client_id": member, "reason": 4002}}));
                 return;
             }
+            if state.breaks(Sabotage::JoinsAreRefused) {
+                state.send(link, &json!({"type": "kick", "payload": {"client_id": member, "reason": 1013}}));
+                return;
+            }
             if state.rooms.contains_key(&room) {
                 state.admit(link, &room, member, session);
                 return;
             }
-            if state.unloaded_lately.iter().any(|(at, name)| *name == room && at.elapsed() < NEWS) {
+            if state.unloaded_lately(&room).is_some() {
                 // Its balancer may take the room for loaded, and what it says goes to a room that is only being loaded.
-                state.ledger.surprise(session);
+                state.ledger.surprise(session, link);
             }
             if let Some(waiting) = state.loading.get_mut(&room) {
                 waiting.push((link, member, session));
@@ -361,6 +380,9 @@ impl Monolith {
     /// A room is there after a while, if the process is.
     fn load(&self, life: u64, room: String, delay: Duration) {
         let monolith = self.clone();
+        if delay > SLOW {
+            monolith.lock().ledger.loads_slowly(&room, delay);
+        }
         tokio::spawn(async move {
             sleep(delay).await;
             if monolith.lives(life) {
@@ -377,11 +399,10 @@ impl Monolith {
             }
             return;
         }
-        let kept = state.stalled.is_some_and(|at| at.elapsed() < CROSSING_IN_A_STALL);
-        let excused = if kept { CROSSING_IN_A_STALL } else { CROSSING };
-        let lately = state.unloaded_lately.iter().any(|(at, name)| name == room && at.elapsed() < excused);
+        // Who has asked for it over the same link knows.
+        let crossed = state.unloaded_lately(room).is_some_and(|first| first != by);
         let name = state.name.clone();
-        if lately {
+        if crossed {
             state.ledger.count("unloads that crossed");
         } else {
             state.ledger.violation(format!("{name} is asked to unload {room}, which it does not have: that ends it"));
@@ -425,6 +446,14 @@ impl State {
     /// Whether this is one of the times at which a rule is broken on purpose.
     fn breaks(&mut self, rule: Sabotage) -> bool {
         self.sabotage == Some(rule) && self.dice.percent(20)
+    }
+
+    /// Whether a balancer may not know yet that a room was unloaded, and over which link that was asked for, if it was. An
+    /// unload that crosses the Monolith's own, or another balancer's, on the way ends a real one and cannot be avoided.
+    fn unloaded_lately(&self, room: &str) -> Option<Option<LinkNumber>> {
+        let kept = self.stalled.is_some_and(|at| at.elapsed() < NEWS_IN_A_STALL);
+        let news = if kept { NEWS_IN_A_STALL } else { NEWS };
+        self.unloaded.get(room).filter(|(at, _)| at.elapsed() < news).map(|(_, by)| *by)
     }
 
     /// Now and then longer than a balancer waits.
@@ -504,6 +533,11 @@ impl State {
             self.ledger.violation(format!("input of session {session} as member of session {}", known.session));
         }
         self.ledger.input(session, number, link);
+        if self.breaks(Sabotage::MembersAreClosed) {
+            self.leave(member);
+            self.send(link, &json!({"type": "kick", "payload": {"client_id": member, "reason": 1013}}));
+            return;
+        }
         self.say(&known.room, json!({"session": session, "input": number}));
     }
 
@@ -527,7 +561,7 @@ impl State {
         for id in room.members {
             let Some(member) = self.members.remove(&id) else { continue };
             if by != Some(member.link) {
-                self.ledger.surprise(member.session);
+                self.ledger.surprise(member.session, member.link);
             }
             let turn = seen.entry(member.link).or_default();
             if turn.is_multiple_of(every) {
@@ -537,7 +571,7 @@ impl State {
             }
             *turn += 1;
         }
-        self.unloaded_lately.push((Instant::now(), name.to_owned()));
+        self.unloaded.insert(name.to_owned(), (Instant::now(), by));
         self.ledger.count("unloads");
         self.send_all(&json!({"type": "unloaded", "payload": {"name": name, "reason": reason}}));
     }

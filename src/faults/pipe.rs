@@ -70,6 +70,10 @@ impl Line {
         both.wake();
     }
 
+    pub(super) fn is_cut(&self) -> bool {
+        self.lock().cut
+    }
+
     /// From now on nothing arrives any more, and nobody is told.
     pub(super) fn swallow(&self) {
         let mut both = self.lock();
