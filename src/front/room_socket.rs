@@ -261,7 +261,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientTask<S> {
     /// back, before everything that is held.
     fn detached(&mut self, attachment: Attachment) -> Result<(), End> {
         self.newest = self.newest.max(attachment);
-        let Some(Membership { line, .. }) = self.membership.take_if(|present| present.attachment == attachment) else {
+        // The end of one that was never announced, since its link is slower than the decision to leave it, is the end of the
+        // one before it as well.
+        let Some(Membership { line, .. }) = self.membership.take_if(|present| present.attachment <= attachment) else {
             return Ok(());
         };
         self.hold();

@@ -118,6 +118,19 @@ async fn what_is_said_after_an_end_that_overtook_its_beginning_is_kept_for_the_n
 }
 
 #[tokio::test]
+async fn the_end_of_an_attachment_that_is_not_announced_yet_ends_the_one_before_it() {
+    let mut joined = joined().await;
+    let first = joined.attach(1);
+    joined.inbox.detached(Attachment(2));
+    joined.says(r#"{"n":1}"#).await;
+    joined.attach(2);
+    assert_eq!(said(&first, 1), Vec::<String>::new());
+    let third = joined.attach(3);
+    until(|| !third.is_empty()).await;
+    assert_eq!(said(&third, 3), [r#"{"n":1}"#]);
+}
+
+#[tokio::test]
 async fn a_frame_of_an_attachment_that_is_over_does_not_reach_the_client() {
     let mut joined = joined().await;
     joined.attach(1);

@@ -40,7 +40,7 @@ impl History {
             Item::Hold(attachment, _) if self.present == Some(*attachment) => false,
             Item::Detached(attachment) => {
                 self.newest = self.newest.max(*attachment);
-                if self.present.take_if(|present| present == attachment).is_none() {
+                if self.present.take_if(|present| *present <= *attachment).is_none() {
                     return;
                 }
                 false
