@@ -57,12 +57,21 @@ fn slow_down(
     monolith: MonolithId,
     claims: Option<Arc<Claimant>>,
 ) -> mpsc::UnboundedSender<Command> {
-    let (commands, mut waiting) = mpsc::unbounded_channel();
+    let (commands, mut decided) = mpsc::unbounded_channel();
+    let (late, mut waiting) = mpsc::unbounded_channel();
+    // It is judged when it is decided, not when the link hears of it.
     tokio::spawn(async move {
-        while let Some(command) = waiting.recv().await {
+        while let Some(command) = decided.recv().await {
             if let (Command::Attach { room, open: false, .. }, Some(claims)) = (&command, &claims) {
                 claims.goes(room.key(), &monolith);
             }
+            if late.send(command).is_err() {
+                return;
+            }
+        }
+    });
+    tokio::spawn(async move {
+        while let Some(command) = waiting.recv().await {
             pause(lags, &mut dice).await;
             if link.send(command).is_err() {
                 return;
