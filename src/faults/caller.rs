@@ -15,8 +15,8 @@ use crate::model::policy::Cause;
 use crate::model::{MonolithId, RoomName};
 
 /// How long a request may wait for a Monolith: for one to come, as long as a join is held, and then behind as many attempts
-/// at its room as there may be, and for a Monolith that is to let the room go and stalls.
-const LONGEST: Duration = Duration::from_secs(12);
+/// at its room as there may be.
+const LONGEST: Duration = Duration::from_secs(7);
 /// How often the front tries another Monolith.
 const ATTEMPTS: u32 = 3;
 
