@@ -14,8 +14,9 @@ use crate::model::event::{Effect, Micros};
 use crate::model::story::What;
 use crate::model::{Epoch, MonolithId, RoomKey};
 
-/// How long a room that another balancer has sent to a linked Monolith waits for its report, in microseconds: two joins
-/// that reach a Monolith while it loads a room load it twice.
+/// How long a room that another balancer has sent to a linked Monolith waits for its report before its claim is asked
+/// again, in microseconds: it may have been given back. As long as it holds nobody goes, since two joins that reach a
+/// Monolith while it loads a room load it twice.
 const FOLLOW: Micros = 250_000;
 /// The pause before a claim for a Monolith that is not linked, or that the room has left, is asked again, in
 /// microseconds.
@@ -64,8 +65,9 @@ struct Claim {
 enum Stage {
     /// An answer is awaited until the room's deadline.
     Asked { number: u64, until: Micros },
-    /// Another balancer has sent the room here; its report is awaited until the room's deadline.
-    Followed,
+    /// Another balancer has sent the room here, and its report is awaited. It is asked again at the room's deadline, and
+    /// not after `until`.
+    Followed { until: Micros },
     /// It is for a Monolith that is not linked, or that the room has just left. It is asked again at the room's
     /// deadline, and not after `until`.
     Taken { until: Micros },
@@ -78,7 +80,7 @@ enum Stage {
 impl Stage {
     fn is_awaited(&self) -> bool {
         match self {
-            Self::Asked { .. } | Self::Followed | Self::Taken { .. } => true,
+            Self::Asked { .. } | Self::Followed { .. } | Self::Taken { .. } => true,
             Self::Held | Self::Waived => false,
         }
     }
@@ -130,7 +132,7 @@ impl Cluster {
             Some(stage @ Stage::Waived) => *stage = Stage::Held,
             // The room is there after all, or has been claimed for the same once more.
             Some(Stage::Held | Stage::Asked { .. }) => {}
-            Some(Stage::Followed | Stage::Taken { .. }) | None => {
+            Some(Stage::Followed { .. } | Stage::Taken { .. }) | None => {
                 let load = RoomLoad { monolith, epoch: None };
                 turn.emit(Effect::Claim(ClaimCommand::Release { room: key.clone(), load }));
             }
@@ -154,6 +156,9 @@ impl Cluster {
             ClaimOutcome::Granted => {
                 self.counters.claims.granted += 1;
                 self.set_claim(key, monolith, Stage::Held);
+                if let Some(placed) = self.rooms.get_mut(key).and_then(|room| room.placed.as_mut()) {
+                    placed.followed = false;
+                }
                 self.advance(key, turn);
             }
             ClaimOutcome::Unavailable => self.waive(key, turn),
@@ -185,13 +190,15 @@ impl Cluster {
         }
         let (at, monolith) = (self.now, by.clone());
         self.change_room(key, turn, |room| {
-            room.placed = Some(Placed { at, monolith: monolith.clone(), followed: true });
+            if !room.placed.as_ref().is_some_and(|placed| placed.followed && placed.monolith == monolith) {
+                room.placed = Some(Placed { at, monolith: monolith.clone(), followed: true });
+            }
             if let State::Placing(placing) = &mut room.state {
                 placing.monolith = monolith;
             }
         });
-        self.set_claim(key, by, Stage::Followed);
-        self.wait_until(key, self.now.saturating_add(FOLLOW), turn);
+        self.set_claim(key, by, Stage::Followed { until });
+        self.wait_until(key, until.min(self.now.saturating_add(FOLLOW)), turn);
     }
 
     /// A room's deadline has passed. Returns whether it was one of its claim.
@@ -199,15 +206,17 @@ impl Cluster {
         let Some(claim) = self.claims.rooms.get(key).filter(|claim| claim.stage.is_awaited()) else { return false };
         let monolith = claim.load.monolith.clone();
         match claim.stage {
-            Stage::Taken { until } if until > self.now && self.settings.claims.is_some() && self.waits_for(key) => {
+            Stage::Followed { until } | Stage::Taken { until }
+                if until > self.now && self.settings.claims.is_some() && self.waits_for(key) =>
+            {
                 self.ask_for_claim(key, monolith, None, until, turn);
             }
             // It was only a matter of time: the room is expected there.
-            Stage::Followed if self.waits_for(key) => {
+            Stage::Followed { .. } if self.waits_for(key) => {
                 self.set_claim(key, monolith, Stage::Waived);
                 self.advance(key, turn);
             }
-            Stage::Asked { .. } | Stage::Taken { .. } | Stage::Followed => self.waive(key, turn),
+            Stage::Asked { .. } | Stage::Taken { .. } | Stage::Followed { .. } => self.waive(key, turn),
             Stage::Held | Stage::Waived => return false,
         }
         true

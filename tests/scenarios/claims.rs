@@ -23,8 +23,12 @@ fn claiming(config: &mut Config, url: &str) {
 }
 
 async fn three_monoliths(rooms: &[String]) -> [Monolith; 3] {
+    three_that_load_in(Duration::from_millis(3), rooms).await
+}
+
+async fn three_that_load_in(delay: Duration, rooms: &[String]) -> [Monolith; 3] {
     let world = world_with(rooms);
-    let one = async || monolith(&world).load_delay(Duration::from_millis(3)).start().await.unwrap();
+    let one = async || monolith(&world).load_delay(delay).start().await.unwrap();
     [one().await, one().await, one().await]
 }
 
@@ -89,6 +93,26 @@ async fn f25_with_claims_a_random_policy_makes_no_duplicate() {
     holds(owner, |state| state.client_count() == 0).await;
     owner.unload(room, UnloadReason::Keepalive);
     eventually("the claim is given back", async || redis.get(&key).map_or(Ok(()), Err)).await;
+    for balancer in balancers {
+        nobody_left(balancer, &monoliths).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f25_f52_with_claims_a_monolith_that_takes_its_time_loads_a_room_once() {
+    let redis = Redis::start(None).await.unwrap();
+    let rooms = names(6);
+    let monoliths = three_that_load_in(Duration::from_millis(900), &rooms).await;
+    let monoliths = monoliths.each_ref();
+    let one = Balancer::start_with(&monoliths, |config| claiming(config, &redis.url())).await;
+    let two = Balancer::start_with(&monoliths, |config| claiming(config, &redis.url())).await;
+    let balancers = [&one, &two];
+    for balancer in balancers {
+        up(balancer, true).await;
+    }
+    let clients = raced(&balancers, &monoliths, &rooms).await;
+    loaded_once(&monoliths, &rooms);
+    drop(clients);
     for balancer in balancers {
         nobody_left(balancer, &monoliths).await;
     }

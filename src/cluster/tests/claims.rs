@@ -119,14 +119,38 @@ fn a_room_that_another_balancer_has_claimed_goes_there_when_it_is_reported() {
 }
 
 #[test]
-fn a_room_that_is_claimed_and_not_reported_is_tried_there_after_a_moment() {
+fn a_room_that_is_claimed_and_not_reported_is_asked_for_again_and_tried_there_once_the_time_to_load_is_over() {
     let mut w = claiming(2);
-    w.join(1, "foo").ignore();
+    w.join(1, "foo").gives("claim 1 foo m1");
+    let began = w.now;
     w.claim(1, 1, taken(2, 9 * SECOND)).gives("");
+    let mut asked = 1;
+    // However slowly a Monolith loads: whoever joined it meanwhile would have it load the room once more.
+    while w.now - began < 5 * SECOND - SECOND / 4 {
+        asked += 1;
+        w.pass(SECOND / 4).gives(&format!("claim {asked} foo m2"));
+        w.claim(asked, 2, taken(2, 9 * SECOND)).gives("");
+    }
     w.pass(SECOND / 4).gives("join m2 c1#1 foo alone");
     // Nor is it there: the next attempt is claimed like the first.
-    w.pass(5 * SECOND).gives("leave m2 c1#1; claim 2 foo m1");
-    w.claim(2, 1, ClaimOutcome::Granted).gives("join m1 c1#2 foo alone");
+    w.pass(5 * SECOND).gives(&format!("leave m2 c1#1; claim {} foo m1", asked + 1));
+    w.claim(asked + 1, 1, ClaimOutcome::Granted).gives("join m1 c1#2 foo alone");
+}
+
+#[test]
+fn a_followed_claim_that_is_given_back_is_taken_over() {
+    let mut w = super::duplicates::among_others(2, 1);
+    w.cluster.configure(Settings { claims: Some(Claiming { wait: WAIT, lease: 15 * SECOND }), ..settings() });
+    w.event(Event::Tick).gives("");
+    w.join(1, "foo").gives("claim 1 foo m1");
+    w.claim(1, 1, taken(1, 9 * SECOND)).gives("");
+    w.pass(SECOND / 4).gives("claim 2 foo m1");
+    w.claim(2, 1, ClaimOutcome::Granted).gives("join m1 c1#1 foo alone");
+    // Now it is this balancer that has sent the room there.
+    w.loaded(1, "foo", 9).ignore();
+    w.loaded(2, "foo", 5).ignore();
+    let sent = w.until_sent("unload m1 foo", 10_000).unwrap();
+    assert!(sent < 1_500, "{sent}");
 }
 
 #[test]
