@@ -13,6 +13,7 @@ impl Cluster {
         self.check_rooms()
             .or_else(|| self.check_clients())
             .or_else(|| self.check_hand_overs())
+            .or_else(|| self.check_patience())
             .or_else(|| self.check_counts())
             .or_else(|| self.check_line())
     }
@@ -110,6 +111,16 @@ impl Cluster {
             }
         }
         (expected != *self.handovers.ends()).then(|| "windows and clients between two Monoliths differ".to_string())
+    }
+
+    /// Nobody waits without an end.
+    fn check_patience(&self) -> Option<String> {
+        let known = self.patience.known();
+        let clients = self.clients.keys().map(|client| Waiter::Client(*client));
+        let requests = self.requests.keys().map(|request| Waiter::Request(*request));
+        let mut waiting =
+            clients.chain(requests).filter(|waiter| self.still_waits(*waiter) && !self.may_go_on_waiting(*waiter));
+        waiting.find(|waiter| !known.contains(waiter)).map(|waiter| format!("{waiter:?} waits for ever"))
     }
 
     fn check_counts(&self) -> Option<String> {

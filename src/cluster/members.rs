@@ -300,7 +300,10 @@ impl Cluster {
         match from.filter(|_| self.settings.seamless.is_some()) {
             // It was in the room, and its join crossed an unload. A link that has ended has told it so.
             Some((from, linked)) => self.release(client, &from, Cause::Lost, linked, turn),
-            None => self.detach(client, turn),
+            None => {
+                self.detach(client, turn);
+                self.begin_wait(waiter);
+            }
         }
         true
     }

@@ -20,6 +20,7 @@ mod members;
 mod monolith;
 mod moves;
 mod pace;
+mod patience;
 mod placing;
 mod quiet;
 mod reports;
@@ -56,6 +57,7 @@ use self::links::WarmUp;
 use self::members::Client;
 use self::moves::Moves;
 use self::pace::Pace;
+use self::patience::Patience;
 use self::requests::Request;
 use crate::config::Weights;
 use crate::model::event::{Effect, EjectionCause, Event, Micros};
@@ -162,6 +164,7 @@ pub struct Cluster {
     claims: Claims,
     handovers: HandOvers,
     pace: Pace,
+    patience: Patience,
     ejections: Ejections,
     warm_up: WarmUp,
     view: View,
@@ -194,6 +197,7 @@ impl Cluster {
             settings,
             now,
             pace: Pace::default(),
+            patience: Patience::default(),
             ejections: Ejections::default(),
             monoliths: BTreeMap::new(),
             links: Map::default(),
@@ -267,7 +271,7 @@ impl Cluster {
         let room = self.timers.first().map(|(at, _)| *at);
         let rooms =
             [room, self.next_sync_deadline(), self.handovers.next_due(), self.next_unload(), self.next_renewal()];
-        let others = [self.moves.next_due(), self.next_drain_step(), self.pace.next_due()];
+        let others = [self.moves.next_due(), self.next_drain_step(), self.pace.next_due(), self.patience.next_due()];
         rooms.into_iter().chain(others).flatten().min()
     }
 
@@ -307,6 +311,7 @@ impl Cluster {
             debug_assert!(!self.timers.contains(&(at, key.clone())), "{key} is due twice");
             self.timers.remove(&(at, key));
         }
+        self.expire_waits(turn);
         self.expire_hand_overs(turn);
         self.rebalance_if_due(turn);
         self.continue_drains();

@@ -38,6 +38,7 @@ impl Cluster {
         let deadline = self.parked_until();
         self.insert_room(name, State::Parked { waiting: VecDeque::from([waiter]), deadline }, turn);
         self.enlist(&key, waiter);
+        self.begin_wait(waiter);
         self.waiting += 1;
         if self.must_wait() {
             self.tell(&key, What::Waits, turn);
@@ -64,6 +65,7 @@ impl Cluster {
             }
             Some(State::Active(_)) | None => return,
         };
+        self.begin_wait(waiter);
         self.waiting += 1;
         if lingering {
             self.advance(key, turn);
@@ -133,10 +135,11 @@ impl Cluster {
         // A request that is out cannot be taken back: its own outcome ends it.
         let back: Vec<Waiter> = out.iter().copied().filter(|waiter| self.withdraw(*waiter, turn)).collect();
         let Some(State::Placing(placing)) = self.rooms.get_mut(key).map(|room| &mut room.state) else { return };
-        for waiter in back.into_iter().rev() {
-            placing.waiting.push_front(waiter);
+        for waiter in back.iter().rev() {
+            placing.waiting.push_front(*waiter);
             self.waiting += 1;
         }
+        self.end_overdue(&back, turn);
     }
 
     /// The Monolith of this attempt is out of the question. A join that crossed an unload is no attempt: the room may

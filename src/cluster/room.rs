@@ -137,7 +137,7 @@ impl Binding {
 }
 
 /// Somebody who needs the room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Waiter {
     Client(ClientId),
     Request(RequestId),

@@ -14,9 +14,9 @@ use crate::model::event::RequestOutcome;
 use crate::model::policy::Cause;
 use crate::model::{MonolithId, RoomName};
 
-/// How long a request may wait for a Monolith: for one to come, as long as a join is held, and then behind as many attempts
-/// at its room as there may be.
-const LONGEST: Duration = Duration::from_secs(7);
+/// How long a request may wait for a Monolith, whatever happens meanwhile: as long as a join is held, and then as many
+/// attempts as one room gets, with what timers may be late.
+const LONGEST: Duration = Duration::from_millis(6010);
 /// How often the front tries another Monolith.
 const ATTEMPTS: u32 = 3;
 

@@ -16,6 +16,7 @@ mod links;
 mod model;
 mod moves;
 mod pace;
+mod patience;
 mod property;
 mod reports;
 mod requests;
