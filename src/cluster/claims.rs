@@ -15,8 +15,8 @@ use crate::model::story::What;
 use crate::model::{Epoch, MonolithId, RoomKey};
 
 /// How long a room that another balancer has sent to a linked Monolith waits for its report before its claim is asked
-/// again, in microseconds: it may have been given back. As long as it holds nobody goes, since two joins that reach a
-/// Monolith while it loads a room load it twice.
+/// again, in microseconds: it may have been given back, or be for another one. As long as it holds nobody goes, for
+/// as long as a Monolith may take to load a room: two joins that reach it meanwhile load the room twice.
 const FOLLOW: Micros = 250_000;
 /// The pause before a claim for a Monolith that is not linked, or that the room has left, is asked again, in
 /// microseconds.
@@ -161,7 +161,7 @@ impl Cluster {
                 }
                 self.advance(key, turn);
             }
-            ClaimOutcome::Unavailable => self.waive(key, turn),
+            ClaimOutcome::Unavailable => self.unanswered(key, until, turn),
             ClaimOutcome::Taken { by, held, expires_in } => {
                 self.counters.claims.taken += 1;
                 if self.claims.ended.of(key) == Some(&by) && until > self.now {
@@ -188,17 +188,37 @@ impl Cluster {
         if placing.monolith != by {
             self.tell(key, What::Claimed { monolith: by.clone(), instead_of: placing.monolith.clone() }, turn);
         }
+        if self.follows(key, &by) {
+            self.go_on_following(key, by, until, turn);
+            return;
+        }
         let (at, monolith) = (self.now, by.clone());
         self.change_room(key, turn, |room| {
-            if !room.placed.as_ref().is_some_and(|placed| placed.followed && placed.monolith == monolith) {
-                room.placed = Some(Placed { at, monolith: monolith.clone(), followed: true });
-            }
+            room.placed = Some(Placed { at, monolith: monolith.clone(), followed: true });
             if let State::Placing(placing) = &mut room.state {
                 placing.monolith = monolith;
             }
         });
-        self.set_claim(key, by, Stage::Followed { until });
-        self.wait_until(key, until.min(self.now.saturating_add(FOLLOW)), turn);
+        // Its Monolith has as long as any other to load the room.
+        self.go_on_following(key, by, self.now.saturating_add(self.settings.load_timeout), turn);
+    }
+
+    /// Nobody goes to the Monolith for which another balancer has claimed the room before that has reported it, or has had
+    /// its time.
+    fn go_on_following(&mut self, key: &RoomKey, by: MonolithId, until: Micros, turn: &mut Turn<'_>) {
+        if until > self.now {
+            self.set_claim(key, by, Stage::Followed { until });
+            self.wait_until(key, until.min(self.now.saturating_add(FOLLOW)), turn);
+        } else {
+            self.set_claim(key, by, Stage::Waived);
+            self.advance(key, turn);
+        }
+    }
+
+    /// Whether the room was sent to this Monolith because another balancer had claimed it for that one.
+    fn follows(&self, key: &RoomKey, monolith: &MonolithId) -> bool {
+        let placed = self.rooms.get(key).and_then(|room| room.placed.as_ref());
+        placed.is_some_and(|placed| placed.followed && placed.monolith == *monolith)
     }
 
     /// A room's deadline has passed. Returns whether it was one of its claim.
@@ -206,20 +226,45 @@ impl Cluster {
         let Some(claim) = self.claims.rooms.get(key).filter(|claim| claim.stage.is_awaited()) else { return false };
         let monolith = claim.load.monolith.clone();
         match claim.stage {
-            Stage::Followed { until } | Stage::Taken { until }
-                if until > self.now && self.settings.claims.is_some() && self.waits_for(key) =>
-            {
+            Stage::Asked { until, .. } => self.unanswered(key, until, turn),
+            // Whoever has claimed it may have gone on to another one, even in the last moment.
+            Stage::Followed { until } if self.settings.claims.is_some() && self.waits_for(key) => {
                 self.ask_for_claim(key, monolith, None, until, turn);
             }
-            // It was only a matter of time: the room is expected there.
-            Stage::Followed { .. } if self.waits_for(key) => {
-                self.set_claim(key, monolith, Stage::Waived);
-                self.advance(key, turn);
+            Stage::Taken { until } if until > self.now && self.settings.claims.is_some() && self.waits_for(key) => {
+                self.ask_for_claim(key, monolith, None, until, turn);
             }
-            Stage::Asked { .. } | Stage::Taken { .. } | Stage::Followed { .. } => self.waive(key, turn),
+            Stage::Taken { .. } | Stage::Followed { .. } => self.waive(key, turn),
             Stage::Held | Stage::Waived => return false,
         }
         true
+    }
+
+    /// Nobody knows whether the room is claimed. One that was is taken for claimed as long as it may be.
+    fn unanswered(&mut self, key: &RoomKey, until: Micros, turn: &mut Turn<'_>) {
+        match self.claims.rooms.get(key).map(|claim| claim.load.monolith.clone()) {
+            Some(monolith) if until > self.now && self.waits_for(key) && self.follows(key, &monolith) => {
+                self.go_on_following(key, monolith, until, turn);
+            }
+            Some(_) | None => self.waive(key, turn),
+        }
+    }
+
+    /// Nobody wants a room any more, and nothing is under way to it: other balancers need not wait for its report.
+    pub(super) fn release_unless_awaited(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
+        let idle = match self.rooms.get(key).map(|room| &room.state) {
+            Some(State::Placing(placing)) => placing.out.is_empty() && !self.waits_for(key),
+            Some(State::Active(_) | State::Parked { .. } | State::Unloading(_) | State::Settling(_)) | None => false,
+        };
+        if idle && !self.claims.is_awaited(key) {
+            self.drop_claim(key, turn);
+        }
+    }
+
+    fn drop_claim(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
+        if let Some(Claim { load, stage: Stage::Held }) = self.claims.rooms.remove(key) {
+            turn.emit(Effect::Claim(ClaimCommand::Release { room: key.clone(), load }));
+        }
     }
 
     /// The room goes without a claim, as if there were none; without anybody who wants it, it goes nowhere.
@@ -288,10 +333,7 @@ impl Cluster {
             }
             return;
         }
-        let Some(Claim { load, .. }) = self.claims.rooms.remove(key) else { return };
-        if held {
-            turn.emit(Effect::Claim(ClaimCommand::Release { room: key.clone(), load }));
-        }
+        self.drop_claim(key, turn);
     }
 
     /// A Monolith has said that a load of a room is over. That a link is lost ends none: others may be in it still.

@@ -189,6 +189,7 @@ impl Cluster {
         entry.handover = Some(HandOver { until, cause });
         self.handovers.ends.insert((until, client));
         self.counters.handover.begun += 1;
+        self.finish_wait(Waiter::Client(client));
     }
 
     /// Between two closes of clients that a Monolith has lost or refused.
@@ -209,6 +210,7 @@ impl Cluster {
 
     /// A Monolith has let a client in whose room had lost another one.
     pub(super) fn handed_over(&mut self, client: ClientId) {
+        self.finish_wait(Waiter::Client(client));
         let Some(entry) = self.clients.get_mut(&client) else { return };
         entry.opened = true;
         if let Some(HandOver { until, .. }) = entry.handover.take() {

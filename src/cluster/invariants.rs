@@ -113,14 +113,19 @@ impl Cluster {
         (expected != *self.handovers.ends()).then(|| "windows and clients between two Monoliths differ".to_string())
     }
 
-    /// Nobody waits without an end.
+    /// Whoever waits and has no window has an end of its wait, and nobody else has one.
     fn check_patience(&self) -> Option<String> {
-        let known = self.patience.known();
-        let clients = self.clients.keys().map(|client| Waiter::Client(*client));
-        let requests = self.requests.keys().map(|request| Waiter::Request(*request));
-        let mut waiting =
-            clients.chain(requests).filter(|waiter| self.still_waits(*waiter) && !self.may_go_on_waiting(*waiter));
-        waiting.find(|waiter| !known.contains(waiter)).map(|waiter| format!("{waiter:?} waits for ever"))
+        let clients = self.clients.iter().map(|(client, entry)| (Waiter::Client(*client), entry.wait_ends));
+        let requests = self.requests.iter().map(|(request, entry)| (Waiter::Request(*request), entry.wait_ends));
+        let mut expected = BTreeSet::new();
+        for (waiter, ends) in clients.chain(requests) {
+            let waits = self.still_waits(waiter) && !self.may_go_on_waiting(waiter);
+            if waits && ends.is_none() {
+                return Some(format!("{waiter:?} waits for ever"));
+            }
+            expected.extend(ends.filter(|at| waits || *at > self.now).map(|at| (at, waiter)));
+        }
+        (expected != *self.patience.ends()).then(|| "waits and their ends differ".to_string())
     }
 
     fn check_counts(&self) -> Option<String> {

@@ -28,6 +28,8 @@ pub(super) struct Client {
     pub(super) handover: Option<HandOver>,
     /// Whether it was in the room on another Monolith when it was joined here.
     rejoined: bool,
+    /// When it has waited for long enough; none once it was let in.
+    pub(super) wait_ends: Option<Micros>,
     /// Where it stands in its room's list of members.
     index: usize,
 }
@@ -76,6 +78,7 @@ impl Cluster {
             opened: false,
             handover: None,
             rejoined: false,
+            wait_ends: None,
             index: usize::MAX,
         };
         self.clients.insert(client, entry);
@@ -369,6 +372,7 @@ impl Cluster {
     fn forget(&mut self, client: ClientId) {
         let Some(entry) = self.clients.remove(&client) else { return };
         self.forget_window(client, entry.place, entry.handover);
+        self.patience.forget(Waiter::Client(client), entry.wait_ends);
         if let Place::Joined { link, .. } = entry.place
             && let Some(monolith) = self.links.get(&link).cloned()
         {
@@ -416,7 +420,7 @@ impl Cluster {
                 turn.emit(Effect::Close { client, code: refusal.code });
             }
             Waiter::Request(request) => {
-                self.requests.remove(&request);
+                self.remove_request(request);
                 turn.emit(Effect::Refuse { request, status: refusal.status });
             }
         }

@@ -83,6 +83,8 @@ pub struct Settings {
     pub pending_rooms: usize,
     /// How long whoever waits for a Monolith does so.
     pub hold: Micros,
+    /// How long anybody waits for a room in all.
+    pub patience: Micros,
     /// Joins per second and Monolith after an outage.
     pub joins_per_second: u32,
     /// When a Monolith that fails is left alone for a while.

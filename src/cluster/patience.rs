@@ -1,99 +1,101 @@
-//! How long anybody waits for a room: as long as a join is held, and then as many attempts as one room gets. What becomes
-//! of the room meanwhile (outages that come and go, others whose turn is first, moves, a duplicate) begins nobody's
-//! wait anew. Members whose room changes its Monolith have a window instead.
+//! How long anybody waits for a room: as long as a join is held, and as many attempts as a room gets may take. What becomes
+//! of the room meanwhile (outages that come and go, others whose turn is first, moves, a duplicate) begins nobody's wait
+//! anew. Only whoever is at a Monolith when its time is up hears the end of that attempt. Members whose room changes its
+//! Monolith have a window instead.
 
 use std::collections::BTreeSet;
 
 use super::placing::Refusal;
 use super::room::Waiter;
-use super::{Cluster, Settings, Turn};
+use super::{Cluster, Turn};
+use crate::model::RequestId;
 use crate::model::event::Micros;
 use crate::model::story::What;
 
-/// When those who wait have waited for long enough, soonest first. Whoever has got what it waited for may still be in it, until
-/// its turn comes: that is no longer than anybody waits.
+/// When whoever waits has waited for long enough, soonest first; without those at a Monolith whose time is up.
 #[derive(Default)]
 pub(super) struct Patience {
     ends: BTreeSet<(Micros, Waiter)>,
-    /// Those of them who have waited for long enough and whom a Monolith may still answer.
-    overdue: BTreeSet<Waiter>,
 }
 
 impl Patience {
-    /// When the next one may have to be told, if there is one.
+    /// When the next one is to be told, if there is one.
     pub(super) fn next_due(&self) -> Option<Micros> {
         self.ends.first().map(|(at, _)| *at)
     }
 
-    /// Those whose wait has an end.
-    pub(super) fn known(&self) -> BTreeSet<Waiter> {
-        self.ends.iter().map(|(_, waiter)| *waiter).collect()
+    pub(super) fn ends(&self) -> &BTreeSet<(Micros, Waiter)> {
+        &self.ends
     }
-}
 
-impl Settings {
-    /// How long anybody waits for a room, in microseconds.
-    pub(super) fn patience(&self) -> Micros {
-        self.hold.saturating_add(self.load_timeout.saturating_mul(u64::from(self.place_attempts)))
+    /// Nothing is due for somebody who does not wait any more.
+    pub(super) fn forget(&mut self, waiter: Waiter, ends: Option<Micros>) {
+        if let Some(at) = ends {
+            self.ends.remove(&(at, waiter));
+        }
     }
 }
 
 impl Cluster {
-    /// Somebody begins to wait. An earlier end of its wait remains.
+    /// Somebody waits. Its wait ends when it was to end, if it has begun before.
     pub(super) fn begin_wait(&mut self, waiter: Waiter) {
-        self.patience.ends.insert((self.now.saturating_add(self.settings.patience()), waiter));
+        let ends = self.now.saturating_add(self.settings.patience);
+        if let Some(slot @ None) = self.wait_of(waiter) {
+            *slot = Some(ends);
+            self.patience.ends.insert((ends, waiter));
+        }
     }
 
-    /// Refuses those who have waited for long enough, and forgets those who wait no more.
+    /// Somebody has got what it waited for, or waits on other terms.
+    pub(super) fn finish_wait(&mut self, waiter: Waiter) {
+        let ends = self.wait_of(waiter).and_then(Option::take);
+        self.patience.forget(waiter, ends);
+    }
+
+    /// Refuses those who have waited for long enough.
     pub(super) fn expire_waits(&mut self, turn: &mut Turn<'_>) {
-        while let Some((at, waiter)) = self.patience.ends.first().copied() {
-            let is_unsettled = self.is_unsettled(waiter);
-            if at > self.now && is_unsettled {
-                return;
-            }
+        while let Some((at, waiter)) = self.patience.ends.first().copied()
+            && at <= self.now
+        {
             self.patience.ends.pop_first();
-            if !is_unsettled {
-                self.patience.overdue.remove(&waiter);
-            } else if self.still_waits(waiter) {
+            // A Monolith may still answer whoever is out.
+            if self.still_waits(waiter) {
                 self.end_wait(waiter, turn);
-            } else {
-                // A Monolith may still answer it. The end of that attempt is the end of its wait.
-                self.patience.overdue.insert(waiter);
-                self.patience.ends.insert((self.now.saturating_add(self.settings.load_timeout.max(1)), waiter));
             }
         }
     }
 
-    /// Those whose join has been taken back wait again, unless they have waited for long enough.
+    /// Of those whose joins were taken back, refuses those who have waited for long enough.
     pub(super) fn end_overdue(&mut self, taken_back: &[Waiter], turn: &mut Turn<'_>) {
         for waiter in taken_back {
-            if self.patience.overdue.contains(waiter) && self.is_unsettled(*waiter) {
+            let now = self.now;
+            if self.wait_of(*waiter).is_some_and(|ends| ends.is_some_and(|at| at <= now)) {
                 self.end_wait(*waiter, turn);
             }
         }
     }
 
-    /// Whether somebody waits, or may have to wait again: what it sent to a Monolith is not answered.
-    fn is_unsettled(&self, waiter: Waiter) -> bool {
+    pub(super) fn remove_request(&mut self, request: RequestId) -> Option<super::Request> {
+        self.finish_wait(Waiter::Request(request));
+        self.requests.remove(&request)
+    }
+
+    fn wait_of(&mut self, waiter: Waiter) -> Option<&mut Option<Micros>> {
         match waiter {
-            Waiter::Client(client) => {
-                let Some(entry) = self.clients.get(&client) else { return false };
-                entry.handover.is_none() && (self.still_waits(waiter) || self.is_out(&entry.room, waiter))
-            }
-            Waiter::Request(_) => self.still_waits(waiter),
+            Waiter::Client(client) => self.clients.get_mut(&client).map(|entry| &mut entry.wait_ends),
+            Waiter::Request(request) => self.requests.get_mut(&request).map(|entry| &mut entry.wait_ends),
         }
     }
 
     fn end_wait(&mut self, waiter: Waiter, turn: &mut Turn<'_>) {
-        let key = match waiter {
+        let room = match waiter {
             Waiter::Client(client) => self.clients.get(&client).map(|entry| entry.room.clone()),
             Waiter::Request(request) => self.requests.get(&request).and_then(|entry| entry.room.clone()),
         };
-        let Some(key) = key else { return };
-        self.patience.overdue.remove(&waiter);
+        let Some(room) = room else { return };
         self.waiting -= 1;
         self.counters.refused_unplaced += 1;
         self.refuse(waiter, Refusal::UNAVAILABLE, turn);
-        self.tell(&key, What::Refused { waiting: 1, code: Refusal::UNAVAILABLE.code.get() }, turn);
+        self.tell(&room, What::WaitedTooLong { code: Refusal::UNAVAILABLE.code.get() }, turn);
     }
 }

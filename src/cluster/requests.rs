@@ -21,6 +21,8 @@ pub(super) struct Request {
     pub(super) arrival: u64,
     /// Where it was sent.
     pub(super) sent_to: Option<MonolithId>,
+    /// When it has waited for long enough; none once it was sent.
+    pub(super) wait_ends: Option<Micros>,
 }
 
 impl Cluster {
@@ -35,7 +37,8 @@ impl Cluster {
         let waiter = Waiter::Request(request);
         let key = name.as_ref().map(|name| name.key().clone());
         self.arrivals += 1;
-        let entry = Request { room: key.clone(), cause, region, arrival: self.arrivals, sent_to: None };
+        let entry =
+            Request { room: key.clone(), cause, region, arrival: self.arrivals, sent_to: None, wait_ends: None };
         self.requests.insert(request, entry);
         let (Some(name), Some(key)) = (name, key) else {
             self.generate(request, turn);
@@ -77,17 +80,18 @@ impl Cluster {
     pub(super) fn send_request(&mut self, key: &RoomKey, request: RequestId, awaited: bool, turn: &mut Turn<'_>) {
         let Some(monolith) = self.rooms.get(key).and_then(super::Room::monolith).cloned() else { return };
         if awaited {
+            self.finish_wait(Waiter::Request(request));
             if let Some(entry) = self.requests.get_mut(&request) {
                 entry.sent_to = Some(monolith.clone());
             }
         } else {
-            self.requests.remove(&request);
+            self.remove_request(request);
         }
         turn.emit(Effect::Send { request, monolith, awaited });
     }
 
     pub(super) fn request_done(&mut self, request: RequestId, outcome: RequestOutcome, turn: &mut Turn<'_>) {
-        let Some(entry) = self.requests.remove(&request) else { return };
+        let Some(entry) = self.remove_request(request) else { return };
         let Some(monolith) = entry.sent_to else {
             // It was given up while it waited: its place in the queue is dead, and it held up nobody.
             if let Some(key) = &entry.room
@@ -135,7 +139,11 @@ impl Cluster {
                 self.advance_or_drop(&key, true, turn);
             }
             RequestOutcome::NotSent => self.not_sent(&key, turn),
-            RequestOutcome::Status(_) | RequestOutcome::Failed => self.advance(&key, turn),
+            RequestOutcome::Status(_) => {
+                self.advance(&key, turn);
+                self.release_unless_awaited(&key, turn);
+            }
+            RequestOutcome::Failed => self.advance(&key, turn),
         }
     }
 
@@ -168,6 +176,7 @@ impl Cluster {
         if placing.out.is_empty() {
             self.fail_choice(key, "refused", turn);
             self.advance(key, turn);
+            self.release_unless_awaited(key, turn);
         }
     }
 

@@ -60,6 +60,13 @@ pub struct Config {
     pub record: RecordConfig,
 }
 
+impl Timeouts {
+    /// How long anybody waits for a room: as long as an outage may hold them, and as many attempts as a room gets may take.
+    pub fn patience(&self, limits: &Limits) -> Duration {
+        self.hold.saturating_add(self.load.saturating_mul(limits.place_attempts))
+    }
+}
+
 /// A text that is never printed.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(String);

@@ -76,6 +76,7 @@ pub fn cluster_settings(config: &Config) -> Settings {
         pending_joins: config.limits.pending_joins,
         pending_rooms: config.limits.pending_rooms,
         hold: micros(config.timeouts.hold),
+        patience: micros(config.timeouts.patience(&config.limits)),
         joins_per_second: config.limits.joins_per_second,
         ejection: EjectionSettings {
             errors: config.health.eject_errors,

@@ -92,9 +92,9 @@ impl From<&Config> for Settings {
             header: config.limits.header,
             head: HEAD,
             keep_alive: config.timeouts.keep_alive,
-            // An answer may keep a client waiting for `hold` and for a Monolith. Only then is it the client who does
-            // not read, or does not send.
-            stall: config.timeouts.http_response * 2 + config.timeouts.hold,
+            // An answer may keep a client waiting for a room and for a Monolith. Only then is it the client who does not
+            // read, or does not send.
+            stall: (config.timeouts.http_response * 2).saturating_add(config.timeouts.patience(&config.limits)),
         }
     }
 }

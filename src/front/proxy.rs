@@ -28,6 +28,9 @@ use crate::model::event::RequestOutcome;
 use crate::model::policy::{Answer, Call, CallRequest, Cause, Decision, Hook, View};
 use crate::model::{MonolithId, Region, RoomName};
 
+/// What the answer of the control thread may take that nobody takes a room.
+const MOMENT: Duration = Duration::from_millis(100);
+
 /// The header in which Fly's proxy names the region at whose edge a user arrived.
 pub(super) const FLY_REGION: HeaderName = HeaderName::from_static("fly-region");
 
@@ -135,8 +138,12 @@ impl Proxy {
         mut request: Request<RequestBody>,
         config: &Config,
     ) -> Result<(Response<Body>, Option<Sent>), Refusal> {
+        // Each question has its end. This is that of all of them.
+        let end = tokio::time::Instant::now() + config.timeouts.patience(&config.limits).saturating_add(MOMENT);
         for _ in 0..config.limits.place_attempts {
-            let Placement { target, sent } = self.place(room.cloned(), cause, region.clone()).await?;
+            let place = self.place(room.cloned(), cause, region.clone());
+            let placed = tokio::time::timeout_at(end, place).await;
+            let Placement { target, sent } = placed.unwrap_or_else(|_| Err(Refusal::unavailable()))?;
             match (self.send(&target, request).await, sent) {
                 (Ok(response), sent) => return Ok((response, sent)),
                 (Err(SendError { request: Some(unsent), .. }), Some(sent)) => {

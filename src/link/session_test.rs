@@ -281,6 +281,42 @@ fn a_request_that_speaks_to_a_room_disturbs_it() {
     assert!(session.leaving.next_due().unwrap() > before + hour);
 }
 
+/// A session that runs and was accepted.
+struct Running {
+    told: mpsc::UnboundedSender<Command>,
+    reports: mpsc::Sender<Report>,
+    received: mpsc::Receiver<Report>,
+    task: tokio::task::JoinHandle<End>,
+    _listed: watch::Sender<bool>,
+}
+
+impl Running {
+    async fn over<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, config: Config) -> Self {
+        let (session, commands, mut received) = commanded_with(config);
+        let (told, reports) = (session.commands.clone(), session.context.reports.clone());
+        let stream = WebSocketStream::from_raw_socket(stream, Role::Client, None).await;
+        let (_listed, mut listed) = watch::channel(true);
+        let http = SocketAddr::from(([127, 0, 0, 1], 1));
+        let task = tokio::spawn(async move { session.run(commands, stream, http, "host:1".into(), &mut listed).await });
+        assert!(matches!(received.recv().await, Some(Report::Up { .. })));
+        told.send(Command::Accept).unwrap();
+        Self { told, reports, received, task, _listed }
+    }
+
+    /// Client number 1 joins.
+    async fn first(&self) -> Arc<Inbox> {
+        let inbox = Inbox::new(Config::default().limits.client_queue);
+        self.told.send(attaching(1, &inbox, false)).unwrap();
+        assert!(matches!(inbox.next().await, Item::Attached { .. }));
+        inbox
+    }
+}
+
+/// The other end of a stream.
+async fn monolith(stream: DuplexStream) -> WebSocketStream<DuplexStream> {
+    WebSocketStream::from_raw_socket(stream, Role::Server, None).await
+}
+
 /// A stream whose reader panics once it is told to: something in the session breaks.
 struct Breaking {
     stream: DuplexStream,
@@ -320,25 +356,15 @@ impl AsyncWrite for Breaking {
 async fn f16_a_session_that_breaks_tells_its_members_and_the_control_thread_that_the_link_is_gone() {
     // Also where the control thread is behind with what it was told.
     for full in [false, true] {
-        let (session, commands, mut received) = commanded();
-        let (reports, told) = (session.context.reports.clone(), session.commands.clone());
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         let breaks = Arc::new(AtomicBool::new(false));
-        let stream = Breaking { stream: ours, breaks: breaks.clone() };
-        let stream = WebSocketStream::from_raw_socket(stream, Role::Client, None).await;
-        let (_listed, mut listed) = watch::channel(true);
-        let http = SocketAddr::from(([127, 0, 0, 1], 1));
-        let running =
-            tokio::spawn(async move { session.run(commands, stream, http, "host:1".into(), &mut listed).await });
-        assert!(matches!(received.recv().await, Some(Report::Up { .. })));
-        told.send(Command::Accept).unwrap();
-        let inbox = Inbox::new(Config::default().limits.client_queue);
-        told.send(attaching(1, &inbox, false)).unwrap();
-        assert!(matches!(inbox.next().await, Item::Attached { .. }));
+        let running = Running::over(Breaking { stream: ours, breaks: breaks.clone() }, Config::default()).await;
+        let inbox = running.first().await;
+        let Running { told, reports, mut received, task, _listed } = running;
         while full && reports.try_send(Report::Event(Event::Tick)).is_ok() {}
         breaks.store(true, Ordering::SeqCst);
         told.send(Command::Open { client: ClientId::from_u128(1 << 64), attachment: Attachment(1) }).unwrap();
-        assert!(running.await.unwrap_err().is_panic());
+        assert!(task.await.unwrap_err().is_panic());
         assert!(matches!(inbox.try_next(), Some(Item::Open(Attachment(1)))));
         assert!(matches!(inbox.try_next(), Some(Item::Detached(Attachment(1)))));
         drop(reports);
@@ -356,26 +382,17 @@ async fn f16_a_session_that_breaks_tells_its_members_and_the_control_thread_that
 
 #[tokio::test]
 async fn f15_a_crowd_that_wants_in_does_not_keep_back_what_is_said_in_rooms_that_are_there() {
-    let (session, commands, mut received) = commanded();
-    let told = session.commands.clone();
     let (ours, theirs) = tokio::io::duplex(1 << 20);
-    let stream = WebSocketStream::from_raw_socket(ours, Role::Client, None).await;
-    let mut monolith = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
-    let (_listed, mut listed) = watch::channel(true);
-    let http = SocketAddr::from(([127, 0, 0, 1], 1));
-    tokio::spawn(async move { session.run(commands, stream, http, "host:1".into(), &mut listed).await });
-    assert!(matches!(received.recv().await, Some(Report::Up { .. })));
-    told.send(Command::Accept).unwrap();
-    let inbox = Inbox::new(Config::default().limits.client_queue);
-    told.send(attaching(1, &inbox, false)).unwrap();
-    assert!(matches!(inbox.next().await, Item::Attached { .. }));
+    let running = Running::over(ours, Config::default()).await;
+    let mut monolith = monolith(theirs).await;
+    let inbox = running.first().await;
     // One message for the first one lies in the socket, and a hundred others are to be attached.
     let id = ClientId::from_u128(1 << 64).member(Attachment(1));
     let message = serde_json::json!({"type": "room_msg", "payload": {"room": "movie", "client_id": id, "payload": {}}});
     monolith.send(Message::text(message.to_string())).await.unwrap();
     let crowd: Vec<_> = (2..102).map(|_| Inbox::new(Config::default().limits.client_queue)).collect();
     for (n, inbox) in (2..).zip(&crowd) {
-        told.send(attaching(n, inbox, false)).unwrap();
+        running.told.send(attaching(n, inbox, false)).unwrap();
     }
     assert!(matches!(inbox.next().await, Item::Frame(..)));
     let attached = crowd.iter().filter(|inbox| matches!(inbox.try_next(), Some(Item::Attached { .. }))).count();
@@ -389,17 +406,9 @@ async fn f21_a_silent_link_is_suspect_after_one_interval_and_lost_after_as_many_
     for (missed, moment) in [1, 2, 5].into_iter().flat_map(|missed| moments.map(|moment| (missed, moment))) {
         let mut config = Config::default();
         config.heartbeat.missed = missed;
-        let (session, commands, mut received) = commanded_with(config);
-        let told = session.commands.clone();
         let (ours, theirs) = tokio::io::duplex(1 << 16);
-        let stream = WebSocketStream::from_raw_socket(ours, Role::Client, None).await;
-        let mut monolith = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
-        let (_listed, mut listed) = watch::channel(true);
-        let http = SocketAddr::from(([127, 0, 0, 1], 1));
-        let running =
-            tokio::spawn(async move { session.run(commands, stream, http, "host:1".into(), &mut listed).await });
-        assert!(matches!(received.recv().await, Some(Report::Up { .. })));
-        told.send(Command::Accept).unwrap();
+        let mut running = Running::over(ours, config).await;
+        let mut monolith = monolith(theirs).await;
         // It speaks now and then, which is as good as an answer to a ping.
         for _ in 0..4 {
             monolith.send(Message::text("{}")).await.unwrap();
@@ -410,15 +419,15 @@ async fn f21_a_silent_link_is_suspect_after_one_interval_and_lost_after_as_many_
         let last = Instant::now();
         let what = format!("missed {missed}, {moment:?} after a heartbeat");
         if missed > 1 {
-            let report = received.recv().await;
+            let report = running.received.recv().await;
             let Some(Report::Event(Event::LinkState { state, .. })) = report else { panic!("{what}") };
             assert_eq!(state, MonolithState::Suspect);
             let took = last.elapsed();
             assert!(took > interval && took <= interval * 2, "{what}: suspect after {took:?}");
         }
-        assert!(matches!(received.recv().await, Some(Report::Event(Event::LinkDown { .. }))), "{what}");
+        assert!(matches!(running.received.recv().await, Some(Report::Event(Event::LinkDown { .. }))), "{what}");
         let took = last.elapsed();
         assert!(took > interval * missed && took <= interval * (missed + 1), "{what}: lost after {took:?}");
-        assert!(matches!(running.await.unwrap(), End::Lost("missed heartbeats")));
+        assert!(matches!(running.task.await.unwrap(), End::Lost("missed heartbeats")));
     }
 }

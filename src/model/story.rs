@@ -105,6 +105,11 @@ pub enum What {
         /// With which close code clients were closed.
         code: u16,
     },
+    /// Somebody had waited for it for as long as anybody does, and was told so.
+    WaitedTooLong {
+        /// With which close code a client was closed.
+        code: u16,
+    },
     /// It was bound, and its Monolith never reported it.
     Unreported {
         /// Which one.
@@ -446,6 +451,7 @@ impl What {
             | Self::Created { .. }
             | Self::Denied { .. }
             | Self::Refused { .. }
+            | Self::WaitedTooLong { .. }
             | Self::Unreported { .. }
             | Self::Unloaded { .. }
             | Self::Lost { .. }

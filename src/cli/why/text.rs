@@ -109,6 +109,7 @@ fn told(what: &What) -> (String, Vec<String>) {
         What::Refused { waiting, code } => {
             format!("nobody takes it: whoever waited ({waiting}) was refused with {code}")
         }
+        What::WaitedTooLong { code } => format!("somebody had waited for too long and was refused with {code}"),
         What::Unreported { monolith } => format!("given up: {monolith} never reported it, and nobody is in it"),
         What::Unloaded { monolith, reason, clients: left } => {
             let why = match reason {

@@ -122,19 +122,93 @@ fn a_room_that_another_balancer_has_claimed_goes_there_when_it_is_reported() {
 fn a_room_that_is_claimed_and_not_reported_is_asked_for_again_and_tried_there_once_the_time_to_load_is_over() {
     let mut w = claiming(2);
     w.join(1, "foo").gives("claim 1 foo m1");
-    let began = w.now;
-    w.claim(1, 1, taken(2, 9 * SECOND)).gives("");
-    let mut asked = 1;
-    // However slowly a Monolith loads: whoever joined it meanwhile would have it load the room once more.
-    while w.now - began < 5 * SECOND - SECOND / 4 {
-        asked += 1;
-        w.pass(SECOND / 4).gives(&format!("claim {asked} foo m2"));
-        w.claim(asked, 2, taken(2, 9 * SECOND)).gives("");
-    }
-    w.pass(SECOND / 4).gives("join m2 c1#1 foo alone");
+    let asked = w.follow(2, 2);
+    // Whoever claimed it may have gone on meanwhile, so that is asked once more.
+    w.pass(SECOND / 4).gives(&format!("claim {} foo m2", asked + 1));
+    w.claim(asked + 1, 2, taken(2, 9 * SECOND)).gives("join m2 c1#1 foo alone");
     // Nor is it there: the next attempt is claimed like the first.
-    w.pass(5 * SECOND).gives(&format!("leave m2 c1#1; claim {} foo m1", asked + 1));
-    w.claim(asked + 1, 1, ClaimOutcome::Granted).gives("join m1 c1#2 foo alone");
+    w.pass(5 * SECOND).gives(&format!("leave m2 c1#1; claim {} foo m1", asked + 2));
+    w.claim(asked + 2, 1, ClaimOutcome::Granted).gives("join m1 c1#2 foo alone");
+}
+
+impl World {
+    /// The first claim of a room meets another balancer's for this Monolith, and is asked again as long as it may be: however
+    /// slowly a Monolith loads, whoever joined it meanwhile would have it load the room once more. The last question.
+    fn follow(&mut self, first: u64, by: u64) -> u64 {
+        let began = self.now;
+        let mut asked = first - 1;
+        self.claim(asked, 1, taken(by, 9 * SECOND)).gives("");
+        while self.now - began < 5 * SECOND - SECOND / 4 {
+            asked += 1;
+            self.pass(SECOND / 4).gives(&format!("claim {asked} foo m{by}"));
+            self.claim(asked, by, taken(by, 9 * SECOND)).gives("");
+        }
+        asked
+    }
+}
+
+#[test]
+fn a_followed_claim_that_is_for_another_monolith_by_now_is_followed_there_and_for_as_long() {
+    let mut w = claiming(3);
+    w.join(1, "foo").gives("claim 1 foo m1");
+    let asked = w.follow(2, 2);
+    // Its balancer has given that Monolith up in the last moment.
+    w.pass(SECOND / 4).gives(&format!("claim {} foo m2", asked + 1));
+    w.claim(asked + 1, 2, taken(3, 9 * SECOND)).gives("");
+    for n in asked + 2..asked + 21 {
+        w.pass(SECOND / 4).gives(&format!("claim {n} foo m3"));
+        w.claim(n, 3, taken(3, 9 * SECOND)).gives("");
+    }
+    w.loaded(3, "foo", 5).gives("bind foo m3; join m3 c1#1 foo");
+}
+
+#[test]
+fn a_followed_claim_that_nobody_can_be_asked_about_any_more_is_followed_still() {
+    for answered in [true, false] {
+        let mut w = claiming(2);
+        w.join(1, "foo").gives("claim 1 foo m1");
+        w.claim(1, 1, taken(2, 9 * SECOND)).gives("");
+        w.pass(SECOND / 4).gives("claim 2 foo m2");
+        match answered {
+            true => w.claim(2, 2, ClaimOutcome::Unavailable).gives(""),
+            false => w.pass(WAIT).gives(""),
+        }
+        w.pass(SECOND / 4).gives("claim 3 foo m2");
+        w.loaded(2, "foo", 5).gives("bind foo m2; join m2 c1#1 foo");
+        assert_eq!(w.cluster.counters().claims.unavailable, 0);
+    }
+}
+
+#[test]
+fn a_room_that_nobody_waits_for_any_more_keeps_no_claim() {
+    let mut w = claiming(2);
+    // Answered, and not with the room: nothing is being loaded.
+    w.request(1, Some("foo"), Cause::Http).gives("claim 1 foo m1");
+    w.claim(1, 1, ClaimOutcome::Granted).gives("send r1 m1 awaited");
+    w.status(1, 500).gives("release foo m1 -");
+    w.request(2, Some("foo"), Cause::Http).gives("claim 2 foo m1");
+    w.claim(2, 1, ClaimOutcome::Granted).gives("send r2 m1 awaited");
+    w.done(2, RequestOutcome::NotSent).gives("release foo m1 -");
+    // Whoever has waited for too long, whatever for.
+    for outcome in [None, Some(taken(2, 9 * SECOND)), Some(taken(7, 9 * SECOND))] {
+        let mut w = claiming(2);
+        w.cluster.configure(Settings { patience: SECOND, ..w.cluster.settings.clone() });
+        w.cluster.configure(Settings {
+            claims: Some(Claiming { wait: 2 * SECOND, lease: 15 * SECOND }),
+            ..w.cluster.settings.clone()
+        });
+        w.join(1, "foo").gives("claim 1 foo m1");
+        let late = outcome.is_none();
+        if let Some(outcome) = outcome {
+            w.claim(1, 1, outcome).gives("");
+        }
+        let got: Vec<String> = (0..20).flat_map(|_| w.pass(SECOND / 5).0).collect();
+        assert!(got.contains(&"close c1 1013".into()) && !got.iter().any(|got| got.starts_with("join")), "{got:?}");
+        assert_eq!(w.cluster.size(), (0, 0));
+        if late {
+            w.claim(1, 1, ClaimOutcome::Granted).gives("release foo m1 -");
+        }
+    }
 }
 
 #[test]

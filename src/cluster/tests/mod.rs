@@ -87,6 +87,7 @@ fn settings() -> Settings {
         pending_joins: 100,
         pending_rooms: 50,
         hold: 10 * SECOND,
+        patience: 25 * SECOND,
         joins_per_second: 10,
         ejection: EjectionSettings { errors: 0.5, after: 5 * SECOND, flaps: 3, base: 30 * SECOND, most: 0.5 },
         rebalance: None,

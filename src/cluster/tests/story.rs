@@ -29,6 +29,7 @@ fn tell(note: &Note) -> String {
         What::Created { monolith } => format!("created {monolith}"),
         What::NotConfirmed { monolith, attempt, why } => format!("not confirmed {monolith} {attempt} {why}"),
         What::Denied { monolith, code } => format!("denied {monolith} {code}"),
+        What::WaitedTooLong { code } => format!("waited too long {code}"),
         What::Refused { waiting, code } => format!("refused {waiting} {code}"),
         What::Unreported { monolith } => format!("unreported {monolith}"),
         What::Unloaded { monolith, reason, clients } => format!("unloaded {monolith} {reason:?} {clients}"),

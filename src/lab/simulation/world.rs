@@ -190,6 +190,7 @@ impl World {
             pending_joins: self.limits.pending_joins,
             pending_rooms: self.limits.pending_rooms,
             hold: micros(self.timeouts.hold),
+            patience: micros(self.timeouts.patience(&self.limits)),
             joins_per_second: self.limits.joins_per_second,
             // There are no requests that could fail, and a link that ends is what the scenario says.
             ejection: EjectionSettings { errors: 0.0, after: 0, flaps: 0, base: 1_000_000, most: 0.0 },
