@@ -82,11 +82,16 @@ impl HandOvers {
         let (key, number) = (leaving.room.key().clone(), self.numbers);
         let holding = Arc::new(Holding { room: key.clone(), number, commands: commands.clone() });
         for member in members.of_room(key.as_str()) {
-            member.inbox.hold(member.attachment, holding.clone());
+            member.inbox.hold(member.attachment, Some(holding.clone()));
         }
         let until = Instant::now() + PATIENCE;
         self.held.insert(key, Held { leaving, number, until });
         self.next = Some(self.next.map_or(until, |next| next.min(until)));
+    }
+
+    /// Whether the clients of a room are being held back.
+    pub(super) fn holds(&self, room: &RoomKey) -> bool {
+        self.held.contains_key(room)
     }
 
     /// Every client of a room holds. Returns the room if it is to be unloaded now.

@@ -36,9 +36,9 @@ pub enum Item {
     },
     /// The room is up: the client's own frames may go.
     Open(Attachment),
-    /// The room is about to leave its Monolith: what the client says from now on is kept for the next one. The other part
-    /// is dropped once everything that it has said so far stands in the outbox.
-    Hold(Attachment, Arc<Holding>),
+    /// The room is about to leave its Monolith, or has left it before the client's join was answered: what it says from now
+    /// on is kept for the next one. The other part is dropped once everything that it has said so far stands in the outbox.
+    Hold(Attachment, Option<Arc<Holding>>),
     /// The attachment is over, and the client stays: what the Monolith has not been sent of it, and what it says from now
     /// on, is kept for the next one.
     Detached(Attachment),
@@ -153,7 +153,7 @@ impl Inbox {
     }
 
     /// Holds the client's own frames back.
-    pub fn hold(&self, attachment: Attachment, holding: Arc<Holding>) {
+    pub fn hold(&self, attachment: Attachment, holding: Option<Arc<Holding>>) {
         self.control(Item::Hold(attachment, holding));
     }
 

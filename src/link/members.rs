@@ -24,6 +24,8 @@ pub(super) struct Member {
     pub(super) report: bool,
     /// Whether it was in the room on another Monolith, and has not been told of the change.
     pub(super) rejoin: bool,
+    /// Whether the room was unloaded before its join was answered.
+    pub(super) crossed: bool,
 }
 
 /// What is expected of a member whose `join` is being queued.
@@ -189,8 +191,8 @@ impl Members {
     }
 
     /// A room was unloaded: its members hear nothing more, and are told so, but for those that had no frame since their
-    /// `join`. Theirs crossed the unload; they stay, and their first frame is reported. Returns those that hear nothing
-    /// more.
+    /// `join`. Theirs crossed the unload: they stay, what they say is held back, and their first frame is reported. Returns
+    /// those that hear nothing more.
     pub(super) fn unload(&mut self, room: &RoomKey) -> Vec<(ClientId, Attachment)> {
         let Some(Room { members, activity }) = self.rooms.remove(room) else { return Vec::new() };
         let (mut detached, mut crossed) = (Vec::new(), Vec::new());
@@ -200,7 +202,8 @@ impl Members {
                 self.slots.insert(member.id, Slot::Unloaded);
                 detached.push((member.client, member.attachment));
             } else {
-                member.report = true;
+                (member.report, member.crossed) = (true, true);
+                member.inbox.hold(member.attachment, None);
                 crossed.push(member);
             }
         }
@@ -246,7 +249,7 @@ impl Member {
         Joining { report, rejoin, patience }: Joining,
     ) -> Self {
         let answer = Answer::Awaited { until: Instant::now() + patience };
-        Self { client, attachment, id: client.member(attachment), inbox, answer, report, rejoin }
+        Self { client, attachment, id: client.member(attachment), inbox, answer, report, rejoin, crossed: false }
     }
 
     /// Whether the Monolith has yet to answer the join of a client that was in the room before.

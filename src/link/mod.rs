@@ -12,6 +12,7 @@ mod history;
 pub mod inbox;
 mod members;
 pub mod outbox;
+mod rejoining;
 mod session;
 pub mod stats;
 mod supervisor;

@@ -24,6 +24,7 @@ use super::heart::{Beat, Heart};
 use super::inbox::Line;
 use super::members::{Answer, Delivered, Joining, Member, Members, lower_case};
 use super::outbox::{Outbox, Outgoing};
+use super::rejoining::Rejoining;
 use super::stats::{LinkStats, count};
 use super::tap::{Direction, TapKind};
 use super::unread::Unread;
@@ -61,6 +62,7 @@ pub(super) struct Session {
     departed: Departed,
     leaving: HandOvers,
     unread: Unread,
+    rejoining: Rejoining,
     join_answer: Duration,
     drain: Duration,
     heartbeat: Heart,
@@ -108,6 +110,7 @@ impl Session {
             departed: Departed::default(),
             leaving: HandOvers::default(),
             unread: Unread::default(),
+            rejoining: Rejoining::default(),
             join_answer: settings.timeouts.join_answer,
             drain: settings.timeouts.drain,
             heartbeat: Heart::new(settings.heartbeat.interval, settings.heartbeat.missed),
@@ -194,8 +197,7 @@ impl Session {
                     return End::Stopped;
                 }
             }
-            let due = self.leaving.next_due();
-            let deadline = [draining, due].into_iter().flatten().min();
+            let deadline = [draining, self.leaving.next_due(), self.rejoining.next_due()].into_iter().flatten().min();
             if attached >= CROWD {
                 attached = 0;
                 tokio::task::yield_now().await;
@@ -247,6 +249,7 @@ impl Session {
                         return End::Drained;
                     }
                     self.look_at_those_leaving();
+                    self.open_unanswered();
                 }
                 message = source.next() => {
                     if let Err(end) = self.received(message, draining.is_some()) {
@@ -446,11 +449,15 @@ impl Session {
             Command::Attach { client, attachment, room, token, inbox, open, report, rejoin } => {
                 // Subscribing and queueing the join are one step, so no answer can come before the subscription, and
                 // the client's own frames can only follow its join.
-                let joining = Joining { report, rejoin, patience: self.join_answer };
+                let waits = open && rejoin;
+                let joining = Joining { report: report || waits, rejoin, patience: self.join_answer };
                 let member = Member::joining(client, attachment, inbox.clone(), joining);
                 let id = member.id;
                 let activity = self.members.insert(room.key().clone(), member);
-                let open = open && !self.unread.holds(room.key(), client, attachment);
+                if waits {
+                    self.rejoining.push(Instant::now() + self.join_answer, client, attachment);
+                }
+                let open = open && !waits && !self.unread.holds(room.key(), client, attachment);
                 self.outbox.push_control(Outgoing::Text(wire::join(room.spelling(), id, &token.0)));
                 let (outbox, commands) = (self.outbox.clone(), self.commands.clone());
                 #[cfg(test)]
@@ -481,6 +488,18 @@ impl Session {
         let held = self.members.room_of(id).is_some_and(|room| self.unread.holds(room, client, attachment));
         if let Some(member) = self.members.get_mut(id).filter(|_| !held) {
             member.inbox.open(attachment);
+        }
+    }
+
+    /// Lets those speak whose Monolith does not answer joins.
+    fn open_unanswered(&mut self) {
+        while let Some((client, attachment)) = self.rejoining.pop_due() {
+            let id = client.member(attachment);
+            let leaves = self.members.room_of(id).is_some_and(|room| self.leaving.holds(room));
+            let waits = |member: &mut Member| member.answer != Answer::Heard && !member.crossed;
+            if !leaves && self.members.get_mut(id).is_some_and(waits) {
+                self.open(client, attachment);
+            }
         }
     }
 

@@ -67,7 +67,8 @@ fn attaching(n: u128, inbox: &Arc<Inbox>, rejoin: bool) -> Command {
 fn attach(session: &mut Session, n: u128, rejoin: bool) -> Arc<Inbox> {
     let inbox = Inbox::new(Config::default().limits.client_queue);
     session.command(attaching(n, &inbox, rejoin));
-    assert!(matches!(inbox.try_next(), Some(Item::Attached { open: true, .. })));
+    // Who was in the room before speaks once the join is answered.
+    assert!(matches!(inbox.try_next(), Some(Item::Attached { open, .. }) if open != rejoin));
     assert!(matches!(session.outbox.try_next(), Some(Outgoing::Text(text)) if text.contains("join")));
     inbox
 }
@@ -133,6 +134,10 @@ fn that_a_room_is_not_found_is_no_mistake_of_whoever_was_in_it() {
         if answered {
             say(&mut session, 1);
             assert!(matches!(inbox.try_next(), Some(Item::Frame(..))));
+            if rejoin {
+                assert!(matches!(inbox.try_next(), Some(Item::Open(Attachment(1)))));
+                assert!(matches!(session.events.pop_front(), Some(Event::Answered { .. })));
+            }
         }
         kick(&mut session, 1, 4002);
         // Who is not closed now is closed by the control thread.
@@ -143,6 +148,65 @@ fn that_a_room_is_not_found_is_no_mistake_of_whoever_was_in_it() {
         }
         let told = session.events.pop_front();
         assert!(matches!(told, Some(Event::Kicked { code: CloseCode::ROOM_NOT_FOUND, .. })), "{told:?}");
+    }
+}
+
+const UNLOADED: &str = r#"{"type":"unloaded","payload":{"name":"movie","reason":"Commanded"}}"#;
+
+#[test]
+fn what_is_said_behind_a_join_that_meets_an_unload_is_held_until_the_join_is_answered() {
+    let (mut session, _received) = session();
+    session.frame(LOADED);
+    let settled = attach(&mut session, 1, false);
+    say(&mut session, 1);
+    assert!(matches!(settled.try_next(), Some(Item::Frame(..))));
+    // The Monolith may have to load the room once more for this one.
+    let crossing = attach(&mut session, 2, false);
+    session.frame(UNLOADED);
+    assert!(matches!(settled.try_next(), Some(Item::Detached(Attachment(1)))));
+    assert!(matches!(crossing.try_next(), Some(Item::Hold(Attachment(1), None))));
+    assert!(crossing.try_next().is_none());
+    say(&mut session, 2);
+    assert!(matches!(crossing.try_next(), Some(Item::Frame(..))));
+    assert!(matches!(crossing.try_next(), Some(Item::Open(Attachment(1)))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whose_room_has_changed_its_monolith_speaks_when_the_join_is_answered_or_after_a_while() {
+    let patience = Config::default().timeouts.join_answer;
+    let moment = Duration::from_millis(1);
+    // One whose join has met an unload is not let on by time, nor one that holds for an unload to come.
+    for (unloaded, holds, answered) in
+        [(false, false, true), (false, false, false), (true, false, false), (false, true, false)]
+    {
+        let (mut session, _received) = session();
+        session.frame(LOADED);
+        let first = attach(&mut session, 1, false);
+        say(&mut session, 1);
+        let inbox = attach(&mut session, 2, true);
+        assert_eq!(session.rejoining.next_due(), Some(Instant::now() + patience));
+        if unloaded {
+            session.frame(UNLOADED);
+            assert!(matches!(inbox.try_next(), Some(Item::Hold(..))));
+        }
+        if holds {
+            session.command(hand_over());
+            assert!(matches!(inbox.try_next(), Some(Item::Hold(..))));
+        }
+        tokio::time::advance(patience - moment).await;
+        session.open_unanswered();
+        assert!(inbox.try_next().is_none());
+        if answered {
+            say(&mut session, 2);
+            assert!(matches!(inbox.try_next(), Some(Item::Frame(..))));
+            assert!(matches!(inbox.try_next(), Some(Item::Open(Attachment(1)))));
+        }
+        tokio::time::advance(moment).await;
+        session.open_unanswered();
+        let opened = matches!(inbox.try_next(), Some(Item::Open(Attachment(1))));
+        assert_eq!(opened, !unloaded && !holds && !answered, "{unloaded} {holds} {answered}");
+        assert_eq!(session.rejoining.next_due(), None);
+        drop(first);
     }
 }
 
