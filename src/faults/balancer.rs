@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::choosing::Chooser;
 use super::dice::Dice;
-use super::ledger::{Ledger, LinkNumber, Session};
+use super::ledger::{Ledger, LinkNumber, NEWS, Session};
 use super::monolith::{Monolith, World};
 use super::pipe::{End, Line, pipe, small};
 use super::relay::Relay;
@@ -191,9 +191,10 @@ impl Balancer {
         Some((theirs, line))
     }
 
-    /// Whether a link of it stands, for all that it knows.
+    /// Whether a Monolith has been there for it lately: one that it could ask, and that it was linked to before whatever it
+    /// does now.
     pub(super) fn is_linked(&self) -> bool {
-        self.ways.iter().any(|way| lock(&way.line).is_some())
+        self.ways.iter().any(|way| lock(&way.line).as_ref().is_some_and(|line| line.has_carried_for(NEWS)))
     }
 
     /// Frames that came for clients too late, and did not reach them.

@@ -66,7 +66,8 @@ pub(super) struct Guests {
 /// How a visit ended.
 #[derive(Debug)]
 enum Ended {
-    /// Its connection was taken from it; `let_in` says that a Monolith had answered.
+    /// Its connection was taken from it; `let_in` says that a Monolith had answered, and not in the moment in which it was
+    /// refused.
     Lost {
         how: Lost,
         let_in: bool,
@@ -201,7 +202,7 @@ impl Visit<'_> {
     }
 
     fn lost(&self, how: Lost) -> Ended {
-        Ended::Lost { how, let_in: self.heard.is_answered() }
+        Ended::Lost { how, let_in: self.heard.was_let_in() }
     }
 
     /// Says goodbye, and waits for the answer: with it, everything that was said before has been taken.

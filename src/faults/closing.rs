@@ -18,7 +18,7 @@ pub(super) fn is_explained(lost: Lost, let_in: bool, room: &str, balancer: &Bala
     match lost {
         Lost::Broken { cut } => cut,
         Lost::Closed(4002) => room == "missing" && !let_in,
-        // There was no Monolith, or none that loaded the room in time.
+        // There was no Monolith, or none that heard of the room or loaded it in time.
         Lost::Closed(1013) => !let_in && (!balancer.is_linked() || ledger.was_slow(room)),
         Lost::Closed(_) => false,
     }

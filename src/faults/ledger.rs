@@ -245,8 +245,10 @@ impl Ledger {
                     .collect();
                 let said: Vec<_> =
                     lost.iter().filter_map(|number| inputs.said.get(number)).map(|at| *at - began).collect();
+                let went: Vec<_> = inputs.surprises.iter().map(|it| (it.link, moment(it.at))).collect();
                 seen.violations.push(format!(
-                    "inputs {lost:?} of session {session}, said at {said:?}, are lost; it was on links {stays:?}"
+                    "inputs {lost:?} of session {session}, said at {said:?}, are lost; it was on links {stays:?}, and its room \
+                     went at {went:?}"
                 ));
             }
             let newest = inputs.heard.last_key_value().map_or(0, |(number, _)| *number);
@@ -268,17 +270,19 @@ impl Ledger {
 #[derive(Default)]
 pub(super) struct Heard {
     load: Option<(u64, u64)>,
+    since: Option<Instant>,
 }
 
 impl Heard {
     /// The answer to a join: the load of the room and the number of its last message.
     pub(super) fn answer(&mut self, load: u64, last: u64) {
         self.load = Some((load, last));
+        self.since.get_or_insert_with(Instant::now);
     }
 
-    /// Whether it was let in.
-    pub(super) fn is_answered(&self) -> bool {
-        self.load.is_some()
+    /// Whether it was let in, and its balancer could know.
+    pub(super) fn was_let_in(&self) -> bool {
+        self.since.is_some_and(|since| since.elapsed() > NEWS)
     }
 
     /// A message of a load; the error says what is wrong with it.

@@ -43,6 +43,7 @@ struct Both {
     cut: bool,
     swallows: bool,
     stalled: bool,
+    began: Instant,
 }
 
 /// One end of a connection.
@@ -56,7 +57,8 @@ pub(super) struct End {
 /// A connection whose bytes take `latency` each way.
 pub(super) fn pipe(latency: Duration) -> (End, End, Line) {
     let lanes = [Lane::default(), Lane::default()];
-    let line = Line(Arc::new(Mutex::new(Both { lanes, latency, cut: false, swallows: false, stalled: false })));
+    let both = Both { lanes, latency, cut: false, swallows: false, stalled: false, began: Instant::now() };
+    let line = Line(Arc::new(Mutex::new(both)));
     let end = |writes| End { line: line.clone(), writes, arrival: None };
     (end(0), end(1), line.clone())
 }
@@ -72,6 +74,12 @@ impl Line {
 
     pub(super) fn is_cut(&self) -> bool {
         self.lock().cut
+    }
+
+    /// Whether it has carried what was written to it for this long, whoever reads that.
+    pub(super) fn has_carried_for(&self, time: Duration) -> bool {
+        let both = self.lock();
+        !both.cut && !both.swallows && both.began.elapsed() > time
     }
 
     /// From now on nothing arrives any more, and nobody is told.

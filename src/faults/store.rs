@@ -21,6 +21,8 @@ use crate::model::{Epoch, MonolithId, RoomKey};
 
 /// What a question may be under way.
 const SLACK: Duration = Duration::from_millis(100);
+/// Whoever waits for a claim to end asks more often than this.
+const AGAIN: Duration = Duration::from_millis(600);
 
 /// The store, for all balancers of a run.
 #[derive(Clone)]
@@ -61,8 +63,8 @@ pub(super) struct Claimant {
 /// What a balancer has been told about a room.
 #[derive(Clone, Debug)]
 struct Said {
-    /// When it was told for the first time that another balancer was there first, since it last got the room.
-    taken: Option<Instant>,
+    /// When it was told that another balancer was there first: for the first time in a row, and for the last time.
+    taken: Option<(Instant, Instant)>,
     /// Where it may send the room; none if it has not been told.
     monolith: Option<MonolithId>,
 }
@@ -203,8 +205,10 @@ impl Claimant {
     fn says_taken(&self, room: &RoomKey, taken: &ClaimOutcome) {
         let ClaimOutcome::Taken { by, .. } = taken else { return };
         let mut rooms = self.rooms();
-        let since = rooms.get(room).and_then(|said| said.taken).unwrap_or_else(Instant::now);
-        rooms.insert(room.clone(), Said { taken: Some(since), monolith: Some(by.monolith.clone()) });
+        let (now, monolith) = (Instant::now(), Some(by.monolith.clone()));
+        let in_a_row = |said: &Said| said.taken.filter(|(_, last)| now - *last < AGAIN && said.monolith == monolith);
+        let since = rooms.get(room).and_then(in_a_row).map_or(now, |(since, _)| since);
+        rooms.insert(room.clone(), Said { taken: Some((since, now)), monolith });
     }
 
     /// The balancer sends somebody out alone for a room.
@@ -217,7 +221,7 @@ impl Claimant {
         let Some(held) = kept.claims.get(room).filter(|held| held.ends > Instant::now()) else { return };
         let Some(said) = self.rooms().get(room).cloned() else { return };
         let may = match said.taken {
-            Some(since) => held.by == self.token || since.elapsed() + SLACK >= self.config.timeouts.load,
+            Some((since, _)) => held.by == self.token || since.elapsed() + SLACK >= self.config.timeouts.load,
             None => said.monolith.as_ref() == Some(to) || held.load.monolith == *to,
         };
         if may {
