@@ -29,6 +29,7 @@ impl World {
             weights: usher::config::Weights::default(),
             pending_rooms: 5_000,
             hold: 10_000_000,
+            patience: 25_000_000,
             joins_per_second: 200,
             ejection: EjectionSettings { errors: 0.5, after: 5_000_000, flaps: 10, base: 30_000_000, most: 0.5 },
             rebalance: None,

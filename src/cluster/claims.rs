@@ -62,15 +62,17 @@ struct Claim {
 }
 
 /// How far a claim is. While one is awaited, nobody is out for the room.
+#[derive(Clone)]
 enum Stage {
-    /// An answer is awaited until the room's deadline.
-    Asked { number: u64, until: Micros },
+    /// An answer is awaited until the room's deadline. The room waits until `until` for another balancer's claim, which was
+    /// for `theirs` when it was asked about last.
+    Asked { number: u64, until: Micros, theirs: Option<MonolithId> },
     /// Another balancer has sent the room here, and its report is awaited. It is asked again at the room's deadline, and
     /// not after `until`.
     Followed { until: Micros },
     /// It is for a Monolith that is not linked, or that the room has just left. It is asked again at the room's
     /// deadline, and not after `until`.
-    Taken { until: Micros },
+    Taken { until: Micros, by: MonolithId },
     /// It is ours, and renewed.
     Held,
     /// The room goes without one.
@@ -96,15 +98,20 @@ impl Claims {
 impl Cluster {
     /// Claims the room for its Monolith, unless that is done. Returns whether whoever wants to go has to wait for it.
     pub(super) fn claims_first(&mut self, key: &RoomKey, turn: &mut Turn<'_>) -> bool {
-        if self.settings.claims.is_none() || !self.waits_for(key) {
+        if !self.waits_for(key) {
             return false;
         }
         let Some(monolith) = self.rooms.get(key).and_then(Room::monolith) else { return false };
+        // One that is awaited is waited for, also where there are no claims by now: it has a deadline.
         if let Some(claim) = self.claims.rooms.get(key).filter(|claim| claim.load.monolith == *monolith) {
             return claim.stage.is_awaited();
         }
+        if self.settings.claims.is_none() {
+            return false;
+        }
+        let monolith = monolith.clone();
         let until = self.now.saturating_add(self.settings.load_timeout);
-        self.ask_for_claim(key, monolith.clone(), None, until, turn);
+        self.ask_for_claim(key, monolith, None, (until, None), turn);
         true
     }
 
@@ -113,14 +120,14 @@ impl Cluster {
         key: &RoomKey,
         monolith: MonolithId,
         instead_of: Option<Arc<str>>,
-        until: Micros,
+        (until, theirs): (Micros, Option<MonolithId>),
         turn: &mut Turn<'_>,
     ) {
         let wait = self.settings.claims.map_or(0, |claiming| claiming.wait);
         self.claims.asked += 1;
         let number = self.claims.asked;
         self.counters.claims.asked += 1;
-        self.set_claim(key, monolith.clone(), Stage::Asked { number, until });
+        self.set_claim(key, monolith.clone(), Stage::Asked { number, until, theirs });
         self.wait_until(key, self.now.saturating_add(wait), turn);
         turn.emit(Effect::Claim(ClaimCommand::Ask { room: key.clone(), number, monolith, instead_of }));
     }
@@ -143,8 +150,8 @@ impl Cluster {
     pub(super) fn claim_answered(&mut self, key: &RoomKey, answer: ClaimAnswer, turn: &mut Turn<'_>) {
         let ClaimAnswer { number, monolith, outcome } = answer;
         let claim = self.claims.rooms.get(key);
-        let until = match claim.map(|claim| &claim.stage) {
-            Some(Stage::Asked { number: asked, until }) if *asked == number => *until,
+        let (until, theirs) = match claim.map(|claim| &claim.stage) {
+            Some(Stage::Asked { number: asked, until, theirs }) if *asked == number => (*until, theirs.clone()),
             Some(_) | None => {
                 if outcome == ClaimOutcome::Granted {
                     self.granted_late(key, monolith, turn);
@@ -161,46 +168,48 @@ impl Cluster {
                 }
                 self.advance(key, turn);
             }
-            ClaimOutcome::Unavailable => self.unanswered(key, until, turn),
+            ClaimOutcome::Unavailable => self.unanswered(key, (until, theirs), turn),
             ClaimOutcome::Taken { by, held, expires_in } => {
                 self.counters.claims.taken += 1;
+                let known = theirs.as_ref() == Some(&by.monolith);
+                // That Monolith has as long as any other to load the room.
+                let until = if known { until } else { self.now.saturating_add(self.settings.load_timeout) };
                 if self.claims.ended.of(key) == Some(&by) && until > self.now {
-                    self.ask_for_claim(key, monolith, Some(held), until, turn);
+                    self.ask_for_claim(key, monolith, Some(held), (until, Some(by.monolith)), turn);
                 } else {
-                    self.claim_taken(key, by.monolith, expires_in, until, turn);
+                    self.claim_taken(key, (by.monolith, expires_in), until, turn);
                 }
             }
         }
     }
 
     /// Another balancer has sent the room somewhere: it follows if it can, else it waits for that claim to end.
-    fn claim_taken(&mut self, key: &RoomKey, by: MonolithId, ends: Micros, until: Micros, turn: &mut Turn<'_>) {
+    fn claim_taken(&mut self, key: &RoomKey, (by, ends): (MonolithId, Micros), until: Micros, turn: &mut Turn<'_>) {
         let Some(room) = self.rooms.get(key) else { return };
         let State::Placing(placing) = &room.state else { return };
         let left = room.previous.as_ref().is_some_and(|previous| previous.monolith == by);
         if !self.monoliths.contains_key(&by) || placing.tried.contains(&by) || left {
             let monolith = placing.monolith.clone();
-            self.set_claim(key, monolith, Stage::Taken { until });
+            self.set_claim(key, monolith, Stage::Taken { until, by });
             let pause = ends.clamp(AGAIN.0, AGAIN.1);
             self.wait_until(key, until.min(self.now.saturating_add(pause)), turn);
             return;
         }
-        if placing.monolith != by {
-            self.tell(key, What::Claimed { monolith: by.clone(), instead_of: placing.monolith.clone() }, turn);
+        let follows = room.placed.as_ref().is_some_and(|placed| placed.followed && placed.monolith == by);
+        let instead_of = Some(placing.monolith.clone()).filter(|chosen| *chosen != by);
+        if let Some(instead_of) = instead_of {
+            self.tell(key, What::Claimed { monolith: by.clone(), instead_of }, turn);
         }
-        if self.follows(key, &by) {
-            self.go_on_following(key, by, until, turn);
-            return;
+        if !follows {
+            let (at, monolith) = (self.now, by.clone());
+            self.change_room(key, turn, |room| {
+                room.placed = Some(Placed { at, monolith: monolith.clone(), followed: true });
+                if let State::Placing(placing) = &mut room.state {
+                    placing.monolith = monolith;
+                }
+            });
         }
-        let (at, monolith) = (self.now, by.clone());
-        self.change_room(key, turn, |room| {
-            room.placed = Some(Placed { at, monolith: monolith.clone(), followed: true });
-            if let State::Placing(placing) = &mut room.state {
-                placing.monolith = monolith;
-            }
-        });
-        // Its Monolith has as long as any other to load the room.
-        self.go_on_following(key, by, self.now.saturating_add(self.settings.load_timeout), turn);
+        self.go_on_following(key, by, until, turn);
     }
 
     /// Nobody goes to the Monolith for which another balancer has claimed the room before that has reported it, or has had
@@ -215,24 +224,18 @@ impl Cluster {
         }
     }
 
-    /// Whether the room was sent to this Monolith because another balancer had claimed it for that one.
-    fn follows(&self, key: &RoomKey, monolith: &MonolithId) -> bool {
-        let placed = self.rooms.get(key).and_then(|room| room.placed.as_ref());
-        placed.is_some_and(|placed| placed.followed && placed.monolith == *monolith)
-    }
-
     /// A room's deadline has passed. Returns whether it was one of its claim.
     pub(super) fn claim_timed_out(&mut self, key: &RoomKey, turn: &mut Turn<'_>) -> bool {
         let Some(claim) = self.claims.rooms.get(key).filter(|claim| claim.stage.is_awaited()) else { return false };
         let monolith = claim.load.monolith.clone();
-        match claim.stage {
-            Stage::Asked { until, .. } => self.unanswered(key, until, turn),
+        match claim.stage.clone() {
+            Stage::Asked { until, theirs, .. } => self.unanswered(key, (until, theirs), turn),
             // Whoever has claimed it may have gone on to another one, even in the last moment.
             Stage::Followed { until } if self.settings.claims.is_some() && self.waits_for(key) => {
-                self.ask_for_claim(key, monolith, None, until, turn);
+                self.ask_for_claim(key, monolith.clone(), None, (until, Some(monolith)), turn);
             }
-            Stage::Taken { until } if until > self.now && self.settings.claims.is_some() && self.waits_for(key) => {
-                self.ask_for_claim(key, monolith, None, until, turn);
+            Stage::Taken { until, by } if until > self.now && self.settings.claims.is_some() && self.waits_for(key) => {
+                self.ask_for_claim(key, monolith, None, (until, Some(by)), turn);
             }
             Stage::Taken { .. } | Stage::Followed { .. } => self.waive(key, turn),
             Stage::Held | Stage::Waived => return false,
@@ -240,23 +243,23 @@ impl Cluster {
         true
     }
 
-    /// Nobody knows whether the room is claimed. One that was is taken for claimed as long as it may be.
-    fn unanswered(&mut self, key: &RoomKey, until: Micros, turn: &mut Turn<'_>) {
-        match self.claims.rooms.get(key).map(|claim| claim.load.monolith.clone()) {
-            Some(monolith) if until > self.now && self.waits_for(key) && self.follows(key, &monolith) => {
-                self.go_on_following(key, monolith, until, turn);
-            }
-            Some(_) | None => self.waive(key, turn),
+    /// Nobody knows whether the room is claimed. A claim that is followed is followed as long as it may be.
+    fn unanswered(&mut self, key: &RoomKey, (until, theirs): (Micros, Option<MonolithId>), turn: &mut Turn<'_>) {
+        let goes_on = until > self.now && self.settings.claims.is_some() && self.waits_for(key);
+        let asked = self.claims.rooms.get(key).map(|claim| &claim.load.monolith);
+        match theirs.filter(|theirs| goes_on && asked == Some(theirs)) {
+            Some(monolith) => self.go_on_following(key, monolith, until, turn),
+            None => self.waive(key, turn),
         }
     }
 
-    /// Nobody wants a room any more, and nothing is under way to it: other balancers need not wait for its report.
+    /// Nobody wants a room any more, and its Monolith has answered whoever did: other balancers need not wait for its report.
     pub(super) fn release_unless_awaited(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
         let idle = match self.rooms.get(key).map(|room| &room.state) {
-            Some(State::Placing(placing)) => placing.out.is_empty() && !self.waits_for(key),
+            Some(State::Placing(placing)) => !placing.unanswered && placing.out.is_empty() && !self.waits_for(key),
             Some(State::Active(_) | State::Parked { .. } | State::Unloading(_) | State::Settling(_)) | None => false,
         };
-        if idle && !self.claims.is_awaited(key) {
+        if idle && self.claims.rooms.get(key).is_some_and(|claim| matches!(claim.stage, Stage::Held)) {
             self.drop_claim(key, turn);
         }
     }

@@ -316,6 +316,7 @@ impl Cluster {
                     attempt: 1,
                     tried: Vec::new(),
                     crossed_unload: true,
+                    unanswered: false,
                     deadline: now.saturating_add(load),
                 })
             };

@@ -123,9 +123,22 @@ impl Cluster {
             if waits && ends.is_none() {
                 return Some(format!("{waiter:?} waits for ever"));
             }
+            if ends.is_some() && self.is_settled(waiter) {
+                return Some(format!("{waiter:?} has what it waits for, or a window, and an end of its wait"));
+            }
+            // Whoever is out hears the end of its attempt.
             expected.extend(ends.filter(|at| waits || *at > self.now).map(|at| (at, waiter)));
         }
         (expected != *self.patience.ends()).then(|| "waits and their ends differ".to_string())
+    }
+
+    fn is_settled(&self, waiter: Waiter) -> bool {
+        match waiter {
+            Waiter::Client(client) => {
+                self.may_go_on_waiting(waiter) || self.clients.get(&client).is_some_and(|entry| entry.opened)
+            }
+            Waiter::Request(_) => !self.still_waits(waiter),
+        }
     }
 
     fn check_counts(&self) -> Option<String> {

@@ -28,7 +28,7 @@ pub(super) struct Client {
     pub(super) handover: Option<HandOver>,
     /// Whether it was in the room on another Monolith when it was joined here.
     rejoined: bool,
-    /// When it has waited for long enough; none once it was let in.
+    /// When it has waited for long enough; none once it was let in, or has a window.
     pub(super) wait_ends: Option<Micros>,
     /// Where it stands in its room's list of members.
     index: usize,
@@ -353,6 +353,7 @@ impl Cluster {
         let was_out = self.is_out(&key, waiter);
         if was_out {
             self.take_out(&key, waiter, turn);
+            self.left_unanswered(&key);
         } else if self.still_waits(waiter) {
             self.waiting -= 1;
         }
@@ -444,6 +445,13 @@ impl Cluster {
                 placing.out.retain(|other| *other != waiter);
             }
         });
+    }
+
+    /// Somebody who was out for a room has gone without an answer.
+    pub(super) fn left_unanswered(&mut self, key: &RoomKey) {
+        if let Some(State::Placing(placing)) = self.rooms.get_mut(key).map(|room| &mut room.state) {
+            placing.unanswered = true;
+        }
     }
 
     pub(super) fn region_of(&self, waiter: Waiter) -> Option<Region> {

@@ -37,8 +37,12 @@ impl Patience {
 }
 
 impl Cluster {
-    /// Somebody waits. Its wait ends when it was to end, if it has begun before.
+    /// Somebody waits. Its wait ends when it was to end, if it has begun before;
+    /// one that has a window needs no other end.
     pub(super) fn begin_wait(&mut self, waiter: Waiter) {
+        if self.may_go_on_waiting(waiter) {
+            return;
+        }
         let ends = self.now.saturating_add(self.settings.patience);
         if let Some(slot @ None) = self.wait_of(waiter) {
             *slot = Some(ends);

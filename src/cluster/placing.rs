@@ -132,6 +132,9 @@ impl Cluster {
             State::Parked { .. } | State::Active(_) | State::Unloading(_) | State::Settling(_) => Vec::new(),
         });
         let Some(out) = out else { return };
+        if let Some(State::Placing(placing)) = self.rooms.get_mut(key).map(|room| &mut room.state) {
+            placing.unanswered |= !out.is_empty();
+        }
         // A request that is out cannot be taken back: its own outcome ends it.
         let back: Vec<Waiter> = out.iter().copied().filter(|waiter| self.withdraw(*waiter, turn)).collect();
         let Some(State::Placing(placing)) = self.rooms.get_mut(key).map(|room| &mut room.state) else { return };
@@ -190,6 +193,7 @@ impl Cluster {
                 self.change_room(key, turn, |room| {
                     if let State::Placing(placing) = &mut room.state {
                         placing.monolith = monolith;
+                        placing.unanswered = false;
                         placing.deadline = deadline;
                     }
                 });
@@ -222,6 +226,7 @@ impl Cluster {
                         attempt: 1,
                         tried: Vec::new(),
                         crossed_unload: false,
+                        unanswered: false,
                         deadline,
                     });
                 });
@@ -366,7 +371,7 @@ impl Cluster {
         linked.cloned().ok_or(Refusal::UNAVAILABLE)
     }
 
-    fn first_waiting(&self, key: &RoomKey) -> Option<Waiter> {
+    pub(super) fn first_waiting(&self, key: &RoomKey) -> Option<Waiter> {
         match self.rooms.get(key).map(|room| &room.state) {
             Some(
                 State::Parked { waiting, .. }

@@ -4,7 +4,7 @@ use super::placing::Refusal;
 use super::room::{Active, Binding, State, Waiter};
 use super::{Cluster, Turn};
 use crate::model::event::{Effect, Micros, RequestOutcome};
-use crate::model::policy::Cause;
+use crate::model::policy::{Cause, MonolithRow};
 use crate::model::story::What;
 use crate::model::{MonolithId, Region, RequestId, RoomKey, RoomName};
 
@@ -143,7 +143,10 @@ impl Cluster {
                 self.advance(&key, turn);
                 self.release_unless_awaited(&key, turn);
             }
-            RequestOutcome::Failed => self.advance(&key, turn),
+            RequestOutcome::Failed => {
+                self.left_unanswered(&key);
+                self.advance(&key, turn);
+            }
         }
     }
 
@@ -169,11 +172,20 @@ impl Cluster {
         }
     }
 
-    /// The Monolith of a placement cannot be reached over HTTP: whoever waits tries another. Without anyone else waiting
-    /// the choice lingers, marked as failed: the request that comes back goes elsewhere.
+    /// The Monolith of a placement cannot be reached over HTTP: whoever waits tries another. Where there is none a client
+    /// goes there all the same, since its join takes the link, which stands. Without anyone else waiting the choice
+    /// lingers, marked as failed: the request that comes back goes elsewhere.
     fn not_sent(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
         let Some(State::Placing(placing)) = self.rooms.get(key).map(|room| &room.state) else { return };
-        if placing.out.is_empty() {
+        if !placing.out.is_empty() {
+            return;
+        }
+        let may_take =
+            |row: &MonolithRow| row.serves() && row.id != placing.monolith && !placing.tried.contains(&row.id);
+        let only_one = !self.view.rows().iter().any(may_take);
+        if only_one && let Some(Waiter::Client(_)) = self.first_waiting(key) {
+            self.advance(key, turn);
+        } else {
             self.fail_choice(key, "refused", turn);
             self.advance(key, turn);
             self.release_unless_awaited(key, turn);

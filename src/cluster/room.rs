@@ -99,6 +99,8 @@ pub(super) struct Placing {
     pub(super) tried: Vec<MonolithId>,
     /// Whether those who are out joined a room that was unloaded under them: that is no failure of the Monolith.
     pub(super) crossed_unload: bool,
+    /// Whether somebody who was out has gone without an answer: the Monolith may be loading the room all the same.
+    pub(super) unanswered: bool,
     pub(super) deadline: Micros,
 }
 

@@ -208,6 +208,7 @@ impl Cluster {
                 attempt: 1,
                 tried: Vec::new(),
                 crossed_unload: false,
+                unanswered: false,
                 deadline,
             });
         });

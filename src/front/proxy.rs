@@ -141,6 +141,9 @@ impl Proxy {
         // Each question has its end. This is that of all of them.
         let end = tokio::time::Instant::now() + config.timeouts.patience(&config.limits).saturating_add(MOMENT);
         for _ in 0..config.limits.place_attempts {
+            if tokio::time::Instant::now() >= end {
+                break;
+            }
             let place = self.place(room.cloned(), cause, region.clone());
             let placed = tokio::time::timeout_at(end, place).await;
             let Placement { target, sent } = placed.unwrap_or_else(|_| Err(Refusal::unavailable()))?;

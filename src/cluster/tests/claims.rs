@@ -212,6 +212,29 @@ fn a_room_that_nobody_waits_for_any_more_keeps_no_claim() {
 }
 
 #[test]
+fn a_claim_is_kept_while_its_monolith_may_be_loading_for_somebody_who_has_gone() {
+    let mut w = claiming(2);
+    w.join(1, "foo").gives("claim 1 foo m1");
+    w.claim(1, 1, ClaimOutcome::Granted).gives("join m1 c1#1 foo alone");
+    w.leave(1).gives("leave m1 c1#1");
+    w.request(1, Some("foo"), Cause::Http).gives("send r1 m1 awaited");
+    w.status(1, 500).gives("");
+    w.pass(5 * SECOND).gives("release foo m1 -");
+}
+
+#[test]
+fn claims_that_are_switched_off_while_one_is_followed_leave_nobody_without_an_end() {
+    let mut w = claiming(2);
+    w.join(1, "foo").gives("claim 1 foo m1");
+    w.claim(1, 1, taken(2, 9 * SECOND)).gives("");
+    w.pass(SECOND / 4).gives("claim 2 foo m2");
+    w.cluster.configure(settings());
+    w.join(2, "foo").gives("");
+    w.claim(2, 2, ClaimOutcome::Unavailable).gives("join m2 c1#1 foo alone");
+    w.pass(5 * SECOND).gives("leave m2 c1#1; join m1 c1#2 foo alone");
+}
+
+#[test]
 fn a_followed_claim_that_is_given_back_is_taken_over() {
     let mut w = super::duplicates::among_others(2, 1);
     w.cluster.configure(Settings { claims: Some(Claiming { wait: WAIT, lease: 15 * SECOND }), ..settings() });
@@ -408,4 +431,17 @@ fn a_request_that_waits_for_a_claim_outlives_the_denied_join_before_it() {
     w.get(1, "foo").gives("");
     w.kicked(1, 1, 1, 4002).gives("claim 1 foo m1");
     w.claim(1, 1, ClaimOutcome::Granted).gives("send r1 m1 awaited");
+}
+
+#[test]
+fn a_claim_for_a_monolith_that_comes_meanwhile_is_followed_there() {
+    let mut w = claiming(1);
+    w.join(1, "foo").gives("claim 1 foo m1");
+    w.claim(1, 1, taken(2, 9 * SECOND)).gives("");
+    w.up(2).gives("accept 2");
+    w.gossip(2, &[]).gives("");
+    w.pass(SECOND / 4).gives("claim 2 foo m1");
+    w.claim(2, 1, taken(2, 9 * SECOND)).gives("");
+    assert_eq!((w.row(1), w.row(2)), ((0, 0, 0), (0, 0, 1)));
+    w.loaded(2, "foo", 5).gives("bind foo m2; join m2 c1#1 foo");
 }

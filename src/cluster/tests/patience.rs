@@ -110,3 +110,17 @@ fn members_between_two_monoliths_have_their_window_and_newcomers_their_patience(
     let back = [w.up(2), w.gossip(2, &[]), w.second(), w.second()];
     assert!(back.iter().any(|got| got.0.iter().any(|effect| effect.starts_with("join m2 c1#2 foo"))));
 }
+
+#[test]
+fn a_member_whose_join_is_taken_back_in_its_window_keeps_that_and_gets_no_other_end() {
+    let mut w = world(2);
+    let seamless = Some(crate::cluster::Seamless { window: 60 * SECOND, quiet: SECOND });
+    w.cluster.configure(Settings { seamless, patience: 8 * SECOND, ..settings() });
+    w.settled("foo", 3);
+    // The other one does not answer it, and nobody else is there.
+    let went = w.down(1);
+    assert!(went.has("join m2 c1#2 foo alone again"), "{:?}", went.0);
+    let told: Vec<String> = (0..50).flat_map(|_| w.second().0).collect();
+    assert!(told.contains(&"leave m2 c1#2".into()), "{told:?}");
+    assert!(!told.iter().any(|effect| effect.starts_with("close c1")), "{told:?}");
+}

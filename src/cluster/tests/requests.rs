@@ -47,6 +47,15 @@ fn other_outcomes_say_nothing_about_the_room() {
 }
 
 #[test]
+fn a_request_that_cannot_be_sent_to_the_only_monolith_costs_no_client_its_room() {
+    let mut w = world(1);
+    w.request(1, Some("foo"), Cause::Http).gives("send r1 m1 awaited");
+    w.join(1, "foo").gives("");
+    w.done(1, RequestOutcome::NotSent).gives("join m1 c1#1 foo alone");
+    w.loaded(1, "foo", 5).gives("bind foo m1; open m1 c1#1");
+}
+
+#[test]
 fn what_was_not_sent_goes_to_another_monolith_until_the_attempts_are_spent() {
     let mut w = world(5);
     w.get(1, "foo").gives("send r1 m1 awaited");
