@@ -86,7 +86,7 @@ impl Inputs {
     }
 
     /// What was never heard although nothing excuses it: neither the end of a link that the session was on, shortly after
-    /// it was said, nor the end of its room about then. Who was closed or cut off may have been saying something that
+    /// it was said, nor the end of its room about then, or about when it went on after it had been held. Who was closed or cut off may have been saying something that
     /// nobody took; who has left in order, and was answered, was heard to the end, unless it was being held when it left.
     fn lost(&self, links: &BTreeMap<LinkNumber, Link>, stalls: &BTreeMap<LinkNumber, Vec<Instant>>) -> Vec<u64> {
         let newest = if self.left.is_some() {
@@ -108,7 +108,9 @@ impl Inputs {
             let with_room = self.surprises.iter().any(|Surprise { at, link }| {
                 let near = |other: &Instant, within| *other <= *at + within && *at <= *other + within;
                 let kept = stalls.get(link).is_some_and(|stalls| stalls.iter().any(|it| near(it, NEWS_IN_A_STALL)));
-                near(said, if kept { NEWS_IN_A_STALL } else { NEWS })
+                let within = if kept { NEWS_IN_A_STALL } else { NEWS };
+                let went_on = self.inbox.as_ref().and_then(|inbox| inbox.went_on(*said));
+                near(said, within) || went_on.is_some_and(|at| near(&at, within))
             });
             let when_it_left = held.is_some_and(|since| *said + ON_THE_WAY >= since);
             with_link || with_room || when_it_left
@@ -383,22 +385,44 @@ mod tests {
         assert_eq!((surprised(500, 1), surprised(4500, 1)), (0, 1), "its room went when its link was stalled");
     }
 
+    /// The session is joined, and what it says goes on or is held.
+    fn attached(it: &Ledger, open: bool) -> Arc<Inbox> {
+        let inbox = it.lock().inputs[&7].inbox.clone().unwrap();
+        let (attachment, member) = (Attachment(1), ClientId::from_u128(7 << 64).member(Attachment(1)));
+        let line = InboxLine {
+            member,
+            outbox: Arc::new(Outbox::new("m1".into(), 1 << 10)),
+            commands: tokio::sync::mpsc::unbounded_channel().0,
+            activity: Arc::new(Activity::default()),
+        };
+        inbox.attached(attachment, line, open);
+        inbox
+    }
+
+    #[test]
+    fn what_was_held_was_under_way_when_it_went_on() {
+        let surprised = |after: u64| {
+            violations(async move |it: &Ledger| {
+                let inbox = attached(it, false);
+                inputs(it, &[(1, None)]).await;
+                tokio::time::advance(Duration::from_secs(2)).await;
+                inbox.open(Attachment(1));
+                tokio::time::advance(Duration::from_millis(after)).await;
+                it.surprise(7, 1);
+                inputs(it, &[(2, Some(2))]).await;
+            })
+        };
+        assert_eq!((surprised(100), surprised(1000)), (0, 1));
+    }
+
     /// A session is let in, says two inputs of which the second is not heard, is held from then on or not, and leaves.
     fn last_words(answered: bool, held_after: Option<Duration>) -> usize {
         violations(async move |it: &Ledger| {
-            let inbox = it.lock().inputs[&7].inbox.clone().unwrap();
-            let (attachment, member) = (Attachment(1), ClientId::from_u128(7 << 64).member(Attachment(1)));
-            let line = InboxLine {
-                member,
-                outbox: Arc::new(Outbox::new("m1".into(), 1 << 10)),
-                commands: tokio::sync::mpsc::unbounded_channel().0,
-                activity: Arc::new(Activity::default()),
-            };
-            inbox.attached(attachment, line, true);
+            let inbox = attached(it, true);
             inputs(it, &[(1, Some(1)), (2, None)]).await;
             if let Some(after) = held_after {
                 tokio::time::advance(after).await;
-                inbox.detached(attachment);
+                inbox.detached(Attachment(1));
             }
             if answered {
                 it.left(7, Instant::now());

@@ -52,6 +52,13 @@ impl History {
         }
     }
 
+    /// When what it said at this moment went on, if it did: at once, or when what was held back went.
+    pub(super) fn went_on(&self, said: Instant) -> Option<Instant> {
+        let spoke = self.speaks.iter().rev().find(|(since, _)| *since <= said).is_some_and(|(_, speaks)| *speaks);
+        let next = self.speaks.iter().find(|(at, speaks)| *speaks && *at > said).map(|(at, _)| *at);
+        if spoke { Some(said) } else { next }
+    }
+
     /// The beginning of the first time at which it was held back and that is not over before `from`, nor begins after `to`.
     pub(super) fn held_within(&self, from: Instant, to: Instant) -> Option<Instant> {
         let ends = self.speaks.iter().skip(1).map(|(at, _)| Some(*at)).chain([None]);

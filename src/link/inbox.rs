@@ -147,6 +147,12 @@ impl Inbox {
         self.lock().history.held_within(from, to)
     }
 
+    /// When what its client said at this moment went on, if it did.
+    #[cfg(test)]
+    pub(crate) fn went_on(&self, said: Instant) -> Option<Instant> {
+        self.lock().history.went_on(said)
+    }
+
     /// Lets the client's own frames through.
     pub fn open(&self, attachment: Attachment) {
         self.control(Item::Open(attachment));
