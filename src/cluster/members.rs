@@ -22,7 +22,7 @@ pub(super) struct Client {
     pub(super) arrival: u64,
     attachments: u64,
     pub(super) place: Place,
-    /// Whether what it says goes on to the Monolith.
+    /// Whether what it says goes on to the Monolith, or will once its link has seen the answer to its join.
     pub(super) opened: bool,
     /// Set while its room is between two Monoliths: until the next one has let it in.
     pub(super) handover: Option<HandOver>,

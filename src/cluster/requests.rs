@@ -172,9 +172,9 @@ impl Cluster {
         }
     }
 
-    /// The Monolith of a placement cannot be reached over HTTP: whoever waits tries another. Where there is none a client
-    /// goes there all the same, since its join takes the link, which stands. Without anyone else waiting the choice
-    /// lingers, marked as failed: the request that comes back goes elsewhere.
+    /// The Monolith of a placement cannot be reached over HTTP: whoever waits tries another. Where there is none, the first
+    /// client that waits goes there all the same, since its join takes the link, which stands. Without anyone else
+    /// waiting the choice lingers, marked as failed if there is another: the request that comes back goes there.
     fn not_sent(&mut self, key: &RoomKey, turn: &mut Turn<'_>) {
         let Some(State::Placing(placing)) = self.rooms.get(key).map(|room| &room.state) else { return };
         if !placing.out.is_empty() {
@@ -183,13 +183,19 @@ impl Cluster {
         let may_take =
             |row: &MonolithRow| row.serves() && row.id != placing.monolith && !placing.tried.contains(&row.id);
         let only_one = !self.view.rows().iter().any(may_take);
-        if only_one && let Some(Waiter::Client(_)) = self.first_waiting(key) {
-            self.advance(key, turn);
-        } else {
+        let is_client = |waiter: &Waiter| matches!(waiter, Waiter::Client(_)) && self.still_waits(*waiter);
+        let client = placing.waiting.iter().position(is_client);
+        let nobody = !self.waits_for(key);
+        if let Some(State::Placing(placing)) = self.rooms.get_mut(key).map(|room| &mut room.state)
+            && only_one
+            && let Some(client) = client.and_then(|at| placing.waiting.remove(at))
+        {
+            placing.waiting.push_front(client);
+        } else if !(only_one && nobody) {
             self.fail_choice(key, "refused", turn);
-            self.advance(key, turn);
-            self.release_unless_awaited(key, turn);
         }
+        self.advance(key, turn);
+        self.release_unless_awaited(key, turn);
     }
 
     pub(super) fn cause_of(&self, waiter: Waiter) -> Cause {

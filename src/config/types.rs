@@ -228,7 +228,8 @@ pub struct Timeouts {
     pub auth: Duration,
     /// For a Monolith to confirm a room.
     pub load: Duration,
-    /// For the first unicast after a `join`; then broadcasts flow all the same.
+    /// For the first unicast after a `join`; then broadcasts flow all the same, and so does what a member says whose room
+    /// changed its Monolith.
     pub join_answer: Duration,
     /// For an HTTP connection to a Monolith.
     pub http_connect: Duration,

@@ -187,7 +187,7 @@ impl Visit<'_> {
                     if socket.send(Message::text(input.to_string())).await.is_err() {
                         return self.lost(Lost::Broken { cut: line.is_cut() });
                     }
-                    let pause = if stage == Stage::Calm { dice.millis(1000..3000) } else { dice.millis(40..900) };
+                    let pause = if stage == Stage::Calm { dice.millis(1000..3000) } else { dice.millis(60..1300) };
                     speaks = Instant::now() + pause;
                 }
                 () = sleep_until(until), if stage == Stage::Storm => {

@@ -47,6 +47,8 @@ struct Surprise {
     at: Instant,
     /// The link of whose member it was.
     link: LinkNumber,
+    /// Whether it was a join that found it gone: nothing that is held goes before that is answered.
+    met_by_join: bool,
 }
 
 /// How long before the end of a link something may have been written to it that its other end never reads: as long as it
@@ -105,12 +107,13 @@ impl Inputs {
                 let sent = *said.max(since) + ANSWER;
                 *said <= link.ended.unwrap_or(unread) + ON_THE_WAY && unread <= sent + UNREAD
             });
-            let with_room = self.surprises.iter().any(|Surprise { at, link }| {
+            let went_on = self.inbox.as_ref().and_then(|inbox| inbox.went_on(*said));
+            let with_room = self.surprises.iter().any(|Surprise { at, link, met_by_join }| {
                 let near = |other: &Instant, within| *other <= *at + within && *at <= *other + within;
                 let kept = stalls.get(link).is_some_and(|stalls| stalls.iter().any(|it| near(it, NEWS_IN_A_STALL)));
                 let within = if kept { NEWS_IN_A_STALL } else { NEWS };
-                let went_on = self.inbox.as_ref().and_then(|inbox| inbox.went_on(*said));
-                near(said, within) || went_on.is_some_and(|at| near(&at, within))
+                let was_held = went_on != Some(*said);
+                near(said, within) || was_held && !met_by_join && went_on.is_some_and(|at| near(&at, within))
             });
             let when_it_left = held.is_some_and(|since| *said + ON_THE_WAY >= since);
             with_link || with_room || when_it_left
@@ -187,8 +190,8 @@ impl Ledger {
     }
 
     /// The room of a session on a link has gone, and its balancer has not asked for that; what was under way is lost.
-    pub(super) fn surprise(&self, session: Session, link: LinkNumber) {
-        let surprise = Surprise { at: Instant::now(), link };
+    pub(super) fn surprise(&self, session: Session, link: LinkNumber, met_by_join: bool) {
+        let surprise = Surprise { at: Instant::now(), link, met_by_join };
         self.lock().inputs.entry(session).or_default().surprises.push(surprise);
     }
 
@@ -375,7 +378,7 @@ mod tests {
         let surprised = |after: u64, stalls: LinkNumber| {
             violations(async move |it: &Ledger| {
                 inputs(it, &[(1, Some(1))]).await;
-                it.surprise(7, 1);
+                it.surprise(7, 1, false);
                 it.link_stalled(stalls);
                 tokio::time::advance(Duration::from_millis(after)).await;
                 inputs(it, &[(2, None), (3, Some(2))]).await;
@@ -408,7 +411,7 @@ mod tests {
                 tokio::time::advance(Duration::from_secs(2)).await;
                 inbox.open(Attachment(1));
                 tokio::time::advance(Duration::from_millis(after)).await;
-                it.surprise(7, 1);
+                it.surprise(7, 1, false);
                 inputs(it, &[(2, Some(2))]).await;
             })
         };

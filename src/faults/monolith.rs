@@ -365,7 +365,7 @@ impl Monolith {
             }
             if state.unloaded_lately(&room).is_some() {
                 // Its balancer may take the room for loaded, and what it says goes to a room that is only being loaded.
-                state.ledger.surprise(session, link);
+                state.ledger.surprise(session, link, true);
             }
             if let Some(waiting) = state.loading.get_mut(&room) {
                 waiting.push((link, member, session));
@@ -561,7 +561,7 @@ impl State {
         for id in room.members {
             let Some(member) = self.members.remove(&id) else { continue };
             if by != Some(member.link) {
-                self.ledger.surprise(member.session, member.link);
+                self.ledger.surprise(member.session, member.link, false);
             }
             let turn = seen.entry(member.link).or_default();
             if turn.is_multiple_of(every) {

@@ -81,7 +81,7 @@ pub enum Command {
         token: Token,
         /// What it hears goes here.
         inbox: Arc<Inbox>,
-        /// Whether its own frames may follow at once.
+        /// Whether its own frames may follow: at once, or with the answer to the join where that may meet an `unload`.
         open: bool,
         /// Whether the first frame for it is to be reported.
         report: bool,

@@ -372,12 +372,9 @@ impl Session {
     }
 
     fn room_message(&mut self, message: &RoomMessage<'_>) {
-        let (link, events, counters) = (self.link, &mut self.events, &self.context.counters);
-        let mut first = |member: &Member| {
-            // It is in, so its own frames may go: the control thread, which lets everybody else in, comes later.
-            member.inbox.open(member.attachment);
-            events.push_back(Event::Answered { link, client: member.client, attachment: member.attachment });
-        };
+        let counters = &self.context.counters;
+        let mut answered = Vec::new();
+        let mut first = |member: &Member| answered.push((member.client, member.attachment));
         // One copy per message, shared by every delivery: a slice of the frame would keep the whole read buffer alive.
         let payload = || Utf8Bytes::from(message.payload);
         let (delivered, kind) = match message.to {
@@ -419,6 +416,20 @@ impl Session {
             counters.overflows.fetch_add(overflowed, Relaxed);
         }
         self.context.tap.emit(kind, &self.init.id, Direction::Rx);
+        for (client, attachment) in answered {
+            self.answered(client, attachment);
+        }
+    }
+
+    /// A member has heard its first frame: it is in, so its own frames may go. The control thread, which lets everybody else
+    /// in, comes later.
+    fn answered(&mut self, client: ClientId, attachment: Attachment) {
+        self.events.push_back(Event::Answered { link: self.link, client, attachment });
+        let room = self.members.room_of(client.member(attachment));
+        // While the room's members are being held back its `unload` is still to come, and decides.
+        if room.is_some_and(|room| !self.leaving.holds(room)) {
+            self.speaks(client, attachment);
+        }
     }
 
     fn kick(&mut self, id: Option<MemberId>, code: CloseCode) {
@@ -449,7 +460,8 @@ impl Session {
             Command::Attach { client, attachment, room, token, inbox, open, report, rejoin } => {
                 // Subscribing and queueing the join are one step, so no answer can come before the subscription, and
                 // the client's own frames can only follow its join.
-                let waits = open && rejoin;
+                // It meets an `unload` if the room has gone, and the control thread has not heard that yet.
+                let waits = open && (rejoin || !self.loaded.contains_key(room.key()));
                 let joining = Joining { report: report || waits, rejoin, patience: self.join_answer };
                 let member = Member::joining(client, attachment, inbox.clone(), joining);
                 let id = member.id;
@@ -482,8 +494,25 @@ impl Session {
         }
     }
 
-    /// Lets a member's own frames go, once nothing is before them that would make them be lost.
+    /// Lets a member's own frames go: at once, or with the answer to its join if that may meet an `unload`.
     fn open(&mut self, client: ClientId, attachment: Attachment) {
+        let id = client.member(attachment);
+        let loaded = self.members.room_of(id).is_some_and(|room| self.loaded.contains_key(room));
+        let Some(member) = self.members.get_mut(id) else { return };
+        if member.crossed && !loaded {
+            // That was said of the load that has gone.
+            return;
+        }
+        if member.is_rejoining() && !member.answer.is_over() {
+            member.report = true;
+            self.rejoining.push(Instant::now() + self.join_answer, client, attachment);
+            return;
+        }
+        self.speaks(client, attachment);
+    }
+
+    /// Lets a member's own frames go, once nothing is before them that would make them be lost.
+    fn speaks(&mut self, client: ClientId, attachment: Attachment) {
         let id = client.member(attachment);
         let held = self.members.room_of(id).is_some_and(|room| self.unread.holds(room, client, attachment));
         if let Some(member) = self.members.get_mut(id).filter(|_| !held) {

@@ -56,6 +56,21 @@ fn a_request_that_cannot_be_sent_to_the_only_monolith_costs_no_client_its_room()
 }
 
 #[test]
+fn where_there_is_one_monolith_clients_go_first_when_requests_cannot_be_sent_and_nothing_is_held_against_it() {
+    let mut w = world(1);
+    w.request(1, Some("foo"), Cause::Http).gives("send r1 m1 awaited");
+    w.request(2, Some("foo"), Cause::Http).gives("");
+    w.join(1, "foo").gives("");
+    w.done(1, RequestOutcome::NotSent).gives("join m1 c1#1 foo alone");
+    w.loaded(1, "foo", 5).gives("bind foo m1; open m1 c1#1; send r2 m1");
+    // With nobody else there a client that comes finds no choice that has failed.
+    let mut w = world(1);
+    w.request(1, Some("foo"), Cause::Http).ignore();
+    w.done(1, RequestOutcome::NotSent).gives("");
+    w.join(1, "foo").gives("join m1 c1#1 foo alone");
+}
+
+#[test]
 fn what_was_not_sent_goes_to_another_monolith_until_the_attempts_are_spent() {
     let mut w = world(5);
     w.get(1, "foo").gives("send r1 m1 awaited");
