@@ -1,5 +1,6 @@
 //! One linked Monolith: the read loop with its fan-out, the write loop, heartbeats and commands.
 
+mod opening;
 mod unloading;
 
 use std::collections::{HashMap, VecDeque};
@@ -33,7 +34,7 @@ use super::{Command, LinkContext, LinkSettings, Report};
 use crate::model::event::Event;
 use crate::model::policy::MonolithState;
 use crate::model::wire::{self, Frame, FromMonolith, Gossip, Init, Recipient, RoomMessage, RoomReport};
-use crate::model::{Attachment, ClientId, CloseCode, Hashing, LinkId, MemberId, RoomKey};
+use crate::model::{CloseCode, Hashing, LinkId, MemberId, RoomKey};
 
 /// How a session ended.
 #[derive(Debug)]
@@ -421,17 +422,6 @@ impl Session {
         }
     }
 
-    /// A member has heard its first frame: it is in, so its own frames may go. The control thread, which lets everybody else
-    /// in, comes later.
-    fn answered(&mut self, client: ClientId, attachment: Attachment) {
-        self.events.push_back(Event::Answered { link: self.link, client, attachment });
-        let room = self.members.room_of(client.member(attachment));
-        // While the room's members are being held back its `unload` is still to come, and decides.
-        if room.is_some_and(|room| !self.leaving.holds(room)) {
-            self.speaks(client, attachment);
-        }
-    }
-
     fn kick(&mut self, id: Option<MemberId>, code: CloseCode) {
         let Some(member) = id.and_then(|id| self.members.kick(id)) else {
             if let Some(id) = id {
@@ -491,44 +481,6 @@ impl Session {
             Command::Unload { room, epoch, why } => self.let_go(Leaving { room, epoch }, why),
             Command::Held { room, number } => self.all_hold(&room, number),
             Command::Accept | Command::Refuse | Command::Stop => {}
-        }
-    }
-
-    /// Lets a member's own frames go: at once, or with the answer to its join if that may meet an `unload`.
-    fn open(&mut self, client: ClientId, attachment: Attachment) {
-        let id = client.member(attachment);
-        let loaded = self.members.room_of(id).is_some_and(|room| self.loaded.contains_key(room));
-        let Some(member) = self.members.get_mut(id) else { return };
-        if member.crossed && !loaded {
-            // That was said of the load that has gone.
-            return;
-        }
-        if member.is_rejoining() && !member.answer.is_over() {
-            member.report = true;
-            self.rejoining.push(Instant::now() + self.join_answer, client, attachment);
-            return;
-        }
-        self.speaks(client, attachment);
-    }
-
-    /// Lets a member's own frames go, once nothing is before them that would make them be lost.
-    fn speaks(&mut self, client: ClientId, attachment: Attachment) {
-        let id = client.member(attachment);
-        let held = self.members.room_of(id).is_some_and(|room| self.unread.holds(room, client, attachment));
-        if let Some(member) = self.members.get_mut(id).filter(|_| !held) {
-            member.inbox.open(attachment);
-        }
-    }
-
-    /// Lets those speak whose Monolith does not answer joins.
-    fn open_unanswered(&mut self) {
-        while let Some((client, attachment)) = self.rejoining.pop_due() {
-            let id = client.member(attachment);
-            let leaves = self.members.room_of(id).is_some_and(|room| self.leaving.holds(room));
-            let waits = |member: &mut Member| member.answer != Answer::Heard && !member.crossed;
-            if !leaves && self.members.get_mut(id).is_some_and(waits) {
-                self.open(client, attachment);
-            }
         }
     }
 
