@@ -112,6 +112,20 @@ impl Cluster {
         }
     }
 
+    /// A Monolith has loaded the room of which another may have an older load: one that was to go, as long as nobody has asked it
+    /// to, when there was an older one still.
+    pub(super) fn yield_to_older(&mut self, key: &RoomKey, monolith: &MonolithId, epoch: Epoch, turn: &mut Turn<'_>) {
+        let due = self.monoliths.iter().filter_map(|(id, entry)| {
+            let copy = entry.copies.get(key).filter(|copy| matches!(copy.asked, Some(Asked::Due(_))))?;
+            (id != monolith && older((copy.epoch, id), (epoch, monolith))).then(|| (id.clone(), copy.epoch))
+        });
+        let best = due.reduce(|one, other| if older((one.1, &one.0), (other.1, &other.0)) { one } else { other });
+        if let Some((id, older)) = best {
+            self.keep_copy(&id, key);
+            self.duplicate(key, (monolith, Binding::Reported(epoch)), (&id, older), turn);
+        }
+    }
+
     /// Has the loser of a duplicate unload it. Returns whether that is news.
     pub(super) fn contest(
         &mut self,

@@ -77,6 +77,7 @@ impl Cluster {
                 (room.name, room.spelled) = (name.clone(), true);
                 if !known {
                     self.rebind(key, binding, turn);
+                    self.yield_to_older(key, monolith, epoch, turn);
                 }
             }
             State::Unloading(unloading) if unloading.monolith == *monolith => {
@@ -96,6 +97,7 @@ impl Cluster {
             State::Parked { .. } | State::Placing(_) => {
                 (room.name, room.spelled) = (name.clone(), true);
                 self.activate(key, monolith, binding, turn);
+                self.yield_to_older(key, monolith, epoch, turn);
             }
             State::Active(active) => {
                 let (owner, owned) = (active.monolith.clone(), active.binding);

@@ -1,7 +1,7 @@
 //! A balancer of a run: the control thread's loop, the sessions of its links and the tasks of its clients are the real
 //! ones; only the streams under them are simulated.
 
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -49,6 +49,8 @@ pub(super) struct Way {
     pub(super) open: Arc<AtomicU8>,
     /// The connection that stands, if one does.
     pub(super) line: Arc<Mutex<Option<Line>>>,
+    /// Whether its Monolith is being drained by this balancer.
+    pub(super) drained: AtomicBool,
 }
 
 /// One balancer, in one of its lives.
@@ -108,7 +110,8 @@ impl Balancer {
         let targets = around.monoliths.iter().chain(around.monoliths.first());
         for (number, monolith) in targets.enumerate() {
             let (listed, watched_list) = watch::channel(true);
-            let way = Way { listed, open: Arc::new(AtomicU8::new(1)), line: Arc::default() };
+            let way =
+                Way { listed, open: Arc::new(AtomicU8::new(1)), line: Arc::default(), drained: AtomicBool::new(false) };
             // The second way to the first Monolith is there for a while only.
             if number == around.monoliths.len() {
                 way.open.store(0, Relaxed);
@@ -194,7 +197,9 @@ impl Balancer {
     /// Whether a Monolith has been there for it lately: one that it could ask, and that it was linked to before whatever it
     /// does now.
     pub(super) fn is_linked(&self) -> bool {
-        self.ways.iter().any(|way| lock(&way.line).as_ref().is_some_and(|line| line.has_carried_for(NEWS)))
+        let takes_rooms = |way: &&Way| !way.drained.load(Relaxed);
+        let mut ways = self.ways.iter().filter(takes_rooms);
+        ways.any(|way| lock(&way.line).as_ref().is_some_and(|line| line.has_carried_for(NEWS)))
     }
 
     /// Frames that came for clients too late, and did not reach them.
@@ -276,12 +281,16 @@ impl Supervisor {
                     let number = self.world.next_link();
                     self.ledger.link_began(number);
                     *lock(&self.line) = Some(line.clone());
+                    let lags = self.dice.percent(self.late_links);
+                    if lags {
+                        line.lags();
+                    }
                     self.monolith.accept(theirs, line, number);
                     let socket = WebSocketStream::from_raw_socket(ours, Role::Client, Some(small())).await;
                     let init = Init { port: 80, region: "ewr".into(), id: id.as_str().into(), token: None };
                     let endpoint = self.endpoint.clone();
                     let relay = Relay {
-                        lags: self.dice.percent(self.late_links),
+                        lags,
                         dice: self.dice.apart(number),
                         monolith: init.id.clone(),
                         claims: self.claims.clone(),

@@ -43,8 +43,12 @@ impl Run {
         while !self.all_present(&before) && Instant::now() < deadline {
             sleep(Duration::from_millis(50)).await;
         }
-        // Two balancers may have sent a room to two Monoliths.
+        // Two balancers may have sent a room to two Monoliths, and ask one of them to let go when their turn comes.
+        let deadline = Instant::now() + EMPTIES;
         sleep(Duration::from_secs(2)).await;
+        while !self.misplaced().is_empty() && Instant::now() < deadline {
+            sleep(Duration::from_millis(50)).await;
+        }
         if *self.scene.guests.settled() != before {
             ledger.violation(format!("somebody lost its connection when {id} was drained"));
         }
@@ -60,10 +64,15 @@ impl Run {
 
     /// Everybody is in, once, where the others of the room are.
     pub(super) async fn check_presence(&self) {
-        let ledger = &self.scene.ledger;
+        self.misplaced().into_iter().for_each(|wrong| self.scene.ledger.violation(wrong));
+    }
+
+    /// Whoever is not where everybody should be, in words.
+    fn misplaced(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
         let settled = self.scene.guests.settled().clone();
         for number in (0..self.plan.clients).filter(|number| !settled.contains_key(number)) {
-            ledger.violation(format!("client {number} is stuck: it does not hear itself"));
+            wrong.push(format!("client {number} is stuck: it does not hear itself"));
         }
         let mut present: BTreeMap<u64, usize> = BTreeMap::new();
         let mut owners: BTreeMap<String, usize> = BTreeMap::new();
@@ -71,24 +80,23 @@ impl Run {
             for (session, room) in monolith.sessions() {
                 *present.entry(session).or_default() += 1;
                 if owners.insert(room.clone(), at).is_some_and(|other| other != at) {
-                    ledger.violation(format!("the members of {room} are on two Monoliths"));
+                    wrong.push(format!("the members of {room} are on two Monoliths"));
                 }
             }
         }
         for (number, (session, room)) in &settled {
             match present.remove(session) {
                 Some(1) => {}
-                Some(times) => {
-                    ledger.violation(format!("session {session} of client {number} is in {room} {times} times"))
+                Some(times) => wrong.push(format!("session {session} of client {number} is in {room} {times} times")),
+                None => {
+                    wrong.push(format!("session {session} of client {number} is nowhere, and believes to be in {room}"))
                 }
-                None => ledger.violation(format!(
-                    "session {session} of client {number} is nowhere, and believes to be in {room}"
-                )),
             }
         }
         for session in present.keys() {
-            ledger.violation(format!("session {session} is a ghost: a Monolith keeps it, and nobody is there"));
+            wrong.push(format!("session {session} is a ghost: a Monolith keeps it, and nobody is there"));
         }
+        wrong
     }
 
     /// Nobody is left anywhere.

@@ -27,6 +27,8 @@ struct Seen {
     links: BTreeMap<LinkNumber, Link>,
     /// When a link was stalled, or went on.
     stalls: BTreeMap<LinkNumber, Vec<Instant>>,
+    /// When a Monolith stopped for a while, or went on, linked or not.
+    slept: Vec<Instant>,
     counts: BTreeMap<&'static str, u64>,
     /// Rooms that took longer to load than a balancer waits, with the moments at which they are there.
     slow: Vec<(String, Instant)>,
@@ -200,6 +202,11 @@ impl Ledger {
         self.lock().stalls.entry(link).or_default().push(Instant::now());
     }
 
+    /// A Monolith stops for a while, or goes on.
+    pub(super) fn slept(&self) {
+        self.lock().slept.push(Instant::now());
+    }
+
     /// A Monolith begins to load a room, which takes longer than a balancer waits.
     pub(super) fn loads_slowly(&self, room: &str, takes: Duration) {
         self.lock().slow.push((room.to_owned(), Instant::now() + takes));
@@ -209,7 +216,7 @@ impl Ledger {
     pub(super) fn was_slow(&self, room: &str) -> bool {
         let (seen, room) = (self.lock(), room.to_ascii_lowercase());
         let loading = seen.slow.iter().any(|(name, until)| *name == room && until.elapsed() <= NEWS);
-        loading || seen.stalls.values().flatten().any(|at| at.elapsed() <= NEWS_IN_A_STALL)
+        loading || seen.slept.iter().any(|at| at.elapsed() <= NEWS_IN_A_STALL)
     }
 
     /// A balancer has a link.

@@ -234,6 +234,7 @@ impl Monolith {
             return;
         }
         (state.stalled, state.asleep) = (Some(Instant::now()), stalled);
+        state.ledger.slept();
         for (number, (_, line)) in &state.links {
             line.stall(stalled);
             state.ledger.link_stalled(*number);

@@ -120,8 +120,13 @@ impl Scene {
                 let (Some(balancer), Some(drained)) = (self.balancer(balancer), self.monoliths[monolith].id()) else {
                     return;
                 };
+                let set = move |balancer: &Balancer, on| balancer.ways[monolith].drained.store(on, Relaxed);
+                set(&balancer, true);
                 self.drain(balancer.clone(), drained.as_str().into(), true);
-                self.later(lasts, move |scene| scene.drain(balancer, drained.as_str().into(), false));
+                self.later(lasts, move |scene| {
+                    set(&balancer, false);
+                    scene.drain(balancer, drained.as_str().into(), false);
+                });
             }
             Fault::Outage { balancer, lasts } => {
                 let ways = 0..self.monoliths.len();

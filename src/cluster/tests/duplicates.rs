@@ -30,6 +30,26 @@ impl World {
 }
 
 #[test]
+fn a_loser_that_nobody_has_asked_yet_wins_over_what_is_loaded_once_the_winner_has_gone() {
+    let mut w = among_others(2, 1);
+    w.join(1, "foo").gives("join m1 c1#1 foo alone");
+    w.loaded(1, "foo", 2).gives("bind foo m1; open m1 c1#1");
+    w.loaded(2, "foo", 7).gives("");
+    // Another balancer has asked for it meanwhile, and a join of ours has crossed that and loads it once more.
+    w.join(2, "foo").gives("join m1 c2#1 foo");
+    w.unloaded(1, "foo", UnloadReason::Commanded, &[(2, 1)]).ignore();
+    w.loaded(1, "foo", 9).ignore();
+    let sent: Vec<String> = (0..10_000)
+        .flat_map(|_| {
+            w.now += 1_000;
+            w.event(Event::Tick).0
+        })
+        .filter(|effect| effect.starts_with("unload"))
+        .collect();
+    assert_eq!(sent, ["unload m1 foo"]);
+}
+
+#[test]
 fn f06_traffic_to_the_loser_ends_at_once_and_the_unload_follows_in_its_turn() {
     let mut w = among_others(2, 1);
     w.settled("foo", 9);
