@@ -67,8 +67,8 @@ enum Stage {
     /// An answer is awaited until the room's deadline. The room waits until `until` for another balancer's claim, which was
     /// for `theirs` when it was asked about last.
     Asked { number: u64, until: Micros, theirs: Option<MonolithId> },
-    /// Another balancer has sent the room here, and its report is awaited. It is asked again at the room's deadline, and
-    /// not after `until`.
+    /// Another balancer has sent the room here, and its report is awaited. It is asked again at the room's deadline, for
+    /// the last time at `until`.
     Followed { until: Micros },
     /// It is for a Monolith that is not linked, or that the room has just left. It is asked again at the room's
     /// deadline, and not after `until`.

@@ -37,7 +37,8 @@ pub enum Item {
     /// The room is up: the client's own frames may go.
     Open(Attachment),
     /// The room is about to leave its Monolith, or has left it before the client's join was answered: what it says from now
-    /// on is kept, for the next one or for that answer. The other part is dropped once everything that it has said so far stands in the outbox.
+    /// on is kept, for the next one or for that answer. The other part is dropped once everything that it has said so far
+    /// stands in the outbox.
     Hold(Attachment, Option<Arc<Holding>>),
     /// The attachment is over, and the client stays: what the Monolith has not been sent of it, and what it says from now
     /// on, is kept for the next one.

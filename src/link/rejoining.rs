@@ -15,7 +15,7 @@ pub(super) struct Rejoining {
 }
 
 impl Rejoining {
-    /// A member is being joined. Each one has the same time.
+    /// A member is being joined, or could be let on but for the answer. Each one has the same time.
     pub(super) fn push(&mut self, until: Instant, client: ClientId, attachment: Attachment) {
         self.waiting.push_back((until, client, attachment));
     }
