@@ -282,9 +282,6 @@ impl Supervisor {
                     self.ledger.link_began(number);
                     *lock(&self.line) = Some(line.clone());
                     let lags = self.dice.percent(self.late_links);
-                    if lags {
-                        line.lags();
-                    }
                     self.monolith.accept(theirs, line, number);
                     let socket = WebSocketStream::from_raw_socket(ours, Role::Client, Some(small())).await;
                     let init = Init { port: 80, region: "ewr".into(), id: id.as_str().into(), token: None };

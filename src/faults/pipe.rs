@@ -44,7 +44,6 @@ struct Both {
     swallows: bool,
     stalled: bool,
     began: Instant,
-    lags: bool,
 }
 
 /// One end of a connection.
@@ -58,7 +57,7 @@ pub(super) struct End {
 /// A connection whose bytes take `latency` each way.
 pub(super) fn pipe(latency: Duration) -> (End, End, Line) {
     let lanes = [Lane::default(), Lane::default()];
-    let both = Both { lanes, latency, cut: false, swallows: false, stalled: false, began: Instant::now(), lags: false };
+    let both = Both { lanes, latency, cut: false, swallows: false, stalled: false, began: Instant::now() };
     let line = Line(Arc::new(Mutex::new(both)));
     let end = |writes| End { line: line.clone(), writes, arrival: None };
     (end(0), end(1), line.clone())
@@ -77,15 +76,10 @@ impl Line {
         self.lock().cut
     }
 
-    /// What goes over it is taken in late at one end.
-    pub(super) fn lags(&self) {
-        self.lock().lags = true;
-    }
-
-    /// Whether it has carried what was written to it for this long, in time, and does so now.
+    /// Whether it has carried what was written to it for this long, whoever reads that.
     pub(super) fn has_carried_for(&self, time: Duration) -> bool {
         let both = self.lock();
-        !both.cut && !both.swallows && !both.stalled && !both.lags && both.began.elapsed() > time
+        !both.cut && !both.swallows && both.began.elapsed() > time
     }
 
     /// From now on nothing arrives any more, and nobody is told.
