@@ -127,9 +127,6 @@ impl Cluster {
     /// Looks at every Monolith: to be called several times a second, after the view has been measured.
     pub(super) fn review_monoliths(&mut self, turn: &mut Turn<'_>) {
         let settings = self.settings.ejection;
-        if settings.errors <= 0.0 && self.ejections.records.is_empty() {
-            return;
-        }
         let failing = |row: &MonolithRow| settings.errors > 0.0 && row.errors >= settings.errors;
         let suspicious: Vec<(MonolithId, bool)> =
             self.view.rows().iter().filter(|row| failing(row)).map(|row| (row.id.clone(), row.serves())).collect();
@@ -142,6 +139,9 @@ impl Cluster {
             if serves && now.saturating_sub(since) >= settings.after && self.stands_out(&id) {
                 self.eject(&id, EjectionCause::Errors, turn);
             }
+        }
+        if self.ejections.records.is_empty() {
+            return;
         }
         let known: Vec<Endpoint> = self.ejections.records.keys().cloned().collect();
         let linked: BTreeMap<Endpoint, MonolithId> =

@@ -1,11 +1,11 @@
 //! What must hold after every event. Checked in debug builds and by the property tests.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use super::Cluster;
 use super::members::Place;
 use super::room::{Placing, Settling, State, Unloading, Waiter};
-use crate::model::{ClientId, MonolithId};
+use crate::model::{ClientId, Hashing, MonolithId};
 
 impl Cluster {
     /// The first broken rule in words, or `None` if all hold.
@@ -19,7 +19,7 @@ impl Cluster {
     }
 
     fn check_rooms(&self) -> Option<String> {
-        let mut deadlines = HashSet::new();
+        let mut deadlines = 0;
         for (key, room) in &self.rooms {
             if let Some(monolith) = room.monolith()
                 && !self.monoliths.contains_key(monolith)
@@ -27,7 +27,7 @@ impl Cluster {
                 return Some(format!("{key} is on {monolith}, which is not linked"));
             }
             if let Some(at) = room.deadline() {
-                deadlines.insert((at, key));
+                deadlines += 1;
                 if !self.timers.contains(&(at, key.clone())) {
                     return Some(format!("{key} waits without a timer"));
                 }
@@ -47,15 +47,17 @@ impl Cluster {
                 }
             }
         }
-        let idle = (deadlines.len() != self.timers.len()).then(|| "a timer belongs to no room".to_string());
+        let idle = (deadlines != self.timers.len()).then(|| "a timer belongs to no room".to_string());
         idle.or_else(|| self.forgotten_unload())
     }
 
     fn check_clients(&self) -> Option<String> {
-        let mut listed: HashMap<ClientId, usize> = HashMap::new();
+        let mut listed: HashSet<ClientId, Hashing> = HashSet::default();
         for (key, room) in &self.rooms {
             for client in &room.members {
-                *listed.entry(*client).or_insert(0) += 1;
+                if !listed.insert(*client) {
+                    return Some(format!("{client} is listed twice"));
+                }
                 let Some(entry) = self.clients.get(client) else {
                     return Some(format!("{key} lists {client}, who is gone"));
                 };
@@ -88,36 +90,42 @@ impl Cluster {
                 }
             }
         }
-        self.clients
-            .keys()
-            .find(|client| listed.get(client) != Some(&1))
-            .map(|client| format!("{client} is listed {:?} times", listed.get(client).unwrap_or(&0)))
+        self.clients.keys().find(|client| !listed.contains(client)).map(|client| format!("{client} is in no room"))
     }
 
     /// Who is between two Monoliths has a window, and nobody else has one.
     fn check_hand_overs(&self) -> Option<String> {
-        let mut expected = BTreeSet::new();
+        let ends = self.handovers.ends();
+        let mut expected = 0;
         for (client, entry) in &self.clients {
-            expected.extend(entry.handover.map(|handover| (handover.until, *client)));
             if self.handovers.is_refused(*client) {
                 return Some(format!("{client} is {:?}, and was refused", entry.place));
             }
-            if let Place::SentAway { until } = entry.place {
-                expected.insert((until, *client));
+            let window = entry.handover.map(|handover| handover.until);
+            let away = match entry.place {
+                Place::SentAway { until } => Some(until).filter(|until| window != Some(*until)),
+                Place::Waiting | Place::Joined { .. } => None,
+            };
+            for until in window.into_iter().chain(away) {
+                expected += 1;
+                if !ends.contains(&(until, *client)) {
+                    return Some(format!("{client} has a window, and nothing is due at its end"));
+                }
             }
             let joined = matches!(entry.place, Place::Joined { .. });
             if entry.opened && (!joined || entry.handover.is_some()) {
                 return Some(format!("{client} speaks to a Monolith while it is {:?}", entry.place));
             }
         }
-        (expected != *self.handovers.ends()).then(|| "windows and clients between two Monoliths differ".to_string())
+        (expected != ends.len()).then(|| "something is due for a client that has no window".to_string())
     }
 
     /// Whoever waits and has no window has an end of its wait, and nobody else has one.
     fn check_patience(&self) -> Option<String> {
         let clients = self.clients.iter().map(|(client, entry)| (Waiter::Client(*client), entry.wait_ends));
         let requests = self.requests.iter().map(|(request, entry)| (Waiter::Request(*request), entry.wait_ends));
-        let mut expected = BTreeSet::new();
+        let due = self.patience.ends();
+        let mut expected = 0;
         for (waiter, ends) in clients.chain(requests) {
             let waits = self.still_waits(waiter) && !self.may_go_on_waiting(waiter);
             if waits && ends.is_none() {
@@ -127,9 +135,14 @@ impl Cluster {
                 return Some(format!("{waiter:?} has what it waits for, or a window, and an end of its wait"));
             }
             // Whoever is out hears the end of its attempt.
-            expected.extend(ends.filter(|at| waits || *at > self.now).map(|at| (at, waiter)));
+            if let Some(at) = ends.filter(|at| waits || *at > self.now) {
+                expected += 1;
+                if !due.contains(&(at, waiter)) {
+                    return Some(format!("nothing is due at the end of the wait of {waiter:?}"));
+                }
+            }
         }
-        (expected != *self.patience.ends()).then(|| "waits and their ends differ".to_string())
+        (expected != due.len()).then(|| "something is due for somebody who does not wait".to_string())
     }
 
     fn is_settled(&self, waiter: Waiter) -> bool {

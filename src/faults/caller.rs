@@ -1,5 +1,6 @@
-//! Somebody who asks for rooms over HTTP, and does as the front does: a bound room's Monolith is asked at once, another one's
-//! is waited for, and what came of it is reported. The requests place rooms, load them, and may be given up at any moment.
+//! Somebody who asks for rooms over HTTP, and does as the front does: a bound room's Monolith is asked at once, another
+//! one's is waited for, and what came of it is reported. The requests place rooms, load them, and may be given up at any
+//! moment.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,8 @@ use super::client::{Guests, Stage};
 use super::dice::Dice;
 use super::monolith::{Monolith, Reply};
 use crate::control::{Control, Placement};
+use crate::front::attempts::{Attempts, Bounds};
+use crate::front::respond::Refusal;
 use crate::model::event::RequestOutcome;
 use crate::model::policy::Cause;
 use crate::model::{MonolithId, RoomName};
@@ -17,8 +20,8 @@ use crate::model::{MonolithId, RoomName};
 /// How long a request may wait for a Monolith, whatever happens meanwhile: as long as a join is held, and then as many
 /// attempts as one room gets, with what timers may be late.
 const LONGEST: Duration = Duration::from_millis(6010);
-/// How often the front tries another Monolith.
-const ATTEMPTS: u32 = 3;
+/// How long all that it waits for may take together, one choice after another: as long as one wait, and a moment.
+const LONGEST_OF_ALL: Duration = Duration::from_millis(6110);
 
 /// What a caller shares with all others.
 #[derive(Clone)]
@@ -26,6 +29,8 @@ pub(super) struct Callers {
     pub(super) guests: Arc<Guests>,
     pub(super) monoliths: Vec<Monolith>,
     pub(super) rooms: usize,
+    /// What the front gives a request.
+    pub(super) bounds: Bounds,
 }
 
 /// What is asked for.
@@ -70,20 +75,19 @@ impl Callers {
         {
             return Some(self.ask(&target.id, wish, dice).await);
         }
-        for _ in 0..ATTEMPTS {
-            let began = Instant::now();
-            let placed = timeout(LONGEST, control.place(room.cloned(), cause, None)).await;
-            let waited = began.elapsed();
-            self.guests.ledger.most("longest wait of a request in ms", waited.as_millis() as u64);
-            let Ok(placed) = placed else {
-                self.guests.ledger.violation(format!("a request for {room:?} waits for {waited:?}"));
-                return None;
-            };
-            let Ok(Placement { target, sent }) = placed else {
+        let began = Instant::now();
+        let mut attempts = Attempts::new(self.bounds);
+        loop {
+            let place = self.place(control, room, cause);
+            let Ok(Placement { target, sent }) = attempts.next(place).await else {
                 self.guests.ledger.count("requests without a Monolith");
                 return None;
             };
             self.guests.ledger.count("requests that were placed");
+            let all = began.elapsed();
+            if all > LONGEST_OF_ALL {
+                self.guests.ledger.violation(format!("a request for {room:?} is still tried after {all:?}"));
+            }
             let reply = self.ask(&target.id, wish, dice).await;
             match (&reply, sent) {
                 (Reply::NotSent, Some(sent)) => {
@@ -100,7 +104,19 @@ impl Callers {
             }
             return Some(reply);
         }
-        None
+    }
+
+    /// One question to the control loop.
+    async fn place(&self, control: &Control, room: Option<&RoomName>, cause: Cause) -> Result<Placement, Refusal> {
+        let asked = Instant::now();
+        let placed = timeout(LONGEST, control.place(room.cloned(), cause, None)).await;
+        let waited = asked.elapsed();
+        self.guests.ledger.most("longest wait of a request in ms", waited.as_millis() as u64);
+        let Ok(placed) = placed else {
+            self.guests.ledger.violation(format!("a request for {room:?} waits for {waited:?}"));
+            return Err(Refusal::unavailable());
+        };
+        placed.map_err(|_| Refusal::unavailable())
     }
 
     /// One request to one Monolith. Now and then it cannot be reached this way although its link stands.

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::Run;
 use super::ledger::Session;
 use super::monolith::Monolith;
+use super::{FAREWELL, Run};
 
 /// For so long a Monolith may have rooms that is drained in the calm: until they are quiet, and each in its turn.
 const EMPTIES: Duration = Duration::from_secs(8);
+/// For so long what is still under way may arrive once nobody is left, and may bring nobody back.
+const LAST_FRAMES: Duration = Duration::from_secs(2);
 
 impl Run {
     /// A Monolith that is drained loses its rooms where others can take them, and nobody is closed because of it.
@@ -99,39 +101,56 @@ impl Run {
         wrong
     }
 
-    /// Nobody is left anywhere.
+    /// Before long nobody is left anywhere, and nobody comes back.
     pub(super) async fn check_absence(&self) {
         let ledger = &self.scene.ledger;
+        let deadline = Instant::now() + FAREWELL;
+        while !self.left_behind().await.is_empty() && Instant::now() < deadline {
+            sleep(Duration::from_millis(100)).await;
+        }
+        sleep(LAST_FRAMES).await;
+        self.left_behind().await.into_iter().for_each(|wrong| ledger.violation(wrong));
+        for number in 0..self.plan.balancers {
+            let Some(balancer) = self.scene.balancer(number) else { continue };
+            ledger.add("frames that came too late", balancer.late_frames());
+            // A control thread that has ended was found above.
+            let Ok(duplicates) = balancer.control.query(|cluster| cluster.counters().duplicates).await else {
+                continue;
+            };
+            ledger.add("duplicates", duplicates);
+        }
+    }
+
+    /// Whoever is still somewhere although everybody has left, in words.
+    async fn left_behind(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
         for monolith in &self.scene.monoliths {
-            for (session, room) in monolith.sessions() {
-                ledger.violation(format!("session {session} has left and is still in {room}"));
-            }
+            let sessions = monolith.sessions();
+            wrong.extend(
+                sessions.iter().map(|(session, room)| format!("session {session} has left and is still in {room}")),
+            );
             if monolith.ghosts() > 0 {
-                ledger
-                    .violation(format!("{} members of unloaded rooms were never said to have left", monolith.ghosts()));
+                wrong.push(format!("{} members of unloaded rooms were never said to have left", monolith.ghosts()));
             }
         }
         for number in 0..self.plan.balancers {
             let Some(balancer) = self.scene.balancer(number) else { continue };
-            ledger.add("frames that came too late", balancer.late_frames());
             let asked = balancer.control.query(|cluster| {
                 let waiting = cluster.waiting() + cluster.held() + cluster.handing_over();
-                (cluster.size().1, waiting, cluster.counters().duplicates, cluster.broken_invariant())
+                (cluster.size().1, waiting, cluster.broken_invariant())
             });
-            let Ok((clients, waiting, duplicates, broken)) = asked.await else {
-                ledger.violation("a control thread has ended");
+            let Ok((clients, waiting, broken)) = asked.await else {
+                wrong.push("a control thread has ended".to_owned());
                 continue;
             };
-            ledger.add("duplicates", duplicates);
             if clients > 0 {
-                ledger.violation(format!("balancer {number} still knows {clients} clients"));
+                wrong.push(format!("balancer {number} still knows {clients} clients"));
             }
             if waiting > 0 {
-                ledger.violation(format!("{waiting} still wait at balancer {number}"));
+                wrong.push(format!("{waiting} still wait at balancer {number}"));
             }
-            if let Some(broken) = broken {
-                ledger.violation(format!("balancer {number}: {broken}"));
-            }
+            wrong.extend(broken.map(|broken| format!("balancer {number}: {broken}")));
         }
+        wrong
     }
 }

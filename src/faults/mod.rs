@@ -1,7 +1,7 @@
 //! Deterministic simulation of faults: whole balancers, with the real control loop, links and client tasks, in one thread
 //! and virtual time, over connections that a seed delays, stalls, cuts and swallows, among Monoliths that crash, stall,
-//! shut down, restart and are drained, with claims, requests over HTTP and policies that are swapped. What has to hold from end to end is in `ledger`; the cluster checks its own invariants after
-//! each event. A run depends on its seed alone.
+//! shut down, restart and are drained, with claims, requests over HTTP and policies that are swapped. What has to hold
+//! from end to end is in `ledger`; the cluster checks its own invariants after each event. A run depends on its seed alone.
 //!
 //! Out of reach: one usher that replaces another, since that is about processes and the sockets that they pass on.
 //!
@@ -40,6 +40,7 @@ use self::plan::{Claims, Plan};
 use self::scene::Scene;
 use self::store::Store;
 use crate::config::{Config, Secret};
+use crate::front::attempts::Bounds;
 use crate::front::broken;
 
 /// For so long something goes wrong now and then.
@@ -133,7 +134,8 @@ impl Run {
             })
             .collect();
         let (guests, monoliths) = (self.scene.guests.clone(), self.scene.monoliths.clone());
-        let callers = Callers { guests, monoliths, rooms: self.plan.rooms };
+        let bounds = Bounds::of(&self.scene.config);
+        let callers = Callers { guests, monoliths, rooms: self.plan.rooms, bounds };
         people.extend((0..self.plan.callers).map(|number| {
             let call = callers.clone().call(self.dice.apart(700 + number as u64));
             watched(&self.scene.ledger, "a caller", call)
@@ -143,7 +145,7 @@ impl Run {
             self.scene.ledger.tell(|| format!("{fault:?}"));
             self.scene.strike(*fault);
         }
-        sleep_until(began + STORM + Duration::from_secs(4)).await;
+        sleep_until(began + self.plan.faults_end()).await;
         self.scene.heal();
         self.scene.ledger.tell(|| "calm".into());
         self.scene.guests.stages.advance();
@@ -165,7 +167,6 @@ impl Run {
                 self.scene.ledger.violation("somebody cannot leave");
             }
         }
-        sleep(FAREWELL).await;
         self.check_absence().await;
     }
 }

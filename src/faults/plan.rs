@@ -29,6 +29,29 @@ pub(super) enum Fault {
     ForgetClaims,
 }
 
+impl Fault {
+    /// How long it takes until it is over by itself.
+    fn lasts(&self) -> Duration {
+        match self {
+            Self::CloseWay { lasts, .. }
+            | Self::SecondWay { lasts, .. }
+            | Self::Withdraw { lasts, .. }
+            | Self::Stall { lasts, .. }
+            | Self::Drain { lasts, .. }
+            | Self::Outage { lasts, .. }
+            | Self::SilenceStore { lasts } => *lasts,
+            Self::End { away, .. } | Self::CrashBalancer { away, .. } => *away,
+            Self::CutLink { .. }
+            | Self::SwallowLink { .. }
+            | Self::Gossip { .. }
+            | Self::TidyUp { .. }
+            | Self::SwapPolicy { .. }
+            | Self::Move { .. }
+            | Self::ForgetClaims => Duration::ZERO,
+        }
+    }
+}
+
 /// Whether balancers share a store of claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Claims {
@@ -124,6 +147,12 @@ impl Plan {
             faults,
             dice: dice.clone(),
         }
+    }
+
+    /// When whatever goes wrong has been over for a second, so that what it led to is seen before everything is made well.
+    pub(super) fn faults_end(&self) -> Duration {
+        let ends = self.faults.iter().map(|(at, fault)| *at + fault.lasts()).max();
+        ends.unwrap_or_default() + Duration::from_secs(1)
     }
 
     /// The same with an outage of every balancer that lasts longer than anybody waits for its upgrade.

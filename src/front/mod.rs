@@ -2,6 +2,7 @@
 
 mod accept;
 mod admit;
+pub(crate) mod attempts;
 pub mod body;
 pub mod clients;
 mod connection;

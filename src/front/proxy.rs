@@ -12,6 +12,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
+use super::attempts::{Attempts, Bounds};
 use super::body::Body;
 use super::door::{FrontCounters, region_of};
 use super::forward;
@@ -27,9 +28,6 @@ use crate::link::tap::{Direction, Tap, TapKind};
 use crate::model::event::RequestOutcome;
 use crate::model::policy::{Answer, Call, CallRequest, Cause, Decision, Hook, View};
 use crate::model::{MonolithId, Region, RoomName};
-
-/// What the answer of the control thread may take that nobody takes a room.
-const MOMENT: Duration = Duration::from_millis(100);
 
 /// The header in which Fly's proxy names the region at whose edge a user arrived.
 pub(super) const FLY_REGION: HeaderName = HeaderName::from_static("fly-region");
@@ -138,15 +136,9 @@ impl Proxy {
         mut request: Request<RequestBody>,
         config: &Config,
     ) -> Result<(Response<Body>, Option<Sent>), Refusal> {
-        // Each question has its end. This is that of all of them.
-        let end = tokio::time::Instant::now() + config.timeouts.patience(&config.limits).saturating_add(MOMENT);
-        for _ in 0..config.limits.place_attempts {
-            if tokio::time::Instant::now() >= end {
-                break;
-            }
-            let place = self.place(room.cloned(), cause, region.clone());
-            let placed = tokio::time::timeout_at(end, place).await;
-            let Placement { target, sent } = placed.unwrap_or_else(|_| Err(Refusal::unavailable()))?;
+        let mut attempts = Attempts::new(Bounds::of(config));
+        loop {
+            let Placement { target, sent } = attempts.next(self.place(room.cloned(), cause, region.clone())).await?;
             match (self.send(&target, request).await, sent) {
                 (Ok(response), sent) => return Ok((response, sent)),
                 (Err(SendError { request: Some(unsent), .. }), Some(sent)) => {
@@ -157,7 +149,6 @@ impl Proxy {
                 (Err(error), _) => return Err(error.kind.into()),
             }
         }
-        Err(Refusal::unavailable())
     }
 
     /// A request that names no room: the policy ranks the Monoliths, and one that cannot be reached is passed over.
