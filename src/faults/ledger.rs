@@ -90,8 +90,9 @@ impl Inputs {
     }
 
     /// What was never heard although nothing excuses it: neither the end of a link that the session was on, shortly after
-    /// it was said, nor the end of its room about then, or about when it went on after it had been held. Who was closed or cut off may have been saying something that
-    /// nobody took; who has left in order, and was answered, was heard to the end, unless it was being held when it left.
+    /// it was said, nor the end of its room about then, or about when it went on after it had been held. Who was closed or
+    /// cut off may have been saying something that nobody took; who has left in order, and was answered, was heard to the
+    /// end, unless it was being held when it left.
     fn lost(&self, links: &BTreeMap<LinkNumber, Link>, stalls: &BTreeMap<LinkNumber, Vec<Instant>>) -> Vec<u64> {
         let newest = if self.left.is_some() {
             self.said.last_key_value().map(|(number, _)| *number)

@@ -63,6 +63,37 @@ pub(super) enum Claims {
     Failing,
 }
 
+/// What a run is about.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind {
+    /// Whatever comes.
+    Any,
+    /// An outage of every balancer.
+    Outage,
+    /// Late links.
+    LateLinks,
+    /// Rooms that are moved about.
+    Moves,
+}
+
+impl Kind {
+    /// The one of this name, as it prints itself.
+    pub(super) fn named(name: &str) -> Self {
+        let kinds = [Self::Any, Self::Outage, Self::LateLinks, Self::Moves];
+        kinds.into_iter().find(|kind| format!("{kind:?}") == name).unwrap_or_else(|| panic!("no plan is called {name}"))
+    }
+
+    /// The plan of a seed.
+    pub(super) fn plan(self, seed: u64) -> Plan {
+        match self {
+            Self::Any => Plan::of(seed),
+            Self::Outage => Plan::of_an_outage(seed),
+            Self::LateLinks => Plan::of_late_links(seed),
+            Self::Moves => Plan::of_moves(seed),
+        }
+    }
+}
+
 /// What one seed makes of a run.
 pub(super) struct Plan {
     pub(super) balancers: usize,
@@ -156,7 +187,7 @@ impl Plan {
     }
 
     /// The same with an outage of every balancer that lasts longer than anybody waits for its upgrade.
-    pub(super) fn of_an_outage(seed: u64) -> Self {
+    fn of_an_outage(seed: u64) -> Self {
         let mut plan = Self::of(seed);
         let (at, lasts) = (Duration::from_secs(2), Duration::from_secs(6));
         let outages = (0..plan.balancers).map(|balancer| (at, Fault::Outage { balancer, lasts }));
@@ -165,8 +196,22 @@ impl Plan {
         plan
     }
 
+    /// The same with nothing but two balancers that move rooms about all the time, each behind the other's back.
+    fn of_moves(seed: u64) -> Self {
+        let mut plan = Self { balancers: 2, claims: Claims::None, late_links: 50, ..Self::of(seed) };
+        let (rooms, monoliths) = (plan.rooms, plan.monoliths);
+        let dice = &mut plan.dice.apart(1);
+        plan.faults = (0..40)
+            .map(|number| {
+                let (balancer, room, to) = (dice.below(2), dice.below(rooms), dice.below(monoliths));
+                (Duration::from_millis(1000 + number * 250), Fault::Move { balancer, room, to })
+            })
+            .collect();
+        plan
+    }
+
     /// The same among links of which half are late, for a room that two balancers send to two Monoliths.
-    pub(super) fn of_late_links(seed: u64) -> Self {
+    fn of_late_links(seed: u64) -> Self {
         Self { balancers: 2, claims: Claims::None, late_links: 50, ..Self::of(seed) }
     }
 }

@@ -32,6 +32,4 @@ mod wire;
 pub const SOCKETS_EVERY: u32 = 8;
 
 #[cfg(test)]
-pub(crate) mod broken;
-#[cfg(test)]
 mod testing;

@@ -5,6 +5,8 @@ use tokio::time::Instant;
 
 use super::super::members::{Answer, Member};
 use super::Session;
+#[cfg(test)]
+use crate::link::broken;
 use crate::model::event::Event;
 use crate::model::{Attachment, ClientId};
 
@@ -29,7 +31,10 @@ impl Session {
             // That was said of the load that has gone.
             return;
         }
-        if member.is_rejoining() && !member.answer.is_over() {
+        let may_be_lost = member.is_rejoining() && !member.answer.is_over();
+        #[cfg(test)]
+        let may_be_lost = may_be_lost && !broken::is(broken::Rule::RejoinsAreAnswered);
+        if may_be_lost {
             member.report = true;
             self.rejoining.push(Instant::now() + self.join_answer, client, attachment);
             return;
