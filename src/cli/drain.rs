@@ -70,6 +70,11 @@ fn in_words(drain: &Value) -> String {
             text.push_str(&format!(", {} {what}", drain[key]));
         }
     }
+    match drain["waits_for"].as_str() {
+        Some("answer") => text.push_str("; it does not answer, and goes on when it does"),
+        Some("target") => text.push_str("; no other Monolith takes rooms, and it goes on when one does"),
+        Some(_) | None => {}
+    }
     if drain["done"] == true {
         text.push_str("; done");
     }
@@ -88,6 +93,13 @@ mod tests {
         assert_eq!(in_words(&drain), "2 rooms with 9 clients left, 3 rooms moved, 1 while somebody still talked");
         let done = json!({"rooms_left": 0, "clients_left": 0, "moved": 5, "lossy": 0, "skipped": 0, "done": true});
         assert_eq!(in_words(&done), "0 rooms with 0 clients left, 5 rooms moved; done");
+        let mut stuck =
+            json!({"rooms_left": 1, "clients_left": 1, "moved": 0, "lossy": 0, "skipped": 0, "done": false});
+        assert_eq!(in_words(&stuck), "1 rooms with 1 clients left, 0 rooms moved");
+        stuck["waits_for"] = "target".into();
+        assert!(in_words(&stuck).ends_with("no other Monolith takes rooms, and it goes on when one does"));
+        stuck["waits_for"] = "answer".into();
+        assert!(in_words(&stuck).ends_with("it does not answer, and goes on when it does"));
         assert_eq!(in_words(&Value::Null), "it was resumed meanwhile");
     }
 }

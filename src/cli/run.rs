@@ -11,10 +11,11 @@ use uuid::Uuid;
 use super::activation::{self, Passed};
 use super::app::{App, Start, StartError};
 use super::sockets::{SocketError, Sockets};
-use super::takeover::{Incumbent, TakenOver, TakeoverError};
+use super::takeover::{Incumbent, Monoliths, TakenOver, TakeoverError};
 use super::{BAD, ConfigArgs, GOOD, UNABLE, check, logging, machine, notify};
 use crate::cluster::Cluster;
 use crate::config::{self, Loaded};
+use crate::control::Control;
 use crate::front::listener::HTTP_CONNECTIONS;
 
 /// How long an usher that is to replace another one may take until it could serve.
@@ -157,12 +158,13 @@ enum Cause {
 async fn serve(running: Running, terminate: &mut Signal, interrupt: &mut Signal) -> u8 {
     let Running { mut app, incumbent } = running;
     let mut broken = app.broken();
-    let linked = || app.linked();
+    let control = app.control().clone();
+    let monoliths = || monoliths(control.clone());
     let taken_over = tokio::select! {
         _ = terminate.recv() => Err(Cause::Signal("SIGTERM")),
         _ = interrupt.recv() => Err(Cause::Signal("SIGINT")),
         what = broken.wait() => Err(Cause::Broken(what)),
-        taken = taken_over(incumbent, linked) => Ok(taken),
+        taken = taken_over(incumbent, monoliths) => Ok(taken),
     };
     let cause = match taken_over {
         Err(cause) => cause,
@@ -203,8 +205,8 @@ async fn start(loaded: Loaded, request: config::Request, passed: Passed, takeove
             app.record().await;
             app.open();
         }
-        Some((predecessor, linked)) => {
-            if let Err(error) = predecessor.replace(ready(&app, linked), || app.open()).await {
+        Some((predecessor, monoliths)) => {
+            if let Err(error) = predecessor.replace(ready(&app, monoliths), || app.open()).await {
                 app.stop().await;
                 return Err(error.into());
             }
@@ -218,9 +220,9 @@ async fn start(loaded: Loaded, request: config::Request, passed: Passed, takeove
     Ok(Running { app, incumbent })
 }
 
-/// Waits until this balancer could serve as well as one that is linked to so many Monoliths: until it has heard what
-/// they have. An error says what is missing.
-async fn ready(app: &App, linked: usize) -> Result<(), String> {
+/// Waits until this balancer could serve as well as one that has these Monoliths: until it has heard what they have.
+/// Those that are drained there are drained here. An error says what is missing.
+async fn ready(app: &App, Monoliths { linked, drained }: Monoliths) -> Result<(), String> {
     let started = Instant::now();
     loop {
         let warm = app.control().query(Cluster::has_warmed_up).await.map_err(|stopped| stopped.to_string())?;
@@ -230,6 +232,12 @@ async fn ready(app: &App, linked: usize) -> Result<(), String> {
         if warm && enough {
             if now < linked {
                 warn!(now, linked, "fewer Monoliths are linked than the usher that runs has");
+            }
+            for id in drained {
+                let drains = app.control().drain(id.as_str().into(), true).await;
+                if drains.map_err(|stopped| stopped.to_string())?.is_none() {
+                    warn!(id, "the usher that runs drains this Monolith, which is not linked here");
+                }
             }
             return Ok(());
         }
@@ -244,10 +252,21 @@ async fn ready(app: &App, linked: usize) -> Result<(), String> {
     }
 }
 
+/// What the next usher has to have.
+async fn monoliths(control: Control) -> Monoliths {
+    let linked = control.routes().published().targets.len();
+    let drained = control.query(|cluster| cluster.drained().map(ToString::to_string).collect()).await;
+    // Without a control thread this usher ends.
+    Monoliths::new(linked, drained.unwrap_or_default())
+}
+
 /// Waits until another usher accepts; for ever where none could ask.
-async fn taken_over(incumbent: Option<Incumbent>, linked: impl Fn() -> usize) -> TakenOver {
+async fn taken_over<F>(incumbent: Option<Incumbent>, monoliths: impl Fn() -> F) -> TakenOver
+where
+    F: Future<Output = Monoliths>,
+{
     match incumbent {
-        Some(incumbent) => incumbent.taken_over(linked).await,
+        Some(incumbent) => incumbent.taken_over(monoliths).await,
         None => std::future::pending().await,
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use tracing::{info, warn};
 
 use super::activation::Passed;
-use super::takeover::{self, Incumbent, Predecessor, Published, Shared, TakeoverError};
+use super::takeover::{self, Incumbent, Monoliths, Predecessor, Published, Shared, TakeoverError};
 use crate::config::Config;
 use crate::front::listener::Listener;
 
@@ -32,8 +32,8 @@ pub(super) struct Sockets {
     pub(super) main: Listener,
     /// For the admin API, if it has a socket of its own.
     pub(super) admin: Option<Listener>,
-    /// The usher to be replaced, and to how many Monoliths it is linked.
-    pub(super) predecessor: Option<(Predecessor, usize)>,
+    /// The usher to be replaced, and the Monoliths that it has.
+    pub(super) predecessor: Option<(Predecessor, Monoliths)>,
     /// Where the next usher finds this one.
     path: Option<PathBuf>,
 }
@@ -95,7 +95,7 @@ impl Sockets {
         port: u16,
         main: &mut Option<Listener>,
         admin: &mut Option<Listener>,
-    ) -> Result<Option<(Predecessor, usize)>, SocketError> {
+    ) -> Result<Option<(Predecessor, Monoliths)>, SocketError> {
         let found = match takeover::find(path).await? {
             Some(mut found) => found.ask().await?.map(|offered| (found, offered)),
             None => None,
@@ -104,7 +104,7 @@ impl Sockets {
             info!(path = %path.display(), "nobody to take over from: no usher listens there");
             return Ok(None);
         };
-        info!(pid = offered.pid, linked = offered.linked, "taking over from the usher that runs");
+        info!(pid = offered.pid, linked = offered.monoliths.linked, "taking over from the usher that runs");
         let take =
             |socket| Listener::from_std(socket).map_err(|error| SocketError::Io("a passed socket".into(), error));
         if main.is_none() {
@@ -125,7 +125,7 @@ impl Sockets {
         {
             *admin = Some(take(socket)?);
         }
-        Ok(Some((found, offered.linked)))
+        Ok(Some((found, offered.monoliths)))
     }
 
     /// The sockets once more, for the next usher. Without a place where it could ask, this one can still serve.

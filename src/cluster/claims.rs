@@ -195,7 +195,9 @@ impl Cluster {
             self.wait_until(key, until.min(self.now.saturating_add(pause)), turn);
             return;
         }
-        let follows = room.placed.as_ref().is_some_and(|placed| placed.followed && placed.monolith == by);
+        let placed = room.placed.as_ref();
+        // What it followed before it was somewhere else says nothing about where it is sent now.
+        let follows = placing.monolith == by && placed.is_some_and(|placed| placed.followed && placed.monolith == by);
         let instead_of = Some(placing.monolith.clone()).filter(|chosen| *chosen != by);
         if let Some(instead_of) = instead_of {
             self.tell(key, What::Claimed { monolith: by.clone(), instead_of }, turn);

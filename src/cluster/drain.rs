@@ -60,8 +60,21 @@ pub struct DrainSummary {
     pub lossy: u64,
     /// Rooms that wait for a few seconds, because they may be in its memory only.
     pub skipped: usize,
+    /// What it goes on with, if it cannot go on now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<DrainNeeds>,
     /// Whether nothing more is going to happen, as things are.
     pub done: bool,
+}
+
+/// What a drain cannot do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DrainNeeds {
+    /// The Monolith does not answer: its rooms are not saved before they move.
+    Answer,
+    /// No other Monolith takes rooms.
+    Target,
 }
 
 impl Cluster {
@@ -75,6 +88,11 @@ impl Cluster {
         entry.drained = on;
         self.drained.set(monolith, on);
         self.state_changed(monolith, turn);
+    }
+
+    /// The linked Monoliths that operators drain.
+    pub fn drained(&self) -> impl Iterator<Item = &MonolithId> {
+        self.monoliths.iter().filter(|(_, monolith)| monolith.drained).map(|(id, _)| id)
     }
 
     /// A Monolith takes rooms, or no longer.
@@ -165,7 +183,13 @@ impl Cluster {
             summary.done &= stays;
         }
         summary.done &= summary.skipped == 0;
-        summary.done &= summary.rooms_left == 0 || self.somebody_else_takes(id) && self.rooms_to_drain(id).is_empty();
+        summary.waits_for = match summary.rooms_left {
+            0 => None,
+            _ if monolith.suspect => Some(DrainNeeds::Answer),
+            _ if !self.somebody_else_takes(id) => Some(DrainNeeds::Target),
+            _ => None,
+        };
+        summary.done &= summary.waits_for.is_none() && self.rooms_to_drain(id).is_empty();
         Some(summary)
     }
 }

@@ -31,7 +31,8 @@ pub(super) enum Nearness {
     HasMembers,
     /// Neither. Its turn comes only if the other balancers are gone.
     Neither,
-    /// It wants the room elsewhere. A second one that does so is a mistake of whoever set them up.
+    /// It wants the room elsewhere. A second one that does so at the same time is asked not to be (`README.md`), save where
+    /// discovery withdraws a Monolith.
     Moves,
 }
 

@@ -13,6 +13,8 @@ use crate::model::{LinkId, MonolithId, Region, RoomKey};
 pub(super) enum WarmUp {
     /// Discovery has not spoken yet.
     Undiscovered { until: Micros },
+    /// It has not spoken in time. Nobody waits for it any more, but for those that it names first.
+    Overdue,
     /// These have neither been linked nor failed to answer.
     Waiting { endpoints: HashSet<Endpoint>, until: Micros },
     /// Everyone has, or it took too long.
@@ -27,8 +29,16 @@ impl WarmUp {
     fn deadline(&self) -> Option<Micros> {
         match self {
             Self::Undiscovered { until } | Self::Waiting { until, .. } => Some(*until),
-            Self::Done => None,
+            Self::Overdue | Self::Done => None,
         }
+    }
+
+    /// Nobody waits any longer.
+    fn expire(&mut self) {
+        *self = match self {
+            Self::Undiscovered { .. } | Self::Overdue => Self::Overdue,
+            Self::Waiting { .. } | Self::Done => Self::Done,
+        };
     }
 
     /// An endpoint is linked, or has failed to answer.
@@ -45,8 +55,8 @@ impl WarmUp {
 impl Cluster {
     pub(super) fn discovered(&mut self, endpoints: Vec<Endpoint>, turn: &mut Turn<'_>) {
         match &mut self.warm_up {
-            WarmUp::Undiscovered { until } => {
-                let until = *until;
+            first @ (WarmUp::Undiscovered { .. } | WarmUp::Overdue) => {
+                let until = first.deadline().unwrap_or(self.now.saturating_add(self.settings.load_timeout));
                 let linked: HashSet<&Endpoint> = self.monoliths.values().map(|monolith| &monolith.endpoint).collect();
                 let endpoints: HashSet<Endpoint> =
                     endpoints.into_iter().filter(|endpoint| !linked.contains(endpoint)).collect();
@@ -83,7 +93,8 @@ impl Cluster {
             self.unpark_all_if_synced(turn);
             return;
         }
-        // From here on the Monolith's own time to send its gossip counts.
+        // From here on the Monolith's own time to send its gossip counts: more at the start, when all rooms are unknown.
+        let sync_until = self.warm_up.deadline().max(Some(self.now.saturating_add(SYNC_TIMEOUT)));
         self.warm_up.settle(&endpoint);
         self.links.insert(link, id.clone());
         let weight = self.settings.weights.of(id.as_str(), &endpoint, region.as_str());
@@ -94,7 +105,7 @@ impl Cluster {
             region,
             endpoint,
             serving_since: self.now,
-            sync: Sync::Waiting { until: self.now + SYNC_TIMEOUT },
+            sync: sync_until.map_or(Sync::Done, |until| Sync::Waiting { until }),
             copies: Map::default(),
             gossips: 0,
             users: 0,
@@ -193,7 +204,7 @@ impl Cluster {
             return;
         }
         if self.warm_up.deadline().is_some_and(|until| until <= self.now) {
-            self.warm_up = WarmUp::Done;
+            self.warm_up.expire();
         }
         for monolith in self.monoliths.values_mut() {
             if matches!(monolith.sync, Sync::Waiting { until } if until <= self.now) {

@@ -183,6 +183,7 @@ impl Cluster {
             }
         }
         self.advance_or_drop(&key, code == CloseCode::ROOM_NOT_FOUND, turn);
+        self.release_unless_awaited(&key, turn);
     }
 
     /// The Monolith does not know the room under this spelling: everyone who asked for it in the same way hears so.

@@ -128,6 +128,7 @@ impl Cluster {
                 self.served(&name, &monolith, turn);
                 // A Monolith that created it under another name has answered for this one too: the next may go.
                 self.advance(&key, turn);
+                self.release_unless_awaited(&key, turn);
             }
             RequestOutcome::Status(200..=299) if entry.cause == Cause::Http => {
                 self.served(&RoomName::reported(key.as_str()), &monolith, turn);

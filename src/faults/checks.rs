@@ -10,9 +10,10 @@ use super::ledger::Session;
 use super::monolith::Monolith;
 use super::{FAREWELL, Run};
 
-/// For so long a Monolith may have rooms that is drained in the calm: until they are quiet, and each in its turn.
+/// For so long a Monolith may have rooms that is drained in the calm, until they are quiet, and each in its turn; and for so
+/// long a room may be on two Monoliths.
 const EMPTIES: Duration = Duration::from_secs(8);
-/// For so long what is still under way may arrive once nobody is left, and may bring nobody back.
+/// For so long what is still under way may arrive.
 const LAST_FRAMES: Duration = Duration::from_secs(2);
 
 impl Run {
@@ -45,12 +46,8 @@ impl Run {
         while !self.all_present(&before) && Instant::now() < deadline {
             sleep(Duration::from_millis(50)).await;
         }
-        // Two balancers may have sent a room to two Monoliths, and ask one of them to let go when their turn comes.
-        let deadline = Instant::now() + EMPTIES;
-        sleep(Duration::from_secs(2)).await;
-        while !self.misplaced().is_empty() && Instant::now() < deadline {
-            sleep(Duration::from_millis(50)).await;
-        }
+        sleep(LAST_FRAMES).await;
+        self.wait_for_presence().await;
         if *self.scene.guests.settled() != before {
             ledger.violation(format!("somebody lost its connection when {id} was drained"));
         }
@@ -62,6 +59,15 @@ impl Run {
         let sessions = self.scene.monoliths.iter().flat_map(Monolith::sessions);
         let present: BTreeSet<Session> = sessions.map(|(session, _)| session).collect();
         settled.values().all(|(session, _)| present.contains(session))
+    }
+
+    /// Waits until everybody is where all should be: two balancers may have sent a room to two Monoliths, and ask one of
+    /// them to let go when their turn comes.
+    pub(super) async fn wait_for_presence(&self) {
+        let deadline = Instant::now() + EMPTIES;
+        while !self.misplaced().is_empty() && Instant::now() < deadline {
+            sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Everybody is in, once, where the others of the room are.

@@ -156,6 +156,7 @@ impl Run {
         }
         // What is under way then arrives.
         sleep(Duration::from_secs(3)).await;
+        self.wait_for_presence().await;
         self.check_presence().await;
         if self.plan.empties {
             self.check_drain().await;

@@ -6,6 +6,7 @@ use super::STORM;
 use super::choosing::POLICIES;
 use super::dice::Dice;
 use super::monolith::Ending;
+use super::scene::GIVES_UP;
 use crate::policy::shipped::{SHIPPED, Shipped};
 
 /// Something that goes wrong, or that somebody does at a bad moment.
@@ -41,8 +42,8 @@ impl Fault {
             | Self::Outage { lasts, .. }
             | Self::SilenceStore { lasts } => *lasts,
             Self::End { away, .. } | Self::CrashBalancer { away, .. } => *away,
+            Self::SwallowLink { .. } => GIVES_UP,
             Self::CutLink { .. }
-            | Self::SwallowLink { .. }
             | Self::Gossip { .. }
             | Self::TidyUp { .. }
             | Self::SwapPolicy { .. }

@@ -20,7 +20,7 @@ use crate::model::{MonolithId, RoomKey};
 use crate::policy::shipped::Shipped;
 
 /// After so long the kernel gives up on a connection whose other end does not answer: an hour in life.
-const GIVES_UP: Duration = Duration::from_secs(5);
+pub(super) const GIVES_UP: Duration = Duration::from_secs(5);
 
 /// Shared with the tasks that end what a fault began.
 pub(super) struct Scene {

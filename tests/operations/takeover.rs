@@ -186,6 +186,39 @@ async fn a_takeover_under_traffic_refuses_nobody_and_closes_each_client_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_drained_stays_drained() {
+    let (_world, monoliths) = fleet().await;
+    let folder = TempDir::new().unwrap();
+    let mut old = Process::with_file(folder.path(), "usher.toml", &config(&monoliths), &[]).await;
+    old.ready().await;
+    let addr = old.addr;
+    let states = async || {
+        let listed = document(addr, "/_usher/v1/monoliths").await;
+        let text = |monolith: &Value, key: &str| monolith[key].as_str().unwrap_or_default().to_string();
+        let monoliths = listed["monoliths"].as_array().cloned().unwrap_or_default();
+        monoliths.iter().map(|one| (text(one, "id"), text(one, "state"))).collect::<BTreeMap<_, _>>()
+    };
+    let id = eventually("both are linked", async || {
+        let states = states().await;
+        (states.len() == 2).then(|| states.into_keys().next().unwrap())
+    })
+    .await;
+    let (key, path) = (format!("Bearer {KEY}"), format!("/_usher/v1/monoliths/{id}/drain"));
+    let drained = http::request(addr, "POST", &path, &[("authorization", &key)], String::new()).await.unwrap();
+    assert_eq!(drained.status, 200, "{}", drained.text());
+    let before = states().await;
+    assert_eq!(before[&id], "draining");
+
+    let mut new = successor(folder.path(), addr, &[]);
+    assert_eq!(new.accepts().await, None, "{}", new.log());
+    assert_eq!(old.ended().await.0, Some(0));
+    assert_eq!(states().await, before);
+    let (code, log) = new.terminate().await;
+    assert_eq!(code, Some(0), "{log}");
+    no_harm(&monoliths);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_cannot_serve_replaces_nobody() {
     let (_world, monoliths) = fleet().await;
     let folder = TempDir::new().unwrap();

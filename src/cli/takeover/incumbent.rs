@@ -10,7 +10,7 @@ use tokio::net::UnixStream;
 use tracing::{debug, info, warn};
 
 use super::place::Published;
-use super::wire::{Message, VERSION, Wire};
+use super::wire::{Message, Monoliths, VERSION, Wire};
 use crate::front::listener::Listener;
 
 /// For a message that needs nothing done first.
@@ -71,14 +71,20 @@ impl Incumbent {
     }
 
     /// Waits until another usher has taken over, and lets go of the sockets. One that fails on its way, and one that
-    /// comes while another is on its way, changes nothing. `linked` says how many Monoliths this one is linked to.
-    pub(in crate::cli) async fn taken_over(mut self, linked: impl Fn() -> usize) -> TakenOver {
-        let taken = self.wait(&linked).await;
+    /// comes while another is on its way, changes nothing. `monoliths` says what this one has.
+    pub(in crate::cli) async fn taken_over<F>(mut self, monoliths: impl Fn() -> F) -> TakenOver
+    where
+        F: Future<Output = Monoliths>,
+    {
+        let taken = self.wait(&monoliths).await;
         self.published.leave();
         taken
     }
 
-    async fn wait(&self, linked: &impl Fn() -> usize) -> TakenOver {
+    async fn wait<F>(&self, monoliths: &impl Fn() -> F) -> TakenOver
+    where
+        F: Future<Output = Monoliths>,
+    {
         let mut session = None;
         loop {
             tokio::select! {
@@ -86,7 +92,7 @@ impl Incumbent {
                     Ok((stream, _)) if session.is_some() => {
                         tokio::spawn(refuse(stream));
                     }
-                    Ok((stream, _)) => session = Some(Box::pin(self.hand_over(stream, linked))),
+                    Ok((stream, _)) => session = Some(Box::pin(self.hand_over(stream, monoliths))),
                     Err(error) => {
                         warn!(%error, "cannot accept a takeover, trying again in {PAUSE:?}");
                         tokio::time::sleep(PAUSE).await;
@@ -110,7 +116,10 @@ impl Incumbent {
     }
 
     /// One conversation; none if the other end said nothing.
-    async fn hand_over(&self, stream: UnixStream, linked: &impl Fn() -> usize) -> Result<Option<TakenOver>, String> {
+    async fn hand_over<F>(&self, stream: UnixStream, monoliths: &impl Fn() -> F) -> Result<Option<TakenOver>, String>
+    where
+        F: Future<Output = Monoliths>,
+    {
         let mut wire = Wire::new(stream).map_err(|error| error.to_string())?;
         let by = match hear(&mut wire, ANSWER).await? {
             Some(Message::Hello { version: VERSION, pid }) => pid,
@@ -129,7 +138,7 @@ impl Incumbent {
         let mut passed: Vec<BorrowedFd<'_>> = vec![main.0.as_fd()];
         passed.extend(admin.as_ref().map(|(socket, _)| socket.as_fd()));
         let admin = admin.as_ref().map(|(_, addr)| *addr);
-        let offer = Message::Offer { pid: std::process::id(), main: main.1, admin, linked: linked() };
+        let offer = Message::Offer { pid: std::process::id(), main: main.1, admin, monoliths: monoliths().await };
         wire.say_with(&offer, &passed).await.map_err(gone)?;
         match hear(&mut wire, PATIENCE).await {
             Ok(Some(Message::Ready)) => {}

@@ -21,3 +21,4 @@ mod wire;
 pub(super) use incumbent::{Incumbent, Shared, TakenOver};
 pub(super) use place::{Published, path};
 pub(super) use successor::{Predecessor, TakeoverError, find};
+pub(super) use wire::Monoliths;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tracing::{debug, info, warn};
 
-use super::wire::{Message, VERSION, Wire};
+use super::wire::{Message, Monoliths, VERSION, Wire};
 
 /// For a message that needs nothing done first.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -49,8 +49,8 @@ pub(in crate::cli) struct Offered {
     pub(in crate::cli) main: TcpListener,
     /// The socket of the admin API, if it has one of its own.
     pub(in crate::cli) admin: Option<(TcpListener, SocketAddr)>,
-    /// How many Monoliths it is linked to.
-    pub(in crate::cli) linked: usize,
+    /// The Monoliths that it has.
+    pub(in crate::cli) monoliths: Monoliths,
 }
 
 /// Looks for an usher that listens at this path.
@@ -94,10 +94,10 @@ impl Predecessor {
         let heard = heard.map_err(|_| TakeoverError::Refused(format!("{} does not answer", self.name())))?;
         let strange = |error: io::Error| TakeoverError::Strange(error.to_string());
         match heard.map_err(strange)? {
-            Some((Message::Offer { pid, main: _, admin, linked }, sockets)) => {
+            Some((Message::Offer { pid, main: _, admin, monoliths }, sockets)) => {
                 let mut sockets = sockets.into_iter().map(TcpListener::from);
                 let main = sockets.next().ok_or_else(|| TakeoverError::Strange("an offer without a socket".into()))?;
-                Ok(Some(Offered { pid, main, admin: sockets.next().zip(admin), linked }))
+                Ok(Some(Offered { pid, main, admin: sockets.next().zip(admin), monoliths }))
             }
             Some((Message::Refused { reason }, _)) => Err(TakeoverError::Refused(reason)),
             Some((other, _)) => Err(TakeoverError::Strange(format!("{other:?}"))),

@@ -23,6 +23,40 @@ const LONGEST: usize = 4096;
 /// Sockets in one message: the main one and the admin API's.
 const SOCKETS: usize = 2;
 
+/// Bytes of a message that name drained Monoliths; no more are passed on.
+const DRAINED: usize = 3000;
+
+/// What the incumbent has, and its successor is to have before it is ready.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub(in crate::cli) struct Monoliths {
+    /// How many it is linked to.
+    pub(in crate::cli) linked: usize,
+    /// Those of them that operators drain.
+    #[serde(default)]
+    pub(in crate::cli) drained: Vec<String>,
+}
+
+impl Monoliths {
+    /// As many of them as one message takes.
+    pub(in crate::cli) fn new(linked: usize, mut drained: Vec<String>) -> Self {
+        let mut room = DRAINED;
+        let fits = drained.iter().take_while(|id| {
+            let fits = room.checked_sub(id.len() + 3);
+            room = fits.unwrap_or(0);
+            fits.is_some()
+        });
+        let count = fits.count();
+        if count < drained.len() {
+            tracing::warn!(
+                left_out = drained.len() - count,
+                "the next usher does not hear of every Monolith that is drained"
+            );
+        }
+        drained.truncate(count);
+        Self { linked, drained }
+    }
+}
+
 /// What is said.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(tag = "say", rename_all = "snake_case")]
@@ -34,8 +68,8 @@ pub(super) enum Message {
         pid: u32,
         main: SocketAddr,
         admin: Option<SocketAddr>,
-        /// Monoliths that the incumbent is linked to.
-        linked: usize,
+        #[serde(flatten)]
+        monoliths: Monoliths,
     },
     /// The incumbent goes on, and this is why.
     Refused { reason: String },
@@ -191,7 +225,12 @@ mod tests {
         let admin = TcpListener::bind("127.0.0.1:0").unwrap();
         let addrs = [main.local_addr().unwrap(), admin.local_addr().unwrap()];
         one.say(&Message::Ready).await.unwrap();
-        let offer = Message::Offer { pid: 1, main: addrs[0], admin: Some(addrs[1]), linked: 3 };
+        let offer = Message::Offer {
+            pid: 1,
+            main: addrs[0],
+            admin: Some(addrs[1]),
+            monoliths: Monoliths::new(3, vec!["m1".into()]),
+        };
         one.say_with(&offer, &[main.as_fd(), admin.as_fd()]).await.unwrap();
         one.say(&Message::Go).await.unwrap();
         drop((main, admin));
@@ -206,6 +245,15 @@ mod tests {
         assert_eq!(other.hear().await.unwrap().unwrap().0, Message::Go);
         drop(one);
         assert!(other.hear().await.unwrap().is_none());
+    }
+
+    #[test]
+    fn drained_monoliths_fit_into_one_message_and_may_be_missing() {
+        let ids: Vec<String> = (0..500).map(|number| format!("{number:036}")).collect();
+        let Monoliths { linked, drained } = Monoliths::new(500, ids.clone());
+        assert_eq!((linked, &drained[..]), (500, &ids[..76]));
+        let old: Monoliths = serde_json::from_str("{\"linked\":2}").unwrap();
+        assert_eq!(old, Monoliths::new(2, Vec::new()));
     }
 
     #[tokio::test]

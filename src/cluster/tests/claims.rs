@@ -18,11 +18,6 @@ impl World {
         let answer = ClaimAnswer { number, monolith: monolith(of), outcome };
         self.event(Event::Claim { room: RoomKey::of("foo"), answer })
     }
-
-    fn pass(&mut self, micros: Micros) -> Got {
-        self.now += micros;
-        self.event(Event::Tick)
-    }
 }
 
 fn taken(by: u64, expires_in: Micros) -> ClaimOutcome {
@@ -189,6 +184,9 @@ fn a_room_that_nobody_waits_for_any_more_keeps_no_claim() {
     w.request(2, Some("foo"), Cause::Http).gives("claim 2 foo m1");
     w.claim(2, 1, ClaimOutcome::Granted).gives("send r2 m1 awaited");
     w.done(2, RequestOutcome::NotSent).gives("release foo m1 -");
+    w.join(1, "foo").gives("claim 3 foo m2");
+    w.claim(3, 2, ClaimOutcome::Granted).gives("join m2 c1#1 foo alone");
+    w.kicked(2, 1, 1, 4004).gives("release foo m2 -");
     // Whoever has waited for too long, whatever for.
     for outcome in [None, Some(taken(2, 9 * SECOND)), Some(taken(7, 9 * SECOND))] {
         let mut w = claiming(2);
@@ -444,4 +442,21 @@ fn a_claim_for_a_monolith_that_comes_meanwhile_is_followed_there() {
     w.claim(2, 1, taken(2, 9 * SECOND)).gives("");
     assert_eq!((w.row(1), w.row(2)), ((0, 0, 0), (0, 0, 1)));
     w.loaded(2, "foo", 5).gives("bind foo m2; join m2 c1#1 foo");
+}
+
+#[test]
+fn what_was_followed_before_the_room_was_somewhere_else_is_followed_anew() {
+    let mut w = claiming(2);
+    w.join(1, "foo").gives("claim 1 foo m1");
+    w.claim(1, 1, taken(2, 9 * SECOND)).gives("");
+    w.loaded(1, "foo", 5).gives("bind foo m1; join m1 c1#1 foo");
+    w.answered(1, 1, 1).ignore();
+    w.join(2, "foo").gives("join m1 c2#1 foo");
+    w.unloaded(1, "foo", UnloadReason::Admin, &[(2, 1)]).ignore();
+    w.join(3, "foo").gives("");
+    w.kicked(1, 2, 1, 4003).gives("claim 2 foo m1");
+    w.claim(2, 1, taken(2, 9 * SECOND)).gives("");
+    w.pass(SECOND / 4).gives("claim 3 foo m2");
+    w.claim(3, 2, taken(2, 9 * SECOND)).gives("");
+    w.loaded(2, "foo", 6).gives("bind foo m2; join m2 c3#1 foo");
 }

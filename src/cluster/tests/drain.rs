@@ -3,7 +3,7 @@
 use super::handover::{inhabited, seamless};
 use super::moves::fill;
 use super::*;
-use crate::cluster::{DrainSummary, Seamless};
+use crate::cluster::{DrainNeeds, DrainSummary, Seamless};
 use crate::model::moves::MoveRefusal;
 
 fn summary(w: &World, n: u64) -> DrainSummary {
@@ -247,4 +247,19 @@ fn a_drain_and_rebalancing_do_not_disturb_each_other() {
     // What the policy has said before is forgotten with each call; what is drained is not.
     w.policy.moves = Vec::new();
     w.wait(1).gives("rebalanced 0-0 of 1; unbind foo; hand over m1 Foo");
+}
+
+#[test]
+fn a_drain_that_cannot_go_on_says_what_it_waits_for_and_is_not_done() {
+    let mut w = inhabited(2);
+    w.state(1, MonolithState::Suspect);
+    w.drain(1, true).gives("");
+    assert_eq!((summary(&w, 1).waits_for, summary(&w, 1).done), (Some(DrainNeeds::Answer), false));
+    w.down(2).ignore();
+    w.event(Event::LinkState { link: LinkId(1), state: MonolithState::Up }).ignore();
+    assert_eq!((summary(&w, 1).waits_for, summary(&w, 1).done), (Some(DrainNeeds::Target), false));
+    w.up_as(7, 2, 2).ignore();
+    w.gossip(7, &[]).ignore();
+    assert_eq!((summary(&w, 1).waits_for, summary(&w, 1).done), (None, false));
+    w.wait(1).gives("unbind foo; hand over m1 Foo");
 }

@@ -1,6 +1,7 @@
 //! Monoliths that come and go, warm-up, and who may take new rooms.
 
 use super::*;
+use crate::cluster::SYNC_TIMEOUT;
 
 #[test]
 fn joins_wait_until_every_monolith_has_said_what_it_has() {
@@ -28,10 +29,36 @@ fn nobody_waits_longer_than_promised() {
     assert_eq!(w.cluster.next_deadline(), Some(6 * SECOND));
     w.wait(5).gives("join m1 c1#1 foo alone");
     assert_eq!(w.cluster.size(), (1, 1));
-    // A Monolith that links later is waited for as well, for two seconds.
+    // A Monolith that links later is waited for as well, for a moment.
     w.up(2).ignore();
     w.join(3, "baz").gives("");
-    w.wait(2).gives("join m1 c3#1 baz alone");
+    w.pass(SYNC_TIMEOUT - 1).gives("");
+    w.pass(1).gives("join m1 c3#1 baz alone");
+}
+
+#[test]
+fn at_the_start_a_first_gossip_that_comes_late_is_waited_for() {
+    let mut w = fresh();
+    w.event(Event::Discovered { endpoints: vec![endpoint(1), endpoint(2)] }).gives("");
+    w.up(1).ignore();
+    w.gossip(1, &[]).gives("");
+    w.up(2).ignore();
+    w.join(1, "foo").gives("");
+    w.wait(4).gives("");
+    w.gossip(2, &[("foo", 3)]).gives("bind foo m2; join m2 c1#1 foo");
+}
+
+#[test]
+fn those_whom_discovery_names_late_are_waited_for() {
+    let mut w = fresh();
+    w.wait(60).gives("");
+    w.event(Event::Discovered { endpoints: vec![endpoint(1), endpoint(2)] }).gives("");
+    w.up(1).ignore();
+    w.gossip(1, &[]).gives("");
+    w.join(1, "foo").gives("");
+    assert!(!w.cluster.has_warmed_up());
+    w.up(2).gives("accept 2");
+    w.gossip(2, &[("foo", 3)]).gives("bind foo m2; join m2 c1#1 foo");
 }
 
 #[test]

@@ -220,6 +220,11 @@ impl World {
         self.event(Event::Tick)
     }
 
+    fn pass(&mut self, micros: Micros) -> Got {
+        self.now += micros;
+        self.event(Event::Tick)
+    }
+
     fn up(&mut self, n: u64) -> Got {
         self.up_as(n, n, n)
     }

@@ -3,7 +3,7 @@
 
 use tokio::time::Instant;
 
-use super::super::members::{Answer, Member};
+use super::super::members::Answer;
 use super::Session;
 #[cfg(test)]
 use crate::link::broken;
@@ -51,14 +51,22 @@ impl Session {
         }
     }
 
-    /// Lets those speak whose Monolith does not answer joins.
+    /// Lets those speak whose Monolith does not answer joins. Where the room is not loaded it is loading still, or it has
+    /// gone: what was said would be lost, so they wait on, until it is there or they are taken away.
     pub(super) fn open_unanswered(&mut self) {
         while let Some((client, attachment)) = self.rejoining.pop_due() {
             let id = client.member(attachment);
-            let leaves = self.members.room_of(id).is_some_and(|room| self.leaving.holds(room));
-            let waits = |member: &mut Member| member.answer != Answer::Heard && !member.crossed;
-            if !leaves && self.members.get_mut(id).is_some_and(waits) {
+            let Some(room) = self.members.room_of(id) else { continue };
+            // While they are being held back the `unload` is still to come, and decides.
+            if self.leaving.holds(room) {
+                continue;
+            }
+            let loaded = self.loaded.contains_key(room);
+            let heard = self.members.get_mut(id).is_some_and(|member| member.answer == Answer::Heard);
+            if loaded || heard {
                 self.open(client, attachment);
+            } else {
+                self.rejoining.push(Instant::now() + self.join_answer, client, attachment);
             }
         }
     }
