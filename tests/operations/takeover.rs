@@ -189,7 +189,7 @@ async fn a_takeover_under_traffic_refuses_nobody_and_closes_each_client_once() {
 async fn what_is_drained_stays_drained() {
     let (_world, monoliths) = fleet().await;
     let folder = TempDir::new().unwrap();
-    let mut old = Process::with_file(folder.path(), "usher.toml", &config(&monoliths), &[]).await;
+    let old = Process::with_file(folder.path(), "usher.toml", &config(&monoliths), &[]).await;
     old.ready().await;
     let addr = old.addr;
     let states = async || {
