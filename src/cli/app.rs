@@ -268,11 +268,6 @@ impl App {
         info!(addr = %self.addr, region = %config.region, "usher accepts");
     }
 
-    /// How many Monoliths are linked.
-    pub fn linked(&self) -> usize {
-        self.control.routes().published().targets.len()
-    }
-
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr

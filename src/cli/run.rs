@@ -226,7 +226,7 @@ async fn ready(app: &App, Monoliths { linked, drained }: Monoliths) -> Result<()
     let started = Instant::now();
     loop {
         let warm = app.control().query(Cluster::has_warmed_up).await.map_err(|stopped| stopped.to_string())?;
-        let (now, took) = (app.linked(), started.elapsed());
+        let (now, took) = (app.control().routes().linked(), started.elapsed());
         // Where the other one has no Monolith either, clients lose nothing.
         let enough = now >= linked || (now > 0 && took > LINKED_WITHIN);
         if warm && enough {
@@ -254,7 +254,7 @@ async fn ready(app: &App, Monoliths { linked, drained }: Monoliths) -> Result<()
 
 /// What the next usher has to have.
 async fn monoliths(control: Control) -> Monoliths {
-    let linked = control.routes().published().targets.len();
+    let linked = control.routes().linked();
     let drained = control.query(|cluster| cluster.drained().map(ToString::to_string).collect()).await;
     // Without a control thread this usher ends.
     Monoliths::new(linked, drained.unwrap_or_default())

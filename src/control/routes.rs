@@ -172,9 +172,14 @@ impl Routes {
         self.published.load_full()
     }
 
+    /// How many Monoliths are linked.
+    pub fn linked(&self) -> usize {
+        self.linked.load(Relaxed) as usize
+    }
+
     /// Whether any Monolith is linked.
     pub fn available(&self) -> bool {
-        self.linked.load(Relaxed) > 0
+        self.linked() > 0
     }
 
     /// How many Monoliths take new rooms.

@@ -6,15 +6,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::Run;
 use super::ledger::Session;
 use super::monolith::Monolith;
-use super::{FAREWELL, Run};
 
 /// For so long a Monolith may have rooms that is drained in the calm, until they are quiet, and each in its turn; and for so
-/// long a room may be on two Monoliths.
+/// long after that a room may be on two Monoliths.
 const EMPTIES: Duration = Duration::from_secs(8);
-/// For so long what is still under way may arrive.
-const LAST_FRAMES: Duration = Duration::from_secs(2);
 
 impl Run {
     /// A Monolith that is drained loses its rooms where others can take them, and nobody is closed because of it.
@@ -46,7 +44,7 @@ impl Run {
         while !self.all_present(&before) && Instant::now() < deadline {
             sleep(Duration::from_millis(50)).await;
         }
-        sleep(LAST_FRAMES).await;
+        sleep(Duration::from_secs(2)).await;
         self.wait_for_presence().await;
         if *self.scene.guests.settled() != before {
             ledger.violation(format!("somebody lost its connection when {id} was drained"));
@@ -63,7 +61,7 @@ impl Run {
 
     /// Waits until everybody is where all should be: two balancers may have sent a room to two Monoliths, and ask one of
     /// them to let go when their turn comes.
-    pub(super) async fn wait_for_presence(&self) {
+    async fn wait_for_presence(&self) {
         let deadline = Instant::now() + EMPTIES;
         while !self.misplaced().is_empty() && Instant::now() < deadline {
             sleep(Duration::from_millis(50)).await;
@@ -107,14 +105,9 @@ impl Run {
         wrong
     }
 
-    /// Before long nobody is left anywhere, and nobody comes back.
+    /// Nobody is left anywhere.
     pub(super) async fn check_absence(&self) {
         let ledger = &self.scene.ledger;
-        let deadline = Instant::now() + FAREWELL;
-        while !self.left_behind().await.is_empty() && Instant::now() < deadline {
-            sleep(Duration::from_millis(100)).await;
-        }
-        sleep(LAST_FRAMES).await;
         self.left_behind().await.into_iter().for_each(|wrong| ledger.violation(wrong));
         for number in 0..self.plan.balancers {
             let Some(balancer) = self.scene.balancer(number) else { continue };

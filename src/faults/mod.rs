@@ -45,7 +45,9 @@ use crate::link::broken::{self, Rule};
 
 /// For so long something goes wrong now and then.
 const STORM: Duration = Duration::from_secs(12);
-/// For so long after that everybody may take to be well again.
+/// For so long after that rooms may be on two Monoliths, or be on their way.
+const AFTERMATH: Duration = Duration::from_secs(7);
+/// For so long after its last fault everybody may take to be well again.
 const CALM: Duration = Duration::from_secs(15);
 /// For so long after that everybody may take to be gone.
 const FAREWELL: Duration = Duration::from_secs(6);
@@ -154,9 +156,8 @@ impl Run {
         while !settled() && Instant::now() < deadline {
             sleep(Duration::from_millis(50)).await;
         }
-        // What is under way then arrives.
-        sleep(Duration::from_secs(3)).await;
-        self.wait_for_presence().await;
+        // What is under way then arrives, and what the storm has led to comes to its end.
+        sleep_until((Instant::now() + Duration::from_secs(3)).max(began + STORM + AFTERMATH)).await;
         self.check_presence().await;
         if self.plan.empties {
             self.check_drain().await;
@@ -168,6 +169,7 @@ impl Run {
                 self.scene.ledger.violation("somebody cannot leave");
             }
         }
+        sleep(FAREWELL).await;
         self.check_absence().await;
     }
 }

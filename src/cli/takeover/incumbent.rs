@@ -138,7 +138,11 @@ impl Incumbent {
         let mut passed: Vec<BorrowedFd<'_>> = vec![main.0.as_fd()];
         passed.extend(admin.as_ref().map(|(socket, _)| socket.as_fd()));
         let admin = admin.as_ref().map(|(_, addr)| *addr);
-        let offer = Message::Offer { pid: std::process::id(), main: main.1, admin, monoliths: monoliths().await };
+        let Ok(monoliths) = tokio::time::timeout(ANSWER, monoliths()).await else {
+            let reason = "the control thread of the usher that runs does not answer; stop it and start this one";
+            return refused(&wire, reason.to_string()).await;
+        };
+        let offer = Message::Offer { pid: std::process::id(), main: main.1, admin, monoliths };
         wire.say_with(&offer, &passed).await.map_err(gone)?;
         match hear(&mut wire, PATIENCE).await {
             Ok(Some(Message::Ready)) => {}

@@ -39,11 +39,13 @@ pub(in crate::cli) struct Monoliths {
 impl Monoliths {
     /// As many of them as one message takes.
     pub(in crate::cli) fn new(linked: usize, mut drained: Vec<String>) -> Self {
-        let mut room = DRAINED;
+        let mut left = DRAINED;
         let fits = drained.iter().take_while(|id| {
-            let fits = room.checked_sub(id.len() + 3);
-            room = fits.unwrap_or(0);
-            fits.is_some()
+            // As it stands in the message, with what parts it from the next one.
+            let length = serde_json::Value::from(id.as_str()).to_string().len() + 1;
+            let rest = left.checked_sub(length);
+            left = rest.unwrap_or(0);
+            rest.is_some()
         });
         let count = fits.count();
         if count < drained.len() {

@@ -3,6 +3,19 @@
 use super::*;
 use crate::cluster::SYNC_TIMEOUT;
 
+/// The start, when the first of two Monoliths has said that it has nothing.
+fn half_known() -> World {
+    let mut w = fresh();
+    discover_two(&mut w);
+    w
+}
+
+fn discover_two(w: &mut World) {
+    w.event(Event::Discovered { endpoints: vec![endpoint(1), endpoint(2)] }).gives("");
+    w.up(1).ignore();
+    w.gossip(1, &[]).gives("");
+}
+
 #[test]
 fn joins_wait_until_every_monolith_has_said_what_it_has() {
     let mut w = fresh();
@@ -19,10 +32,7 @@ fn joins_wait_until_every_monolith_has_said_what_it_has() {
 
 #[test]
 fn nobody_waits_longer_than_promised() {
-    let mut w = fresh();
-    w.event(Event::Discovered { endpoints: vec![endpoint(1), endpoint(2)] }).gives("");
-    w.up(1).ignore();
-    w.gossip(1, &[]).gives("");
+    let mut w = half_known();
     w.join(1, "foo").gives("");
     w.join(2, "bar").gives("");
     w.leave(2).gives("");
@@ -38,10 +48,7 @@ fn nobody_waits_longer_than_promised() {
 
 #[test]
 fn at_the_start_a_first_gossip_that_comes_late_is_waited_for() {
-    let mut w = fresh();
-    w.event(Event::Discovered { endpoints: vec![endpoint(1), endpoint(2)] }).gives("");
-    w.up(1).ignore();
-    w.gossip(1, &[]).gives("");
+    let mut w = half_known();
     w.up(2).ignore();
     w.join(1, "foo").gives("");
     w.wait(4).gives("");
@@ -52,9 +59,7 @@ fn at_the_start_a_first_gossip_that_comes_late_is_waited_for() {
 fn those_whom_discovery_names_late_are_waited_for() {
     let mut w = fresh();
     w.wait(60).gives("");
-    w.event(Event::Discovered { endpoints: vec![endpoint(1), endpoint(2)] }).gives("");
-    w.up(1).ignore();
-    w.gossip(1, &[]).gives("");
+    discover_two(&mut w);
     w.join(1, "foo").gives("");
     assert!(!w.cluster.has_warmed_up());
     w.up(2).gives("accept 2");
@@ -65,9 +70,7 @@ fn those_whom_discovery_names_late_are_waited_for() {
 fn an_endpoint_that_discovery_drops_is_not_waited_for() {
     let mut w = fresh();
     w.join(1, "foo").gives("");
-    w.event(Event::Discovered { endpoints: vec![endpoint(1), endpoint(2)] }).gives("");
-    w.up(1).ignore();
-    w.gossip(1, &[]).gives("");
+    discover_two(&mut w);
     w.event(Event::Discovered { endpoints: vec![endpoint(1)] }).gives("join m1 c1#1 foo alone");
 }
 

@@ -1,6 +1,6 @@
 //! One cause after another for which a room changes its Monolith, with few clients and a close look.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use usher::testkit::monolith::UnloadReason;
@@ -57,8 +57,9 @@ async fn a_room_in_which_somebody_talks_is_moved_later_and_loses_nothing() {
     let mut client = balancer.join("x", "t").await;
     assert_eq!(balancer.post("/_usher/v1/rooms/x/move", &json!({"to": b.id()})).await.status, 200);
     // It never stops, so the room is never quiet.
-    let mut sent = Vec::new();
+    let (began, mut sent) = (Instant::now(), Vec::new());
     while b.members("x").is_empty() {
+        assert!(began.elapsed() < SOON * 6, "it is never moved");
         let message = json!({"action": "echo", "number": sent.len()}).to_string();
         client.send(&message).await;
         sent.push(message);
