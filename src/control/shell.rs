@@ -321,6 +321,10 @@ impl Shell {
             }
             Effect::Open { link, client, attachment } => self.tell(link, link::Command::Open { client, attachment }),
             Effect::Detach { link, client, attachment } => {
+                // The answer to its join may be on its way here: its link lets it speak already, and loses it now.
+                if let Some(inbox) = self.inboxes.get(&client) {
+                    inbox.detached(attachment);
+                }
                 self.tell(link, link::Command::Detach { client, attachment });
             }
             Effect::Unload { link, room, epoch, why } => {
