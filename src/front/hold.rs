@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+#[cfg(test)]
+use super::broken::{self, Rule};
 use super::listener::Stop;
 use super::respond::Refusal;
 use crate::control::Control;
-#[cfg(test)]
-use crate::link::broken::{self, Rule};
 use crate::link::stats::count;
 use crate::model::metrics::MetricsText;
 use crate::model::{ClientId, RoomKey};

@@ -32,4 +32,6 @@ mod wire;
 pub const SOCKETS_EVERY: u32 = 8;
 
 #[cfg(test)]
+pub(crate) mod broken;
+#[cfg(test)]
 mod testing;

@@ -16,13 +16,13 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tracing::debug;
 
+#[cfg(test)]
+use super::broken::{self, Rule};
 use super::clients::{ClientCounters, Clients};
 use super::handshakes::Handshake;
 use crate::config::{Heartbeat, QueueLimit};
 use crate::control::Control;
 use crate::link::Command;
-#[cfg(test)]
-use crate::link::broken::{self, Rule};
 use crate::link::inbox::{Inbox, Item, Line};
 use crate::link::outbox::{Closed, Refused};
 use crate::link::stats::count;

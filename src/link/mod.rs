@@ -3,8 +3,6 @@
 //! reader, first-in first-out queues, no lock across rooms.
 
 pub mod activity;
-#[cfg(test)]
-pub(crate) mod broken;
 mod departed;
 mod dial;
 pub mod handover;

@@ -5,8 +5,6 @@ use tokio::time::Instant;
 
 use super::super::members::Answer;
 use super::Session;
-#[cfg(test)]
-use crate::link::broken;
 use crate::model::event::Event;
 use crate::model::{Attachment, ClientId};
 
@@ -31,10 +29,7 @@ impl Session {
             // That was said of the load that has gone.
             return;
         }
-        let may_be_lost = member.is_rejoining() && !member.answer.is_over();
-        #[cfg(test)]
-        let may_be_lost = may_be_lost && !broken::is(broken::Rule::RejoinsAreAnswered);
-        if may_be_lost {
+        if member.is_rejoining() && !member.answer.is_over() {
             member.report = true;
             self.rejoining.push(Instant::now() + self.join_answer, client, attachment);
             return;

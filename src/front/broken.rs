@@ -1,5 +1,4 @@
-//! Rules that links and the tasks of clients break on purpose, in tests alone: proof that the simulation of faults would
-//! find it.
+//! Rules that the task of a client breaks on purpose, in tests alone: proof that the simulation of faults would find it.
 
 use std::cell::Cell;
 
@@ -12,8 +11,6 @@ pub(crate) enum Rule {
     HeldInputIsKept,
     /// A frame of an attachment that is over does not reach the client.
     LateFramesAreDropped,
-    /// What was held goes on once the join is answered that may meet an `unload`.
-    RejoinsAreAnswered,
     /// Nobody waits for its upgrade longer than it may.
     TheHoldEnds,
 }
@@ -23,7 +20,7 @@ thread_local! {
 }
 
 /// Whether this thread breaks the rule.
-pub(crate) fn is(rule: Rule) -> bool {
+pub(super) fn is(rule: Rule) -> bool {
     BROKEN.get() == Some(rule)
 }
 
