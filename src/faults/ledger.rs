@@ -406,7 +406,10 @@ mod tests {
             commands: tokio::sync::mpsc::unbounded_channel().0,
             activity: Arc::new(Activity::default()),
         };
-        inbox.attached(attachment, line, open);
+        inbox.attached(attachment, line);
+        if open {
+            inbox.open(attachment);
+        }
         inbox
     }
 

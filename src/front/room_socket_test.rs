@@ -73,7 +73,8 @@ impl Joined {
             commands: mpsc::unbounded_channel().0,
             activity: Arc::new(Activity::default()),
         };
-        self.inbox.attached(attachment, line, true);
+        self.inbox.attached(attachment, line);
+        self.inbox.open(attachment);
         outbox
     }
 

@@ -32,9 +32,9 @@ impl History {
     /// Takes in what the client's task is going to do.
     pub(super) fn note(&mut self, item: &Item) {
         let speaks = match item {
-            Item::Attached { attachment, open, .. } if *attachment > self.newest => {
+            Item::Attached { attachment, .. } if *attachment > self.newest => {
                 (self.newest, self.present) = (*attachment, Some(*attachment));
-                *open
+                false
             }
             Item::Open(attachment) if self.present == Some(*attachment) => true,
             Item::Hold(attachment, _) if self.present == Some(*attachment) => false,

@@ -31,10 +31,8 @@ pub enum Item {
         attachment: Attachment,
         /// What it needs to speak to the Monolith.
         line: Line,
-        /// Whether its own frames may go at once.
-        open: bool,
     },
-    /// The room is up: the client's own frames may go.
+    /// The room is up and has answered the `join`: the client's own frames may go.
     Open(Attachment),
     /// The room is about to leave its Monolith, or has left it before the client's join was answered: what it says from now
     /// on is kept, for the next one or for that answer. The other part is dropped once everything that it has said so far
@@ -126,8 +124,8 @@ impl Inbox {
     }
 
     /// Announces an attachment.
-    pub fn attached(&self, attachment: Attachment, line: Line, open: bool) {
-        self.control(Item::Attached { attachment, line, open });
+    pub fn attached(&self, attachment: Attachment, line: Line) {
+        self.control(Item::Attached { attachment, line });
     }
 
     /// Notes over which link an attachment is.

@@ -25,9 +25,9 @@ use super::heart::{Beat, Heart};
 use super::inbox::Line;
 use super::members::{Answer, Delivered, Joining, Member, Members, lower_case};
 use super::outbox::{Outbox, Outgoing};
-use super::rejoining::Rejoining;
 use super::stats::{LinkStats, count};
 use super::tap::{Direction, TapKind};
+use super::unanswered::Unanswered;
 use super::unread::Unread;
 use super::writer::write_loop;
 use super::{Command, LinkContext, LinkSettings, Report};
@@ -63,7 +63,7 @@ pub(super) struct Session {
     departed: Departed,
     leaving: HandOvers,
     unread: Unread,
-    rejoining: Rejoining,
+    unanswered: Unanswered,
     join_answer: Duration,
     drain: Duration,
     heartbeat: Heart,
@@ -111,7 +111,7 @@ impl Session {
             departed: Departed::default(),
             leaving: HandOvers::default(),
             unread: Unread::default(),
-            rejoining: Rejoining::default(),
+            unanswered: Unanswered::default(),
             join_answer: settings.timeouts.join_answer,
             drain: settings.timeouts.drain,
             heartbeat: Heart::new(settings.heartbeat.interval, settings.heartbeat.missed),
@@ -198,7 +198,7 @@ impl Session {
                     return End::Stopped;
                 }
             }
-            let deadline = [draining, self.leaving.next_due(), self.rejoining.next_due()].into_iter().flatten().min();
+            let deadline = [draining, self.leaving.next_due(), self.unanswered.next_due()].into_iter().flatten().min();
             if attached >= CROWD {
                 attached = 0;
                 tokio::task::yield_now().await;
@@ -375,7 +375,7 @@ impl Session {
     fn room_message(&mut self, message: &RoomMessage<'_>) {
         let counters = &self.context.counters;
         let mut answered = Vec::new();
-        let mut first = |member: &Member| answered.push((member.client, member.attachment));
+        let mut first = |member: &Member| answered.push((member.client, member.attachment, member.report));
         // One copy per message, shared by every delivery: a slice of the frame would keep the whole read buffer alive.
         let payload = || Utf8Bytes::from(message.payload);
         let (delivered, kind) = match message.to {
@@ -417,8 +417,8 @@ impl Session {
             counters.overflows.fetch_add(overflowed, Relaxed);
         }
         self.context.tap.emit(kind, &self.init.id, Direction::Rx);
-        for (client, attachment) in answered {
-            self.answered(client, attachment);
+        for (client, attachment, report) in answered {
+            self.answered(client, attachment, report);
         }
     }
 
@@ -450,21 +450,20 @@ impl Session {
             Command::Attach { client, attachment, room, token, inbox, open, report, rejoin } => {
                 // Subscribing and queueing the join are one step, so no answer can come before the subscription, and
                 // the client's own frames can only follow its join.
-                // It meets an `unload` if the room has gone, and the control thread has not heard that yet.
-                let waits = open && (rejoin || !self.loaded.contains_key(room.key()));
-                let joining = Joining { report: report || waits, rejoin, patience: self.join_answer };
+                // Where the room has gone, the control thread has not heard that yet.
+                let report = report || (open && !self.loaded.contains_key(room.key()));
+                let joining = Joining { report, rejoin, patience: self.join_answer };
                 let member = Member::joining(client, attachment, inbox.clone(), joining);
                 let id = member.id;
                 let activity = self.members.insert(room.key().clone(), member);
-                if waits {
-                    self.rejoining.push(Instant::now() + self.join_answer, client, attachment);
+                if open {
+                    self.unanswered.push(Instant::now() + self.join_answer, client, attachment);
                 }
-                let open = open && !waits && !self.unread.holds(room.key(), client, attachment);
                 self.outbox.push_control(Outgoing::Text(wire::join(room.spelling(), id, &token.0)));
                 let (outbox, commands) = (self.outbox.clone(), self.commands.clone());
                 #[cfg(test)]
                 inbox.joined_over(self.link);
-                inbox.attached(attachment, Line { member: id, outbox, commands, activity }, open);
+                inbox.attached(attachment, Line { member: id, outbox, commands, activity });
             }
             Command::Open { client, attachment } => self.open(client, attachment),
             Command::Detach { client, attachment } => {
