@@ -73,6 +73,7 @@ fn in_words(drain: &Value) -> String {
     match drain["waits_for"].as_str() {
         Some("answer") => text.push_str("; it does not answer, and goes on when it does"),
         Some("target") => text.push_str("; no other Monolith takes rooms, and it goes on when one does"),
+        Some("turn") => text.push_str("; the rest may be another balancer's, and is left to it for a while"),
         Some(_) | None => {}
     }
     if drain["done"] == true {
@@ -100,6 +101,8 @@ mod tests {
         assert!(in_words(&stuck).ends_with("no other Monolith takes rooms, and it goes on when one does"));
         stuck["waits_for"] = "answer".into();
         assert!(in_words(&stuck).ends_with("it does not answer, and goes on when it does"));
+        stuck["waits_for"] = "turn".into();
+        assert!(in_words(&stuck).ends_with("the rest may be another balancer's, and is left to it for a while"));
         assert_eq!(in_words(&Value::Null), "it was resumed meanwhile");
     }
 }

@@ -1,5 +1,9 @@
 //! Monoliths that are to lose their rooms: because an operator says so, or because discovery no longer lists them. Their
 //! rooms move away one after another, as quickly as `move_rate` allows, until none is left that this balancer may move.
+//!
+//! Discovery tells every balancer the same, and two that ask for one room within the time that its `unloaded` takes would end
+//! the Monolith (`duplicates`). So each begins with the rooms that are its own: which it has sent there, or in which nobody
+//! else has clients. The others it leaves to whoever has sent them there, until none has left for a while.
 
 use std::collections::VecDeque;
 
@@ -14,6 +18,12 @@ use crate::model::{MonolithId, RoomKey};
 
 /// How often the rooms of a Monolith are looked through for some that came later.
 const STEP: Micros = 1_000_000;
+
+/// How long rooms that may be another balancer's are left to it, at least, and how far the balancers' turns are apart at most: after
+/// discovery has dropped their Monolith, and after the last room that another balancer has moved.
+const RESERVED: Micros = 10_000_000;
+/// The part of `drain` that this may take, where that is short.
+const RESERVED_PART: Micros = 8;
 
 /// Monoliths whose drain is remembered at once; beyond it the oldest is forgotten. Most of them have gone for good, and
 /// nobody resumes those.
@@ -43,6 +53,8 @@ impl Drained {
 #[derive(Debug, Default)]
 pub(super) struct Drain {
     next_step: Micros,
+    /// When rooms that may be another balancer's are no longer left to it.
+    turn: Micros,
     pub(super) moved: u64,
     pub(super) lossy: u64,
 }
@@ -75,6 +87,8 @@ pub enum DrainNeeds {
     Answer,
     /// No other Monolith takes rooms.
     Target,
+    /// Another balancer has sent its rooms there, and may be moving them.
+    Turn,
 }
 
 impl Cluster {
@@ -103,6 +117,7 @@ impl Cluster {
         let moves = !entry.stops && (entry.drained || entry.unlisted && self.settings.seamless.is_some());
         if moves && entry.drain.is_none() {
             entry.drain = Some(Drain { next_step: self.now, ..Drain::default() });
+            self.leave_rooms_to_others(id);
         } else if !moves && entry.drain.take().is_some() {
             self.moves.call_off(id);
         }
@@ -111,6 +126,31 @@ impl Cluster {
         if !draining {
             self.unpark_all_if_synced(turn);
         }
+    }
+
+    /// Another balancer has moved a room away from a Monolith, or may be about to: what may be its own is left to it for a while.
+    pub(super) fn leave_rooms_to_others(&mut self, from: &MonolithId) {
+        let span = RESERVED.min(self.settings.drain / RESERVED_PART);
+        let Some(turn) = self.drawn(from, span).map(|drawn| self.now.saturating_add(span).saturating_add(drawn)) else {
+            return;
+        };
+        if let Some(drain) = self.monoliths.get_mut(from).and_then(|monolith| monolith.drain.as_mut()) {
+            drain.turn = turn;
+        }
+    }
+
+    /// Whether a room on a Monolith that is drained is left to another balancer so far.
+    fn is_left_to_others(&self, key: &RoomKey, from: &MonolithId) -> bool {
+        let Some(monolith) = self.monoliths.get(from) else { return false };
+        // An operator drains at one balancer after the other.
+        if monolith.drained || monolith.drain.as_ref().is_none_or(|drain| drain.turn <= self.now) {
+            return false;
+        }
+        let Some((room, copy)) = self.rooms.get(key).zip(monolith.copies.get(key)) else { return false };
+        let sent = room.placed.as_ref().is_some_and(|placed| placed.monolith == *from && !placed.followed);
+        // As of its last gossip. None means that it has not counted yet.
+        let alone = (1..=room.members.len()).contains(&(copy.metadata.users as usize));
+        !sent && !alone
     }
 
     /// When the rooms of some Monolith are to be looked through next.
@@ -144,7 +184,10 @@ impl Cluster {
         }
         let queued = self.moves.queued_from(from);
         let leaves = |key: &&RoomKey| {
-            !queued.contains(*key) && !self.may_be_unsaved(key, from) && self.may_move(key, None).is_ok()
+            !queued.contains(*key)
+                && !self.may_be_unsaved(key, from)
+                && !self.is_left_to_others(key, from)
+                && self.may_move(key, None).is_ok()
         };
         let mut rooms: Vec<RoomKey> = monolith.copies.keys().filter(leaves).cloned().collect();
         rooms.sort_unstable();
@@ -168,7 +211,9 @@ impl Cluster {
         };
         // A room that was not reported is on its way there, and one that is not confirmed may leave once it is.
         let here = |room: &Room| room.monolith() == Some(id) && !room.members.is_empty();
+        let mut left_to_others = false;
         for (key, room) in self.rooms.iter().filter(|(_, room)| here(room)) {
+            left_to_others |= self.is_left_to_others(key, id);
             summary.skipped += usize::from(self.may_be_unsaved(key, id));
             summary.rooms_left += 1;
             summary.clients_left += room.members.len();
@@ -187,6 +232,7 @@ impl Cluster {
             0 => None,
             _ if monolith.suspect => Some(DrainNeeds::Answer),
             _ if !self.somebody_else_takes(id) => Some(DrainNeeds::Target),
+            _ if left_to_others => Some(DrainNeeds::Turn),
             _ => None,
         };
         summary.done &= summary.waits_for.is_none() && self.rooms_to_drain(id).is_empty();

@@ -77,6 +77,11 @@ impl Cluster {
         self
     }
 
+    /// What this balancer has drawn for a Monolith, less than `over`; none where it has no others beside it.
+    pub(super) fn drawn(&self, monolith: &MonolithId, over: Micros) -> Option<Micros> {
+        self.unloads.seed.map(|seed| draw(seed, monolith, over))
+    }
+
     /// Two Monoliths have one room. The older load wins; the loser's traffic ends before it is asked to unload.
     pub(super) fn duplicate(
         &mut self,
@@ -307,7 +312,12 @@ impl Cluster {
 /// one chance of that and not two hundred.
 fn delay(seed: u64, monolith: &MonolithId, nearness: Nearness) -> Micros {
     let (from, over) = nearness.span();
-    from + FixedState::with_seed(seed).hash_one(monolith.as_str()) % over
+    from + draw(seed, monolith, over)
+}
+
+/// What a balancer has drawn for a Monolith, less than `over` (at least 1).
+fn draw(seed: u64, monolith: &MonolithId, over: Micros) -> Micros {
+    FixedState::with_seed(seed).hash_one(monolith.as_str()) % over.max(1)
 }
 
 /// Whether load `a` beats load `b`: the older one, or for equal epochs the smaller Monolith id, so that every balancer

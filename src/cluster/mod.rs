@@ -75,6 +75,8 @@ pub struct Settings {
     pub region: Region,
     /// How long a Monolith may take to confirm a room.
     pub load_timeout: Micros,
+    /// How long a Monolith that discovery no longer lists has to become empty.
+    pub drain: Micros,
     /// Attempts at placing one room.
     pub place_attempts: u32,
     /// Joins and requests that may wait for a room.

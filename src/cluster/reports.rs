@@ -1,6 +1,6 @@
 //! What Monoliths say about rooms: loaded, unloaded, gossip.
 
-use super::monolith::{Copy, Sync};
+use super::monolith::{Asked, Copy, Sync};
 use super::room::{Active, Binding, State};
 use super::{Cluster, Turn};
 use crate::model::policy::{Cause, MonolithRow};
@@ -120,6 +120,10 @@ impl Cluster {
             && !std::mem::replace(&mut entry.stops, true)
         {
             self.state_changed(&monolith, turn);
+        }
+        let copy = self.monoliths.get(&monolith).and_then(|monolith| monolith.copies.get(key));
+        if reason == UnloadReason::Commanded && copy.is_some_and(|copy| !matches!(copy.asked, Some(Asked::Sent(_)))) {
+            self.leave_rooms_to_others(&monolith);
         }
         self.remove_copy(&monolith, key);
         self.count_rooms(&monolith);

@@ -72,6 +72,7 @@ pub fn cluster_settings(config: &Config) -> Settings {
     Settings {
         region: config.region.clone(),
         load_timeout: micros(config.timeouts.load),
+        drain: micros(config.timeouts.drain),
         place_attempts: config.limits.place_attempts,
         pending_joins: config.limits.pending_joins,
         pending_rooms: config.limits.pending_rooms,

@@ -110,13 +110,12 @@ impl Inputs {
                 let sent = *said.max(since) + ANSWER;
                 *said <= link.ended.unwrap_or(unread) + ON_THE_WAY && unread <= sent + UNREAD
             });
-            let went_on = self.inbox.as_ref().and_then(|inbox| inbox.went_on(*said));
+            let went_on = self.inbox.as_ref().and_then(|inbox| inbox.went_on_late(*number));
             let with_room = self.surprises.iter().any(|Surprise { at, link, met_by_join }| {
                 let near = |other: &Instant, within| *other <= *at + within && *at <= *other + within;
                 let kept = stalls.get(link).is_some_and(|stalls| stalls.iter().any(|it| near(it, NEWS_IN_A_STALL)));
                 let within = if kept { NEWS_IN_A_STALL } else { NEWS };
-                let was_held = went_on != Some(*said);
-                near(said, within) || was_held && !met_by_join && went_on.is_some_and(|at| near(&at, within))
+                near(said, within) || !met_by_join && went_on.is_some_and(|at| near(&at, within))
             });
             let when_it_left = held.is_some_and(|since| *said + ON_THE_WAY >= since);
             with_link || with_room || when_it_left
@@ -415,10 +414,15 @@ mod tests {
 
     #[test]
     fn what_was_held_was_under_way_when_it_went_on() {
-        let surprised = |after: u64| {
+        let surprised = |open_before: bool, after: u64| {
             violations(async move |it: &Ledger| {
-                let inbox = attached(it, false);
-                inputs(it, &[(1, None)]).await;
+                let inbox = attached(it, open_before);
+                it.said(7, 1);
+                tokio::time::advance(Duration::from_millis(10)).await;
+                if open_before {
+                    inbox.hold(Attachment(1), None);
+                }
+                inbox.has_read();
                 tokio::time::advance(Duration::from_secs(2)).await;
                 inbox.open(Attachment(1));
                 tokio::time::advance(Duration::from_millis(after)).await;
@@ -426,7 +430,8 @@ mod tests {
                 inputs(it, &[(2, Some(2))]).await;
             })
         };
-        assert_eq!((surprised(100), surprised(1000)), (0, 1));
+        assert_eq!((surprised(false, 100), surprised(false, 1000)), (0, 1));
+        assert_eq!((surprised(true, 100), surprised(true, 1000)), (0, 1), "it was on its way here when the hold began");
     }
 
     /// A session is let in, says two inputs of which the second is not heard, is held from then on or not, and leaves.

@@ -389,6 +389,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientTask<S> {
             return self.hello(&text, timer);
         }
         count(&self.counters().messages);
+        #[cfg(test)]
+        self.inbox.has_read();
         if !hello::is_object(&text) {
             count(&self.counters().dropped_frames);
             return Ok(());

@@ -13,6 +13,8 @@ pub(super) struct History {
     pub(super) links: Vec<(LinkId, Instant)>,
     /// Since when what it says goes on, or is held back.
     speaks: Vec<(Instant, bool)>,
+    /// When each thing that it said was read.
+    read: Vec<Instant>,
     /// The last attachment that began or ended.
     newest: Attachment,
     present: Option<Attachment>,
@@ -20,7 +22,13 @@ pub(super) struct History {
 
 impl Default for History {
     fn default() -> Self {
-        Self { links: Vec::new(), speaks: vec![(Instant::now(), false)], newest: Attachment(0), present: None }
+        Self {
+            links: Vec::new(),
+            speaks: vec![(Instant::now(), false)],
+            read: Vec::new(),
+            newest: Attachment(0),
+            present: None,
+        }
     }
 }
 
@@ -52,11 +60,15 @@ impl History {
         }
     }
 
-    /// When what it said at this moment went on, if it did: at once, or when what was held back went.
-    pub(super) fn went_on(&self, said: Instant) -> Option<Instant> {
-        let spoke = self.speaks.iter().rev().find(|(since, _)| *since <= said).is_some_and(|(_, speaks)| *speaks);
-        let next = self.speaks.iter().find(|(at, speaks)| *speaks && *at > said).map(|(at, _)| *at);
-        if spoke { Some(said) } else { next }
+    pub(super) fn has_read(&mut self) {
+        self.read.push(Instant::now());
+    }
+
+    /// When the first, second... thing that it said went on that was held back, if that has gone on.
+    pub(super) fn went_on_late(&self, number: u64) -> Option<Instant> {
+        let read = *self.read.get(usize::try_from(number).ok()?.checked_sub(1)?)?;
+        let spoke = self.speaks.iter().rev().find(|(since, _)| *since <= read).is_some_and(|(_, speaks)| *speaks);
+        self.speaks.iter().find(|(at, speaks)| !spoke && *speaks && *at > read).map(|(at, _)| *at)
     }
 
     /// The beginning of the first time at which it was held back and that is not over before `from`, nor begins after `to`.

@@ -146,10 +146,16 @@ impl Inbox {
         self.lock().history.held_within(from, to)
     }
 
-    /// When what its client said at this moment went on, if it did.
+    /// Notes that its client's task has read something.
     #[cfg(test)]
-    pub(crate) fn went_on(&self, said: Instant) -> Option<Instant> {
-        self.lock().history.went_on(said)
+    pub(crate) fn has_read(&self) {
+        self.lock().history.has_read();
+    }
+
+    /// When the first, second... thing that its client said went on that was held back, if that has gone on.
+    #[cfg(test)]
+    pub(crate) fn went_on_late(&self, number: u64) -> Option<Instant> {
+        self.lock().history.went_on_late(number)
     }
 
     /// Lets the client's own frames through.

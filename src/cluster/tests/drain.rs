@@ -1,5 +1,6 @@
 //! Monoliths that lose their rooms.
 
+use super::duplicates::among_others;
 use super::handover::{inhabited, seamless};
 use super::moves::fill;
 use super::*;
@@ -262,4 +263,65 @@ fn a_drain_that_cannot_go_on_says_what_it_waits_for_and_is_not_done() {
     w.gossip(7, &[]).ignore();
     assert_eq!((summary(&w, 1).waits_for, summary(&w, 1).done), (None, false));
     w.wait(1).gives("unbind foo; hand over m1 Foo");
+}
+
+/// One of several balancers: `ours` it has sent to `m1`, into `alone` nobody else has clients, and of the others nothing is
+/// known.
+fn beside_others(drain: u64) -> World {
+    let mut w = among_others(2, 1);
+    let seamless = Some(Seamless { window: 10 * SECOND, quiet: 0 });
+    w.cluster.configure(Settings { seamless, drain: drain * SECOND, ..settings() });
+    w.settled("ours", 3);
+    for (room, first) in [("alone", 10), ("else", 20), ("theirs", 30)] {
+        fill(&mut w, room, first, 1);
+    }
+    let counted = |room: &str, users| {
+        let mut report = report((room, 1));
+        Arc::get_mut(&mut report.metadata).unwrap().users = users;
+        report
+    };
+    let rooms = vec![counted("alone", 1), counted("theirs", 2), counted("else", 0), report(("ours", 3))];
+    w.event(Event::Gossip { link: LinkId(1), rooms }).ignore();
+    w
+}
+
+/// The rooms that are asked for within so many seconds.
+fn asked(w: &mut World, seconds: u64) -> Vec<String> {
+    let effects: Vec<String> = (0..seconds * 100).flat_map(|_| w.pass(10_000).0).collect();
+    effects.iter().filter_map(|effect| effect.strip_prefix("hand over m1 ")).map(str::to_owned).collect()
+}
+
+#[test]
+fn where_discovery_drops_a_monolith_balancers_begin_with_the_rooms_that_are_their_own() {
+    let mut w = beside_others(300);
+    w.event(Event::LinkState { link: LinkId(1), state: MonolithState::Draining }).ignore();
+    assert_eq!(asked(&mut w, 1), ["alone", "ours"]);
+    for room in ["alone", "ours"] {
+        w.unloaded(1, room, UnloadReason::Commanded, &[]).ignore();
+        w.loaded(2, room, 5).ignore();
+    }
+    assert_eq!((summary(&w, 1).waits_for, summary(&w, 1).done), (Some(DrainNeeds::Turn), false));
+    // Others move theirs one after another.
+    w.loaded(1, "other", 1).ignore();
+    assert_eq!(asked(&mut w, 8), [""; 0]);
+    w.unloaded(1, "other", UnloadReason::Commanded, &[]).ignore();
+    assert_eq!(asked(&mut w, 9), [""; 0]);
+    w.unloaded(1, "theirs", UnloadReason::Commanded, &[]).ignore();
+    w.loaded(2, "theirs", 5).ignore();
+    assert_eq!(asked(&mut w, 9), [""; 0]);
+    assert_eq!(asked(&mut w, 13), ["else"], "nobody else moves it");
+    w.unloaded(1, "else", UnloadReason::Commanded, &[]).ignore();
+    w.loaded(2, "else", 5).ignore();
+    assert_eq!((summary(&w, 1).rooms_left, summary(&w, 1).waits_for, summary(&w, 1).done), (0, None, true));
+}
+
+#[test]
+fn rooms_are_left_to_others_for_a_part_of_a_short_drain_only_and_not_at_all_in_an_operators() {
+    let mut w = beside_others(8);
+    w.event(Event::LinkState { link: LinkId(1), state: MonolithState::Draining }).ignore();
+    assert_eq!(asked(&mut w, 1), ["alone", "ours"]);
+    assert_eq!(asked(&mut w, 3), ["else", "theirs"]);
+    let mut w = beside_others(300);
+    w.drain(1, true).ignore();
+    assert_eq!(asked(&mut w, 1), ["alone", "else", "ours", "theirs"]);
 }

@@ -83,6 +83,7 @@ fn settings() -> Settings {
     Settings {
         region: Region::from("ewr"),
         load_timeout: 5 * SECOND,
+        drain: 300 * SECOND,
         place_attempts: 3,
         pending_joins: 100,
         pending_rooms: 50,

@@ -186,6 +186,7 @@ impl World {
         Settings {
             region: self.regions.name(self.balancers[balancer]).clone(),
             load_timeout: micros(self.timeouts.load),
+            drain: micros(self.timeouts.drain),
             place_attempts: self.limits.place_attempts,
             pending_joins: self.limits.pending_joins,
             pending_rooms: self.limits.pending_rooms,
