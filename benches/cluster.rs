@@ -24,6 +24,7 @@ impl World {
         let settings = Settings {
             region: Region::from("ewr"),
             load_timeout: 5_000_000,
+            drain: 300_000_000,
             place_attempts: 3,
             pending_joins: 10_000,
             weights: usher::config::Weights::default(),
