@@ -16,7 +16,7 @@ use redis::{AsyncConnectionConfig, Client, Pipeline, RedisError, Value};
 
 use crate::config::Secret;
 use crate::model::claims::{ClaimOutcome, RoomLoad};
-use crate::model::{Epoch, MonolithId, RoomKey};
+use crate::model::{Epoch, MonolithId, RoomKey, wire};
 
 /// How long a connection may take. Nobody waits for it.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -104,7 +104,8 @@ fn epoch_word(epoch: Option<Epoch>) -> String {
 
 /// What a value says, whoever wrote it.
 fn read(value: &str) -> Option<RoomLoad> {
-    let (owner, monolith) = value.split_once(' ')?;
+    let (owner, monolith) =
+        value.split_once(' ').filter(|(_, monolith)| !monolith.is_empty() && wire::is_name(monolith))?;
     let epoch = owner.split_once(':').and_then(|(_, epoch)| epoch.parse().ok()).map(Epoch);
     Some(RoomLoad { monolith: MonolithId::from(monolith), epoch })
 }

@@ -13,6 +13,39 @@ use crate::testkit::Redis;
 /// For whatever must happen: long, because machines are slow, and never awaited in a test that passes.
 const SOON: Duration = Duration::from_secs(20);
 
+/// What balancers write is read back; what others have put there is read as what it may be, or as nothing.
+#[test]
+fn whatever_stands_in_the_place_of_a_claim_is_read_or_is_no_answer() {
+    use proptest::prelude::*;
+    use redis::Value;
+    let of = |held: Vec<u8>, left: i64| store::outcome(&Value::Array(vec![Value::BulkString(held), Value::Int(left)]));
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let claims = ("[a-z0-9]{1,16}", proptest::option::of(any::<u32>()), "[a-z0-9-]{1,40}", any::<i64>());
+    let bent = (claims, any::<proptest::sample::Index>(), any::<u8>(), any::<Vec<u8>>());
+    let outcome = runner.run(&bent, |((token, epoch, monolith, left), at, byte, noise)| {
+        let word = epoch.map_or_else(|| "-".to_owned(), |epoch| epoch.to_string());
+        let value = format!("{token}:{word} {monolith}").into_bytes();
+        let (by, _) = taken(of(value.clone(), left));
+        prop_assert_eq!(by, load(&monolith, epoch));
+        let mut other = value;
+        let at = at.index(other.len());
+        other[at] = byte;
+        for held in [other, noise, format!("{token}:{word} {}", "m".repeat(129)).into_bytes()] {
+            match of(held.clone(), left) {
+                ClaimOutcome::Taken { by, held: kept, .. } => {
+                    prop_assert_eq!(kept.as_bytes(), &held[..]);
+                    prop_assert!((1..=128).contains(&by.monolith.as_str().len()));
+                    prop_assert!(!by.monolith.as_str().contains(char::is_control));
+                }
+                ClaimOutcome::Unavailable => {}
+                ClaimOutcome::Granted => prop_assert!(false, "granted what somebody holds"),
+            }
+        }
+        Ok(())
+    });
+    outcome.unwrap();
+}
+
 struct Balancer {
     claims: Claims,
     answers: mpsc::UnboundedReceiver<(RoomKey, ClaimAnswer)>,

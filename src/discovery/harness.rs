@@ -74,6 +74,7 @@ fn parse(frame: &str) -> Result<EndpointSet, String> {
 #[cfg(test)]
 mod tests {
     use futures_util::SinkExt;
+    use proptest::prelude::*;
     use tokio_tungstenite::WebSocketStream;
 
     use super::*;
@@ -155,5 +156,32 @@ mod tests {
         assert!(!endpoints.has_changed().unwrap());
         say(&mut third, r#"["127.0.0.1:3"]"#).await;
         becomes(&mut endpoints, "127.0.0.1:3").await;
+    }
+
+    proptest! {
+        #[test]
+        fn a_list_is_read_as_it_was_written_and_anything_else_is_an_error(
+            hosts in proptest::collection::btree_set(("[a-z]{1,8}(\\.[a-z]{1,3})?", 1_u16..), 0..5),
+            at in any::<proptest::sample::Index>(),
+            byte in any::<u8>(),
+            text in any::<String>(),
+        ) {
+            let written: Vec<String> = hosts.iter().map(|(host, port)| format!("{host}:{port}")).collect();
+            let frame = serde_json::to_string(&written).unwrap();
+            let read = parse(&frame).unwrap();
+            prop_assert_eq!(read.len(), written.len());
+            let mut bent = frame.into_bytes();
+            let at = at.index(bent.len());
+            bent[at] = byte;
+            for text in [String::from_utf8_lossy(&bent).into_owned(), text] {
+                match parse(&text) {
+                    Ok(list) => {
+                        let again: Vec<String> = list.iter().map(ToString::to_string).collect();
+                        prop_assert_eq!(parse(&serde_json::to_string(&again).unwrap()), Ok(list));
+                    }
+                    Err(error) => prop_assert!(!error.is_empty()),
+                }
+            }
+        }
     }
 }

@@ -23,7 +23,7 @@ use super::upload::RequestBody;
 use super::upstream::Pool;
 use crate::control::routes::Target;
 use crate::control::{Control, Stopped};
-use crate::model::RoomKey;
+use crate::model::{MonolithId, RoomKey};
 
 /// How long a Monolith may take to list its rooms before it is left out.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -108,7 +108,7 @@ pub async fn privileged(
     for answer in asked {
         let Ok((target, answer)) = answer.await else { continue };
         match answer {
-            Some((parts, body)) if parts.status.is_success() => lists.push((target, body)),
+            Some((parts, body)) if parts.status.is_success() => lists.push((target.id.clone(), body)),
             Some((parts, body)) if parts.status.is_client_error() => {
                 let mut response = json(body);
                 *response.status_mut() = parts.status;
@@ -125,7 +125,8 @@ pub async fn privileged(
     if lists.is_empty() {
         return Err(Refusal::unavailable());
     }
-    let (merged, garbled) = merge(control, &lists);
+    let owns = |room: &RoomKey, id: &MonolithId| control.routes().find(room).is_some_and(|owner| owner.id == *id);
+    let (merged, garbled) = merge(owns, &lists);
     partial.extend(garbled);
     let mut response = json(Bytes::from(merged));
     if !partial.is_empty()
@@ -151,19 +152,19 @@ struct Listed {
 }
 
 /// One list of several; names of Monoliths whose answer is no list of rooms. A room that two of them list counts once,
-/// as the one has it that it is bound to.
-fn merge(control: &Control, lists: &[(Arc<Target>, Bytes)]) -> (String, Vec<String>) {
+/// as the one has it that owns it.
+fn merge(owns: impl Fn(&RoomKey, &MonolithId) -> bool, lists: &[(MonolithId, Bytes)]) -> (String, Vec<String>) {
     let mut rooms: HashMap<RoomKey, (bool, Listed, &str)> = HashMap::new();
     let mut garbled = Vec::new();
-    for (target, body) in lists {
+    for (id, body) in lists {
         let Ok(list) = serde_json::from_slice::<Vec<&RawValue>>(body) else {
-            garbled.push(target.id.as_str().to_string());
+            garbled.push(id.as_str().to_string());
             continue;
         };
         for raw in list {
             let Ok(listed) = serde_json::from_str::<Listed>(raw.get()) else { continue };
             let key = RoomKey::of(&listed.name);
-            let owns = control.routes().find(&key).is_some_and(|owner| owner.id == target.id);
+            let owns = owns(&key, id);
             if owns || !rooms.contains_key(&key) {
                 rooms.insert(key, (owns, listed, raw.get()));
             }
@@ -179,4 +180,70 @@ fn json(body: Bytes) -> Response<Body> {
     let mut response = Response::new(Body::Full(body));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+
+    /// What Monoliths put into their lists, and what they do not.
+    const ENTRIES: [&str; 10] = [
+        r#"{"name":"a","users":3,"hidden":true}"#,
+        r#"{"name":"A","users":9}"#,
+        r#"{"users":1,"name":"b"}"#,
+        r#"{"name":"c"}"#,
+        r#"{"name":"c","users":18446744073709551615}"#,
+        r#"{"name":"d","users":-1}"#,
+        r#"{"name":7}"#,
+        r#"[{"name":"e"}]"#,
+        "null",
+        r#"{"name":"\u0041","users":2}"#,
+    ];
+
+    fn list() -> impl Strategy<Value = String> {
+        let whole = proptest::collection::vec(proptest::sample::select(&ENTRIES[..]), 0..6);
+        let whole = whole.prop_map(|entries| format!("[{}]", entries.join(",")));
+        let bent = (whole.clone(), any::<proptest::sample::Index>(), any::<u8>()).prop_map(|(text, at, byte)| {
+            let mut bytes = text.into_bytes();
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            String::from_utf8_lossy(&bytes).into_owned()
+        });
+        prop_oneof![3 => whole, 2 => bent, 1 => any::<String>()]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_monoliths_list_each_room_is_there_once_as_its_owner_has_it(
+            bodies in proptest::collection::vec(list(), 0..4),
+            owner in 0_usize..4,
+        ) {
+            let id = |number: usize| MonolithId::from(format!("m{number}").as_str());
+            let lists: Vec<_> = bodies.iter().enumerate().map(|(at, body)| (id(at), Bytes::from(body.clone()))).collect();
+            let (merged, garbled) = merge(|_, monolith| *monolith == id(owner), &lists);
+            let rooms: Vec<&RawValue> = serde_json::from_str(&merged).expect("a list");
+            let listed: Vec<Listed> = rooms.iter().map(|raw| serde_json::from_str(raw.get()).unwrap()).collect();
+            let keys: HashSet<_> = listed.iter().map(|listed| RoomKey::of(&listed.name)).collect();
+            prop_assert_eq!(keys.len(), listed.len());
+            prop_assert!(listed.is_sorted_by_key(|listed| Reverse(listed.users)));
+            prop_assert!(rooms.iter().all(|raw| bodies.iter().any(|body| body.contains(raw.get()))));
+            let no_list = |body: &str| serde_json::from_str::<Vec<Value>>(body).is_err();
+            prop_assert_eq!(garbled.len(), bodies.iter().filter(|body| no_list(body)).count());
+            if let Some(body) = bodies.get(owner)
+                && let Ok(of_owner) = serde_json::from_str::<Vec<&RawValue>>(body)
+            {
+                for raw in of_owner {
+                    let Ok(own) = serde_json::from_str::<Listed>(raw.get()) else { continue };
+                    let found = listed.iter().position(|other| RoomKey::of(&other.name) == RoomKey::of(&own.name));
+                    let shown = rooms[found.expect("it is in the list")].get();
+                    prop_assert!(body.contains(shown), "{} is not as {} has it", shown, owner);
+                }
+            }
+        }
+    }
 }

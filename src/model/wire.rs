@@ -385,7 +385,7 @@ impl<'a> Payload<'a> {
 const LONGEST_NAME: usize = 128;
 
 /// Whether a text can stand in every log line, metric and header that names a Monolith or its region.
-fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     text.len() <= LONGEST_NAME && !text.chars().any(char::is_control)
 }
 

@@ -21,10 +21,14 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 use usher::config;
+use usher::lab::input;
 use usher::model::exposition::{Selector, pick};
 use usher::model::hello::{Hello, LONGEST_TOKEN, is_object};
+use usher::model::policy::Hook;
 use usher::model::wire::{Frame, FromMonolith, RoomReport};
+
 use usher::policy::lua::{Environment, Program, Source, Vm};
+use usher::policy::{Builtin, decide};
 use usher::testkit::recording::Direction;
 use usher::trace::read::{OnDamage, Reader};
 
@@ -166,6 +170,38 @@ fn environment_variables() {
         let text = String::from_utf8_lossy(bytes).replace('\0', "");
         let pairs = text.lines().filter_map(|line| line.split_once('='));
         load(None, pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(), "");
+    });
+}
+
+#[test]
+fn scenario_files() {
+    let example = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/scenario.toml")).unwrap();
+    hammer("scenario", vec![example], 3000, |bytes| {
+        let Ok(text) = std::str::from_utf8(bytes) else { return };
+        match config::scenario::parse("bent.toml", text) {
+            Ok(scenario) => assert!(!scenario.monoliths.is_empty() && !scenario.duration.is_zero()),
+            Err(errors) => {
+                assert!(!errors.errors.is_empty());
+                assert!(errors.errors.iter().all(|error| error.to_string().contains("bent.toml")));
+            }
+        }
+    });
+}
+
+#[test]
+fn calls_for_eval() {
+    hammer("call", Vec::new(), 5000, |bytes| {
+        let Ok(call) = serde_json::from_slice::<Value>(bytes) else { return };
+        for hook in [None, Some(Hook::Place), Some(Hook::Rebalance)] {
+            match input::parse(hook, &call) {
+                Ok((call, view)) => {
+                    // Nothing that is read lets anybody be chosen who is not there.
+                    let decision = decide(&mut Builtin, &call, &view);
+                    assert!(decision.choices.iter().all(|id| view.get(id).is_some()));
+                }
+                Err(error) => assert!(!error.is_empty()),
+            }
+        }
     });
 }
 

@@ -268,4 +268,31 @@ mod tests {
             assert!(other.hear().await.is_err(), "{}", &text[..5]);
         }
     }
+
+    #[tokio::test]
+    async fn bent_messages_are_heard_or_refused_and_come_to_an_end() {
+        use proptest::strategy::{Strategy, ValueTree};
+        use proptest::test_runner::TestRunner;
+        let main = "127.0.0.1:1".parse().unwrap();
+        let offer = Message::Offer { pid: 1, main, admin: None, monoliths: Monoliths::new(3, vec!["m1".into()]) };
+        let line = |message: &Message| serde_json::to_string(message).unwrap() + "\n";
+        let whole = [line(&offer), line(&Message::Ready), line(&Message::Go)].concat().into_bytes();
+        let mut runner = TestRunner::deterministic();
+        let bends = proptest::collection::vec((0..whole.len(), proptest::num::u8::ANY), 0..4);
+        for _ in 0..500 {
+            let mut bytes = whole.clone();
+            for (at, byte) in bends.new_tree(&mut runner).unwrap().current() {
+                bytes[at] = byte;
+            }
+            let (mut one, other) = UnixStream::pair().unwrap();
+            let mut other = Wire::new(other).unwrap();
+            one.write_all(&bytes).await.unwrap();
+            drop(one);
+            let mut heard = 0;
+            while let Ok(Some((_, sockets))) = other.hear().await {
+                heard += 1;
+                assert!(sockets.is_empty() && heard <= bytes.len());
+            }
+        }
+    }
 }
