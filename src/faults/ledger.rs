@@ -414,24 +414,26 @@ mod tests {
 
     #[test]
     fn what_was_held_was_under_way_when_it_went_on() {
-        let surprised = |open_before: bool, after: u64| {
+        let surprised = |taken_back: bool, after: u64| {
             violations(async move |it: &Ledger| {
-                let inbox = attached(it, open_before);
+                let inbox = attached(it, false);
                 it.said(7, 1);
                 tokio::time::advance(Duration::from_millis(10)).await;
-                if open_before {
-                    inbox.hold(Attachment(1), None);
+                inbox.has_read("one".into());
+                if taken_back {
+                    tokio::time::advance(Duration::from_secs(1)).await;
+                    inbox.has_given("one".into());
                 }
-                inbox.has_read();
                 tokio::time::advance(Duration::from_secs(2)).await;
-                inbox.open(Attachment(1));
+                inbox.has_given("one".into());
                 tokio::time::advance(Duration::from_millis(after)).await;
                 it.surprise(7, 1, false);
                 inputs(it, &[(2, Some(2))]).await;
             })
         };
         assert_eq!((surprised(false, 100), surprised(false, 1000)), (0, 1));
-        assert_eq!((surprised(true, 100), surprised(true, 1000)), (0, 1), "it was on its way here when the hold began");
+        assert_eq!((surprised(true, 100), surprised(true, 1000)), (0, 1), "what comes back goes on once more");
+        assert_eq!(surprised(true, 2000 + 100), 1, "as it did before");
     }
 
     /// A session is let in, says two inputs of which the second is not heard, is held from then on or not, and leaves.

@@ -390,7 +390,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientTask<S> {
         }
         count(&self.counters().messages);
         #[cfg(test)]
-        self.inbox.has_read();
+        self.inbox.has_read(text.clone());
         if !hello::is_object(&text) {
             count(&self.counters().dropped_frames);
             return Ok(());
@@ -442,6 +442,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientTask<S> {
         while self.pending.is_none()
             && let Some(text) = self.held.pop_front()
         {
+            #[cfg(test)]
+            self.inbox.has_given(text.clone());
             match line.outbox.try_send(line.member, wire::client_message(line.member, &text)) {
                 Ok(()) => {}
                 Err(Refused::Full(frame)) => {

@@ -1,7 +1,10 @@
 //! What has become of a client's memberships so far, as its inbox was told: for the simulation of faults, which judges by it
 //! what the client said.
 
+use std::collections::HashMap;
+
 use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::inbox::Item;
 use crate::model::{Attachment, LinkId};
@@ -13,8 +16,10 @@ pub(super) struct History {
     pub(super) links: Vec<(LinkId, Instant)>,
     /// Since when what it says goes on, or is held back.
     speaks: Vec<(Instant, bool)>,
-    /// When each thing that it said was read.
-    read: Vec<Instant>,
+    /// What it said, and when each was read.
+    read: Vec<(Instant, Utf8Bytes)>,
+    /// When that was last given to the queue of a Monolith, from which it may have come back.
+    given: HashMap<Utf8Bytes, Instant>,
     /// The last attachment that began or ended.
     newest: Attachment,
     present: Option<Attachment>,
@@ -26,6 +31,7 @@ impl Default for History {
             links: Vec::new(),
             speaks: vec![(Instant::now(), false)],
             read: Vec::new(),
+            given: HashMap::new(),
             newest: Attachment(0),
             present: None,
         }
@@ -60,15 +66,18 @@ impl History {
         }
     }
 
-    pub(super) fn has_read(&mut self) {
-        self.read.push(Instant::now());
+    pub(super) fn has_read(&mut self, text: Utf8Bytes) {
+        self.read.push((Instant::now(), text));
     }
 
-    /// When the first, second... thing that it said went on that was held back, if that has gone on.
+    pub(super) fn has_given(&mut self, text: Utf8Bytes) {
+        self.given.insert(text, Instant::now());
+    }
+
+    /// When the first, second... thing that it said went on that was held back, if that has gone on: for the last time.
     pub(super) fn went_on_late(&self, number: u64) -> Option<Instant> {
-        let read = *self.read.get(usize::try_from(number).ok()?.checked_sub(1)?)?;
-        let spoke = self.speaks.iter().rev().find(|(since, _)| *since <= read).is_some_and(|(_, speaks)| *speaks);
-        self.speaks.iter().find(|(at, speaks)| !spoke && *speaks && *at > read).map(|(at, _)| *at)
+        let (read, text) = self.read.get(usize::try_from(number).ok()?.checked_sub(1)?)?;
+        self.given.get(text).copied().filter(|given| given > read)
     }
 
     /// The beginning of the first time at which it was held back and that is not over before `from`, nor begins after `to`.

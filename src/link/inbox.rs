@@ -148,11 +148,17 @@ impl Inbox {
 
     /// Notes that its client's task has read something.
     #[cfg(test)]
-    pub(crate) fn has_read(&self) {
-        self.lock().history.has_read();
+    pub(crate) fn has_read(&self, text: Utf8Bytes) {
+        self.lock().history.has_read(text);
     }
 
-    /// When the first, second... thing that its client said went on that was held back, if that has gone on.
+    /// Notes that its client's task has given this to the queue of a Monolith.
+    #[cfg(test)]
+    pub(crate) fn has_given(&self, text: Utf8Bytes) {
+        self.lock().history.has_given(text);
+    }
+
+    /// When the first, second... thing that its client said went on that was held back, if that has gone on: for the last time.
     #[cfg(test)]
     pub(crate) fn went_on_late(&self, number: u64) -> Option<Instant> {
         self.lock().history.went_on_late(number)
