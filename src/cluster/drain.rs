@@ -25,6 +25,9 @@ const RESERVED: Micros = 10_000_000;
 /// The part of `drain` that this may take, where that is short.
 const RESERVED_PART: Micros = 8;
 
+/// How long after the join of a member what its Monolith says of the room is sure to count it.
+const COUNTED_AFTER: Micros = 1_000_000;
+
 /// Monoliths whose drain is remembered at once; beyond it the oldest is forgotten. Most of them have gone for good, and
 /// nobody resumes those.
 const KEPT: usize = 1_000;
@@ -148,8 +151,8 @@ impl Cluster {
         }
         let Some((room, copy)) = self.rooms.get(key).zip(monolith.copies.get(key)) else { return false };
         let sent = room.placed.as_ref().is_some_and(|placed| placed.monolith == *from && !placed.followed);
-        // As of its last gossip. None means that it has not counted yet.
-        let alone = (1..=room.members.len()).contains(&(copy.metadata.users as usize));
+        let counted = copy.told >= room.joined.saturating_add(COUNTED_AFTER);
+        let alone = counted && copy.metadata.users as usize <= room.members.len();
         !sent && !alone
     }
 

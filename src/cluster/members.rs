@@ -278,7 +278,10 @@ impl Cluster {
         entry.place = Place::Joined { link, attachment };
         entry.rejoined = entry.handover.is_some();
         let (token, rejoin) = (entry.token.clone(), entry.rejoined);
-        let monolith = monolith.clone();
+        let (monolith, key) = (monolith.clone(), entry.room.clone());
+        if let Some(room) = self.rooms.get_mut(&key) {
+            room.joined = self.now;
+        }
         self.count_client(&monolith, 1);
         self.note_join(client, &monolith);
         self.counters.joins += 1;

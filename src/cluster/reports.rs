@@ -228,14 +228,15 @@ impl Cluster {
                 let same = copy.epoch == epoch;
                 let (asked, contested) = if same { (copy.asked, copy.contested) } else { (None, None) };
                 let since = if same { copy.since } else { self.now };
-                *copy = Copy { name, epoch, metadata, since, gossip, asked, contested };
+                *copy = Copy { name, epoch, metadata, since, told: self.now, gossip, asked, contested };
                 copy.is_leaving()
             }
             None => {
                 self.list_version += 1;
-                let copy =
-                    Copy { name: name.clone(), epoch, metadata, since: self.now, gossip, asked: None, contested: None };
-                entry.copies.insert(name.key().clone(), copy);
+                let (key, since, told) = (name.key().clone(), self.now, self.now);
+                entry
+                    .copies
+                    .insert(key, Copy { name, epoch, metadata, since, told, gossip, asked: None, contested: None });
                 false
             }
         }

@@ -21,6 +21,8 @@ pub struct Room {
     pub(super) members: Vec<ClientId>,
     /// The same by edge region; regions with nobody left are absent.
     pub(super) regions: BTreeMap<Region, u32>,
+    /// When one of them was joined last.
+    pub(super) joined: Micros,
     /// The edge region of the first member.
     pub(super) region: Option<Region>,
     /// The Monolith that it left last.
@@ -170,6 +172,7 @@ impl Room {
             state,
             members,
             regions,
+            joined: 0,
             region: None,
             previous: None,
             metadata: None,

@@ -10,10 +10,11 @@ use usher::config::{ClaimsConfig, Config, Secret};
 use usher::model::claims::{ClaimAnswer, ClaimCommand, ClaimOutcome, RoomLoad};
 use usher::model::{Epoch, RoomKey};
 use usher::testkit::monolith::UnloadReason;
-use usher::testkit::{Monolith, ReconnectingClient, Redis};
+use usher::testkit::{Monolith, Proxy, ReconnectingClient, Redis};
 
 use crate::balancers::{copies, gathered, names, race, shipped, visitor};
 use crate::harness::*;
+use crate::turns::start_apart;
 
 fn claiming(config: &mut Config, url: &str) {
     shipped(config, "random");
@@ -150,6 +151,45 @@ async fn a_redis_that_falls_silent_stops_nobody_and_is_told() {
     assert_eq!(ready(&balancer).await, (true, "[]".into()));
     drop(clients);
     nobody_left(&balancer, &monoliths).await;
+}
+
+/// One balancer keeps the store and the other has lost it: rooms may then be on two Monoliths for a while, as without
+/// claims, and are on one again in the end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f25_a_redis_that_one_of_two_balancers_cannot_reach_stops_nobody() {
+    let redis = Redis::start(None).await.unwrap();
+    let rooms = names(20);
+    let monoliths = three_monoliths(&rooms).await;
+    let monoliths = monoliths.each_ref();
+    let address = redis.url().trim_start_matches("redis://").trim_end_matches('/').parse().unwrap();
+    let road = Proxy::start(address).await.unwrap();
+    let urls = [redis.url(), format!("redis://{}/", road.addr())];
+    let links: Vec<_> = monoliths.iter().map(|monolith| monolith.link_addr()).collect();
+    let config = |url: &String| {
+        let mut config = config_for(&links);
+        claiming(&mut config, url);
+        config
+    };
+    let balancers = start_apart(urls.iter().map(config).collect(), &monoliths).await;
+    let [one, two] = &balancers[..] else { panic!("two balancers") };
+    up(one, true).await;
+    up(two, true).await;
+    road.cut();
+    up(two, false).await;
+    let mut clients = race(&[one, two], &rooms[..10]);
+    gathered(&monoliths, &rooms[..10], 2).await;
+    up(one, true).await;
+    assert!(one.metric("usher_claims_granted_total").await >= 1.0);
+    assert_eq!(two.metric("usher_claims_granted_total").await, 0.0);
+    road.heal();
+    up(two, true).await;
+    clients.extend(raced(&[one, two], &monoliths, &rooms[10..]).await);
+    loaded_once(&monoliths, &rooms[10..]);
+    assert!(clients.iter().all(|client| client.progress().codes.is_empty()));
+    drop(clients);
+    for balancer in [one, two] {
+        nobody_left(balancer, &monoliths).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -66,6 +66,34 @@ async fn a_rebalance_moves_a_room_and_its_clients_come_back_to_the_target() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebalance_takes_clients_along_whose_sockets_stay_open() {
+    let (a, b, _world) = pair().await;
+    let policy = PolicyFile::new(POLICY);
+    let balancer = Balancer::start_with(&[&a, &b], |config| {
+        policy.set(config);
+        config.handover.quiet = Duration::from_millis(100);
+        config.policy.budget = Duration::from_secs(1);
+        config.policy.rebalance_every = Some(Duration::from_millis(200));
+    })
+    .await;
+    let mut clients = Vec::new();
+    for name in ["one", "two", "three"] {
+        clients.push(balancer.join("x", name).await);
+    }
+    holds(&b, |state| state.members("x").len() == 3).await;
+    for client in &mut clients {
+        client.synced(SOON).await.unwrap();
+        client.send(r#"{"action":"echo","where":"there"}"#).await;
+        client.recv_until(SOON, |text| text.contains("there")).await.unwrap();
+    }
+    assert_eq!((a.loads_of("x"), b.loads_of("x"), a.unloads().len()), (1, 1, 1));
+    assert_eq!(balancer.metric("usher_moves_done_total").await, 1.0);
+    assert_eq!(balancer.metric("usher_handover_lossy_total").await, 0.0);
+    drop(clients);
+    nobody_left(&balancer, &[&a, &b]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dry_rebalance_moves_nothing() {
     let (a, b, _world) = pair().await;
     let policy = PolicyFile::new(POLICY);

@@ -280,7 +280,11 @@ fn beside_others(drain: u64) -> World {
         Arc::get_mut(&mut report.metadata).unwrap().users = users;
         report
     };
-    let rooms = vec![counted("alone", 1), counted("theirs", 2), counted("else", 0), report(("ours", 3))];
+    // The last one has not counted the last client yet.
+    w.pass(900_000).ignore();
+    w.join(21, "else").ignore();
+    w.pass(100_000).ignore();
+    let rooms = vec![counted("alone", 1), counted("theirs", 2), counted("else", 1), report(("ours", 3))];
     w.event(Event::Gossip { link: LinkId(1), rooms }).ignore();
     w
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use usher::config::QueueLimit;
 use usher::testkit::monolith::UnloadReason;
 use usher::testkit::{Client, Monolith, RoomInfo, World, http};
 
@@ -203,21 +204,31 @@ async fn clients_for_whom_there_is_no_monolith_in_time_are_closed_with_1012() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_says_too_much_meanwhile_is_closed_with_1012() {
-    let world = world_with(["x"]);
-    let a = monolith(&world).start().await.unwrap();
-    let balancer = Balancer::start_with(&[&a], |config| {
-        seamless(config);
-        config.handover.window = SOON;
-        config.limits.held_frames.messages = 3;
-    })
-    .await;
-    let mut client = balancer.join("x", "t").await;
-    a.kill().await;
-    balancer.linked(0).await;
-    for n in 0..4 {
-        client.send(&format!(r#"{{"action":"echo","number":{n}}}"#)).await;
+    // Four messages of 28 bytes each: one too many, or some bytes too many.
+    for held in [QueueLimit { messages: 3, bytes: 1000 }, QueueLimit { messages: 100, bytes: 100 }] {
+        let world = world_with(["x"]);
+        let a = monolith(&world).start().await.unwrap();
+        let balancer = Balancer::start_with(&[&a], |config| {
+            seamless(config);
+            config.handover.window = SOON;
+            config.limits.held_frames = held;
+        })
+        .await;
+        let mut client = balancer.join("x", "t").await;
+        a.kill().await;
+        balancer.linked(0).await;
+        for n in 0..3 {
+            client.send(&format!(r#"{{"action":"echo","number":{n}}}"#)).await;
+        }
+        eventually("what fits is held", async || match balancer.metric("usher_handover_held_frames_total").await {
+            3.0 => Ok(()),
+            count => Err(count),
+        })
+        .await;
+        client.send(r#"{"action":"echo","number":3}"#).await;
+        assert_eq!(client.closed(SOON).await.unwrap().code, 1012, "{held:?}");
+        assert_eq!(balancer.metric("usher_handover_held_frames_total").await, 3.0, "{held:?}");
     }
-    assert_eq!(client.closed(SOON).await.unwrap().code, 1012);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,13 +1,14 @@
 //! A Monolith that discovery no longer lists, while it is there and has rooms.
 
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use usher::config;
 use usher::testkit::Monolith;
 
-use super::all_handed_over;
 use super::chatter::{Stage, spawn};
+use super::{all_handed_over, echo};
 use crate::harness::*;
 
 const CLIENTS: usize = 16;
@@ -26,6 +27,21 @@ fn listing(monoliths: &[&Monolith]) -> String {
     )
 }
 
+/// A balancer with this configuration file, which links both Monoliths.
+async fn reading(path: &Path) -> Balancer {
+    let request = config::Request {
+        path: Some(path.to_owned()),
+        working_dir: path.parent().unwrap().to_owned(),
+        environment: Vec::new(),
+        shipped: config::SHIPPED_POLICIES.to_vec(),
+        workers: WORKERS,
+    };
+    let loaded = config::load(&request).unwrap().config;
+    let balancer = Balancer::start_request(loaded, request).await;
+    balancer.linked(2).await;
+    balancer
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f28_a_monolith_that_discovery_takes_out_hands_over_its_rooms_and_closes_nobody() {
     let rooms: Vec<String> = (0..8).map(|number| format!("Room{number}")).collect();
@@ -34,16 +50,7 @@ async fn f28_a_monolith_that_discovery_takes_out_hands_over_its_rooms_and_closes
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("usher.toml");
     std::fs::write(&path, listing(&[&a, &b])).unwrap();
-    let request = config::Request {
-        path: Some(path.clone()),
-        working_dir: folder.path().to_owned(),
-        environment: Vec::new(),
-        shipped: config::SHIPPED_POLICIES.to_vec(),
-        workers: WORKERS,
-    };
-    let loaded = config::load(&request).unwrap().config;
-    let balancer = Balancer::start_request(loaded, request).await;
-    balancer.linked(2).await;
+    let balancer = reading(&path).await;
     let (stage, watched) = watch::channel(Stage::Talking);
     let client = |n: usize| {
         let (room, name) = (rooms[n % rooms.len()].clone(), format!("c{n}"));
@@ -71,4 +78,38 @@ async fn f28_a_monolith_that_discovery_takes_out_hands_over_its_rooms_and_closes
     // Once it is empty its link goes as well; it is there for as long as anybody needs it.
     holds(&a, |state| state.link_count() == 0 && state.rooms().is_empty()).await;
     nobody_left(&balancer, &[&a, &b]).await;
+}
+
+/// Each of them has clients in every room. A second `unload` of one load would end the Monolith.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f28_two_balancers_empty_a_monolith_that_discovery_takes_out_and_it_outlives_that() {
+    let rooms: Vec<String> = (0..8).map(|number| format!("Room{number}")).collect();
+    let world = world_with(&rooms);
+    let (a, b) = (monolith(&world).start().await.unwrap(), monolith(&world).start().await.unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("usher.toml");
+    std::fs::write(&path, listing(&[&a, &b])).unwrap();
+    let balancers = [reading(&path).await, reading(&path).await];
+    let mut clients = Vec::new();
+    for (number, room) in rooms.iter().enumerate() {
+        for turn in [0, 1] {
+            clients.push(balancers[(number + turn) % 2].join(room, &format!("{room}{turn}")).await);
+        }
+    }
+    let here = a.look(|state| state.client_count());
+    assert!(here > 0, "a Monolith without rooms has nothing to lose");
+    std::fs::write(&path, listing(&[&b])).unwrap();
+    holds(&b, |state| state.client_count() == clients.len()).await;
+    for balancer in &balancers {
+        all_handed_over(balancer).await;
+    }
+    let unloads = a.unloads();
+    assert!(unloads.len() == here / 2 && unloads.iter().all(|unload| unload.loaded), "{unloads:?}");
+    for client in &mut clients {
+        echo(client, "still here").await;
+    }
+    drop(clients);
+    for balancer in &balancers {
+        nobody_left(balancer, &[&a, &b]).await;
+    }
 }
