@@ -205,7 +205,7 @@ impl Cluster {
         if !follows {
             let (at, monolith) = (self.now, by.clone());
             self.change_room(key, turn, |room| {
-                room.placed = Some(Placed { at, monolith: monolith.clone(), followed: true });
+                room.placed = Some(Placed { at, monolith: monolith.clone(), followed: true, moved: false });
                 if let State::Placing(placing) = &mut room.state {
                     placing.monolith = monolith;
                 }

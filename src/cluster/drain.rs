@@ -22,11 +22,11 @@ const STEP: Micros = 1_000_000;
 /// How long rooms that may be another balancer's are left to it, at least, and how far the balancers' turns are apart at most: after
 /// discovery has dropped their Monolith, and after the last room that another balancer has moved.
 const RESERVED: Micros = 10_000_000;
-/// The part of `drain` that this may take, where that is short.
+/// The part of `drain` that this may take where that is short, and the part for which it goes on at most.
 const RESERVED_PART: Micros = 8;
-
-/// How long after the join of a member what its Monolith says of the room is sure to count it.
-const COUNTED_AFTER: Micros = 1_000_000;
+const LEFT_PART: Micros = 4;
+/// How long after the join of a member the gossip of its Monolith is taken to count it.
+const COUNTED_AFTER: Micros = 2_000_000;
 
 /// Monoliths whose drain is remembered at once; beyond it the oldest is forgotten. Most of them have gone for good, and
 /// nobody resumes those.
@@ -58,6 +58,8 @@ pub(super) struct Drain {
     next_step: Micros,
     /// When rooms that may be another balancer's are no longer left to it.
     turn: Micros,
+    /// The same, however many others move.
+    last_turn: Micros,
     pub(super) moved: u64,
     pub(super) lossy: u64,
 }
@@ -90,7 +92,7 @@ pub enum DrainNeeds {
     Answer,
     /// No other Monolith takes rooms.
     Target,
-    /// Another balancer has sent its rooms there, and may be moving them.
+    /// The rest may be another balancer's, which then moves it.
     Turn,
 }
 
@@ -104,6 +106,10 @@ impl Cluster {
         };
         entry.drained = on;
         self.drained.set(monolith, on);
+        if !on {
+            // Where discovery has dropped it meanwhile, the others are at it as well.
+            self.begin_turns(monolith);
+        }
         self.state_changed(monolith, turn);
     }
 
@@ -120,7 +126,7 @@ impl Cluster {
         let moves = !entry.stops && (entry.drained || entry.unlisted && self.settings.seamless.is_some());
         if moves && entry.drain.is_none() {
             entry.drain = Some(Drain { next_step: self.now, ..Drain::default() });
-            self.leave_rooms_to_others(id);
+            self.begin_turns(id);
         } else if !moves && entry.drain.take().is_some() {
             self.moves.call_off(id);
         }
@@ -131,14 +137,20 @@ impl Cluster {
         }
     }
 
+    /// Balancers begin to move rooms away from a Monolith.
+    fn begin_turns(&mut self, from: &MonolithId) {
+        if let Some(drain) = self.monoliths.get_mut(from).and_then(|monolith| monolith.drain.as_mut()) {
+            drain.last_turn = self.now.saturating_add(self.settings.drain / LEFT_PART);
+            self.leave_rooms_to_others(from);
+        }
+    }
+
     /// Another balancer has moved a room away from a Monolith, or may be about to: what may be its own is left to it for a while.
     pub(super) fn leave_rooms_to_others(&mut self, from: &MonolithId) {
         let span = RESERVED.min(self.settings.drain / RESERVED_PART);
-        let Some(turn) = self.drawn(from, span).map(|drawn| self.now.saturating_add(span).saturating_add(drawn)) else {
-            return;
-        };
+        let Some(drawn) = self.drawn(from, span) else { return };
         if let Some(drain) = self.monoliths.get_mut(from).and_then(|monolith| monolith.drain.as_mut()) {
-            drain.turn = turn;
+            drain.turn = self.now.saturating_add(span).saturating_add(drawn).min(drain.last_turn);
         }
     }
 
@@ -150,9 +162,9 @@ impl Cluster {
             return false;
         }
         let Some((room, copy)) = self.rooms.get(key).zip(monolith.copies.get(key)) else { return false };
-        let sent = room.placed.as_ref().is_some_and(|placed| placed.monolith == *from && !placed.followed);
-        let counted = copy.told >= room.joined.saturating_add(COUNTED_AFTER);
-        let alone = counted && copy.metadata.users as usize <= room.members.len();
+        let sent = room.placed.as_ref().is_some_and(|it| it.monolith == *from && !it.followed && !it.moved);
+        let counted = copy.counted >= room.joined.saturating_add(COUNTED_AFTER);
+        let alone = counted && copy.metadata.users as usize <= self.joined_to(key).len();
         !sent && !alone
     }
 
@@ -235,7 +247,7 @@ impl Cluster {
             0 => None,
             _ if monolith.suspect => Some(DrainNeeds::Answer),
             _ if !self.somebody_else_takes(id) => Some(DrainNeeds::Target),
-            _ if left_to_others => Some(DrainNeeds::Turn),
+            _ if left_to_others && summary.done => Some(DrainNeeds::Turn),
             _ => None,
         };
         summary.done &= summary.waits_for.is_none() && self.rooms_to_drain(id).is_empty();

@@ -74,8 +74,8 @@ pub(super) struct Copy {
     pub(super) metadata: Arc<Metadata>,
     /// When this load was reported first.
     pub(super) since: Micros,
-    /// When its Monolith spoke of it last.
-    pub(super) told: Micros,
+    /// When a gossip named it last.
+    pub(super) counted: Micros,
     /// The number of the gossip that named it last.
     pub(super) gossip: u64,
     /// Whether it is to go: it lost against an older copy, or its room moves. The same load is never asked twice.

@@ -309,7 +309,7 @@ impl Cluster {
         let cause = if aim.is_some() { Cause::Move } else { cause.unwrap_or_else(|| self.cause_of(first)) };
         if let Some(to) = aim.filter(|to| self.may_take(to) && !tried.contains(to)) {
             if let Some(room) = self.rooms.get_mut(key) {
-                room.placed = Some(Placed { at: self.now, monolith: to.clone(), followed: false });
+                room.placed = Some(Placed { at: self.now, monolith: to.clone(), followed: false, moved: true });
             }
             self.tell(key, What::Sent { cause, attempt, monolith: to.clone() }, turn);
             return Ok(to);
@@ -319,7 +319,8 @@ impl Cluster {
         self.tell_decided(Ok(key), turn);
         let monolith = self.first_choice(&decision)?;
         if let Some(room) = self.rooms.get_mut(key) {
-            room.placed = Some(Placed { at: self.now, monolith: monolith.clone(), followed: false });
+            let moved = matches!(cause, Cause::Move | Cause::Lost);
+            room.placed = Some(Placed { at: self.now, monolith: monolith.clone(), followed: false, moved });
         }
         Ok(monolith)
     }

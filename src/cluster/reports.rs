@@ -228,15 +228,20 @@ impl Cluster {
                 let same = copy.epoch == epoch;
                 let (asked, contested) = if same { (copy.asked, copy.contested) } else { (None, None) };
                 let since = if same { copy.since } else { self.now };
-                *copy = Copy { name, epoch, metadata, since, told: self.now, gossip, asked, contested };
+                let counted = match gossip > copy.gossip {
+                    true => self.now,
+                    false if same => copy.counted,
+                    false => 0,
+                };
+                *copy = Copy { name, epoch, metadata, since, counted, gossip, asked, contested };
                 copy.is_leaving()
             }
             None => {
                 self.list_version += 1;
-                let (key, since, told) = (name.key().clone(), self.now, self.now);
+                let (key, since, counted) = (name.key().clone(), self.now, 0);
                 entry
                     .copies
-                    .insert(key, Copy { name, epoch, metadata, since, told, gossip, asked: None, contested: None });
+                    .insert(key, Copy { name, epoch, metadata, since, counted, gossip, asked: None, contested: None });
                 false
             }
         }

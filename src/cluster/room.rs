@@ -42,6 +42,8 @@ pub(super) struct Placed {
     pub(super) monolith: MonolithId,
     /// Whether another balancer has chosen it: its claim was found, and followed.
     pub(super) followed: bool,
+    /// Whether the room came from another Monolith: each balancer with clients in it has then placed it.
+    pub(super) moved: bool,
 }
 
 /// Where a room is in its life.

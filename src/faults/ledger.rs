@@ -49,7 +49,8 @@ struct Surprise {
     at: Instant,
     /// The link of whose member it was.
     link: LinkNumber,
-    /// Whether it was a join that found it gone: nothing that is held goes before that is answered.
+    /// Whether it was a join that found it gone: but for what a newcomer has said, nothing that is held goes before that is
+    /// answered.
     met_by_join: bool,
 }
 
@@ -111,11 +112,12 @@ impl Inputs {
                 *said <= link.ended.unwrap_or(unread) + ON_THE_WAY && unread <= sent + UNREAD
             });
             let went_on = self.inbox.as_ref().and_then(|inbox| inbox.went_on_late(*number));
+            let newcomer = went_on.is_some() && went_on == self.inbox.as_ref().and_then(|inbox| inbox.first_spoke());
             let with_room = self.surprises.iter().any(|Surprise { at, link, met_by_join }| {
                 let near = |other: &Instant, within| *other <= *at + within && *at <= *other + within;
                 let kept = stalls.get(link).is_some_and(|stalls| stalls.iter().any(|it| near(it, NEWS_IN_A_STALL)));
                 let within = if kept { NEWS_IN_A_STALL } else { NEWS };
-                near(said, within) || !met_by_join && went_on.is_some_and(|at| near(&at, within))
+                near(said, within) || (!met_by_join || newcomer) && went_on.is_some_and(|at| near(&at, within))
             });
             let when_it_left = held.is_some_and(|since| *said + ON_THE_WAY >= since);
             with_link || with_room || when_it_left
@@ -405,10 +407,7 @@ mod tests {
             commands: tokio::sync::mpsc::unbounded_channel().0,
             activity: Arc::new(Activity::default()),
         };
-        inbox.attached(attachment, line);
-        if open {
-            inbox.open(attachment);
-        }
+        inbox.attached(attachment, line, open);
         inbox
     }
 

@@ -225,8 +225,8 @@ fn soaked(usually: u64) -> u64 {
     std::env::var("USHER_FAULT_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(usually)
 }
 
-/// Among them those by which it was found that a client whose join was taken back could speak behind its own leave, and
-/// that what a newcomer says could meet another balancer's `unload`.
+/// Among them those by which it was found that a client whose join was taken back could speak behind its own leave, and one in
+/// which what a newcomer says meets another balancer's `unload`.
 #[test]
 fn rooms_that_are_moved_about_lose_nothing() {
     try_seeds(Kind::Moves, (0..20).chain([228, 277, 384, 415, 557]));

@@ -309,7 +309,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientTask<S> {
                 }
                 // One that is over already, or that a newer one has replaced: its link was slower.
                 Item::Attached { attachment, .. } if attachment <= self.newest => {}
-                Item::Attached { attachment, line } => {
+                Item::Attached { attachment, line, open } => {
                     self.newest = attachment;
                     #[cfg(test)]
                     if broken::is(Rule::HeldInputIsKept) && matches!(self.phase, Phase::HandingOver) {
@@ -318,6 +318,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientTask<S> {
                     }
                     self.hold();
                     self.membership = Some(Membership { attachment, line });
+                    if open {
+                        self.open();
+                    }
                 }
                 Item::Open(attachment) => {
                     if self.membership.as_ref().is_some_and(|membership| membership.attachment == attachment) {

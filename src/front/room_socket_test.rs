@@ -73,8 +73,7 @@ impl Joined {
             commands: mpsc::unbounded_channel().0,
             activity: Arc::new(Activity::default()),
         };
-        self.inbox.attached(attachment, line);
-        self.inbox.open(attachment);
+        self.inbox.attached(attachment, line, true);
         outbox
     }
 

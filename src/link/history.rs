@@ -46,9 +46,9 @@ impl History {
     /// Takes in what the client's task is going to do.
     pub(super) fn note(&mut self, item: &Item) {
         let speaks = match item {
-            Item::Attached { attachment, .. } if *attachment > self.newest => {
+            Item::Attached { attachment, open, .. } if *attachment > self.newest => {
                 (self.newest, self.present) = (*attachment, Some(*attachment));
-                false
+                *open
             }
             Item::Open(attachment) if self.present == Some(*attachment) => true,
             Item::Hold(attachment, _) if self.present == Some(*attachment) => false,
@@ -78,6 +78,11 @@ impl History {
     pub(super) fn went_on_late(&self, number: u64) -> Option<Instant> {
         let (read, text) = self.read.get(usize::try_from(number).ok()?.checked_sub(1)?)?;
         self.given.get(text).copied().filter(|given| given > read)
+    }
+
+    /// When what it said went on for the first time.
+    pub(super) fn first_spoke(&self) -> Option<Instant> {
+        self.speaks.iter().find(|(_, speaks)| *speaks).map(|(at, _)| *at)
     }
 
     /// The beginning of the first time at which it was held back and that is not over before `from`, nor begins after `to`.

@@ -31,8 +31,10 @@ pub enum Item {
         attachment: Attachment,
         /// What it needs to speak to the Monolith.
         line: Line,
+        /// Whether its own frames may go at once.
+        open: bool,
     },
-    /// The room is up and has answered the `join`: the client's own frames may go.
+    /// The room is up: the client's own frames may go.
     Open(Attachment),
     /// The room is about to leave its Monolith, or has left it before the client's join was answered: what it says from now
     /// on is kept, for the next one or for that answer. The other part is dropped once everything that it has said so far
@@ -124,8 +126,8 @@ impl Inbox {
     }
 
     /// Announces an attachment.
-    pub fn attached(&self, attachment: Attachment, line: Line) {
-        self.control(Item::Attached { attachment, line });
+    pub fn attached(&self, attachment: Attachment, line: Line, open: bool) {
+        self.control(Item::Attached { attachment, line, open });
     }
 
     /// Notes over which link an attachment is.
@@ -156,6 +158,12 @@ impl Inbox {
     #[cfg(test)]
     pub(crate) fn has_given(&self, text: Utf8Bytes) {
         self.lock().history.has_given(text);
+    }
+
+    /// When what its client said went on for the first time.
+    #[cfg(test)]
+    pub(crate) fn first_spoke(&self) -> Option<Instant> {
+        self.lock().history.first_spoke()
     }
 
     /// When the first, second... thing that its client said went on that was held back, if that has gone on: for the last time.

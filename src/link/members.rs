@@ -149,17 +149,17 @@ impl Members {
         }
     }
 
-    /// Sends to one member. The member is returned the first time it hears anything.
+    /// Sends to one member. The member is returned the first time it hears anything, if that is to be reported.
     pub(super) fn unicast(&mut self, id: MemberId, frame: Utf8Bytes) -> Option<(Delivered, Option<&Member>)> {
         let member = self.get_mut(id)?;
         let mut delivered = Delivered::default();
-        let first = std::mem::replace(&mut member.answer, Answer::Heard) != Answer::Heard;
+        member.answer = Answer::Heard;
         member.deliver(frame, &mut delivered);
+        let first = std::mem::take(&mut member.report);
         Some((delivered, first.then_some(&*member)))
     }
 
-    /// Sends to every member of a room, spelled as the Monolith likes. `first` is called with those that hear something for
-    /// the first time.
+    /// Sends to every member of a room, spelled as the Monolith likes.
     pub(super) fn broadcast(
         &mut self,
         room: &str,
@@ -170,12 +170,14 @@ impl Members {
         let mut delivered = Delivered::default();
         let mut now = None;
         for member in members {
-            if let Answer::Awaited { until } = member.answer {
-                if *now.get_or_insert_with(Instant::now) < until {
-                    delivered.before_answer += 1;
-                    continue;
-                }
-                member.answer = Answer::Heard;
+            if let Answer::Awaited { until } = member.answer
+                && *now.get_or_insert_with(Instant::now) < until
+            {
+                delivered.before_answer += 1;
+                continue;
+            }
+            member.answer = Answer::Heard;
+            if std::mem::take(&mut member.report) {
                 first(member);
             }
             member.deliver(frame.clone(), &mut delivered);

@@ -12,11 +12,11 @@ mod history;
 pub mod inbox;
 mod members;
 pub mod outbox;
+mod rejoining;
 mod session;
 pub mod stats;
 mod supervisor;
 pub mod tap;
-mod unanswered;
 mod unread;
 mod writer;
 
@@ -81,7 +81,7 @@ pub enum Command {
         token: Token,
         /// What it hears goes here.
         inbox: Arc<Inbox>,
-        /// Whether the room is up, so that its own frames may follow the answer to the join.
+        /// Whether its own frames may follow: at once, or with the answer to the join where that may meet an `unload`.
         open: bool,
         /// Whether the first frame for it is to be reported.
         report: bool,

@@ -3,7 +3,7 @@
 mod opening;
 mod unloading;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,9 +25,9 @@ use super::heart::{Beat, Heart};
 use super::inbox::Line;
 use super::members::{Answer, Delivered, Joining, Member, Members, lower_case};
 use super::outbox::{Outbox, Outgoing};
+use super::rejoining::Rejoining;
 use super::stats::{LinkStats, count};
 use super::tap::{Direction, TapKind};
-use super::unanswered::Unanswered;
 use super::unread::Unread;
 use super::writer::write_loop;
 use super::{Command, LinkContext, LinkSettings, Report};
@@ -60,10 +60,12 @@ pub(super) struct Session {
     members: Members,
     /// What the Monolith says it has loaded, as of the last frame that was read.
     loaded: HashMap<RoomKey, RoomReport, Hashing>,
+    /// Those of them that are about to go, since a member was sent away for it.
+    going: HashSet<RoomKey, Hashing>,
     departed: Departed,
     leaving: HandOvers,
     unread: Unread,
-    unanswered: Unanswered,
+    rejoining: Rejoining,
     join_answer: Duration,
     drain: Duration,
     heartbeat: Heart,
@@ -108,10 +110,11 @@ impl Session {
             commands,
             members,
             loaded: HashMap::default(),
+            going: HashSet::default(),
             departed: Departed::default(),
             leaving: HandOvers::default(),
             unread: Unread::default(),
-            unanswered: Unanswered::default(),
+            rejoining: Rejoining::default(),
             join_answer: settings.timeouts.join_answer,
             drain: settings.timeouts.drain,
             heartbeat: Heart::new(settings.heartbeat.interval, settings.heartbeat.missed),
@@ -161,6 +164,12 @@ impl Session {
         }
         self.members.end();
         let reports = self.context.reports.clone();
+        // What the last frame has said: that its last room has gone is why a link that drains ends.
+        while let Some(event) = self.events.pop_front() {
+            if reports.send(Report::Event(event)).await.is_err() {
+                break;
+            }
+        }
         if matches!(end, End::Lost(GOODBYE)) {
             // It has said so: the end of this link is no sign of trouble.
             let leaving = Event::LinkState { link: self.link, state: MonolithState::Draining };
@@ -198,7 +207,7 @@ impl Session {
                     return End::Stopped;
                 }
             }
-            let deadline = [draining, self.leaving.next_due(), self.unanswered.next_due()].into_iter().flatten().min();
+            let deadline = [draining, self.leaving.next_due(), self.rejoining.next_due()].into_iter().flatten().min();
             if attached >= CROWD {
                 attached = 0;
                 tokio::task::yield_now().await;
@@ -221,7 +230,7 @@ impl Session {
                         if self.outbox.is_choked() {
                             return End::Lost("reads nothing");
                         }
-                        if draining.is_some() && self.members.len() == 0 {
+                        if draining.is_some() && self.is_done() {
                             return End::Drained;
                         }
                     }
@@ -241,7 +250,7 @@ impl Session {
                     info!(monolith = %self.init.id, listed, "discovery changed its mind about a linked monolith");
                     self.heartbeat.draining = !listed;
                     self.events.push_back(Event::LinkState { link: self.link, state });
-                    if !listed && self.members.len() == 0 {
+                    if !listed && self.is_done() {
                         return End::Drained;
                     }
                 }
@@ -261,6 +270,12 @@ impl Session {
         }
     }
 
+    /// Whether a link that discovery has dropped may end: nobody is left, and no room is between its members and its end,
+    /// which is when it may be elsewhere.
+    fn is_done(&self) -> bool {
+        self.members.len() == 0 && self.going.is_empty()
+    }
+
     fn received(&mut self, message: Option<tungstenite::Result<Message>>, draining: bool) -> Result<(), End> {
         match message {
             Some(Ok(message)) => self.message(message)?,
@@ -270,7 +285,7 @@ impl Session {
             }
             None => return Err(End::Lost("closed")),
         }
-        if draining && self.members.len() == 0 { Err(End::Drained) } else { Ok(()) }
+        if draining && self.is_done() { Err(End::Drained) } else { Ok(()) }
     }
 
     fn message(&mut self, message: Message) -> Result<(), End> {
@@ -375,7 +390,7 @@ impl Session {
     fn room_message(&mut self, message: &RoomMessage<'_>) {
         let counters = &self.context.counters;
         let mut answered = Vec::new();
-        let mut first = |member: &Member| answered.push((member.client, member.attachment, member.report));
+        let mut first = |member: &Member| answered.push((member.client, member.attachment));
         // One copy per message, shared by every delivery: a slice of the frame would keep the whole read buffer alive.
         let payload = || Utf8Bytes::from(message.payload);
         let (delivered, kind) = match message.to {
@@ -417,12 +432,13 @@ impl Session {
             counters.overflows.fetch_add(overflowed, Relaxed);
         }
         self.context.tap.emit(kind, &self.init.id, Direction::Rx);
-        for (client, attachment, report) in answered {
-            self.answered(client, attachment, report);
+        for (client, attachment) in answered {
+            self.answered(client, attachment);
         }
     }
 
     fn kick(&mut self, id: Option<MemberId>, code: CloseCode) {
+        let room = id.and_then(|id| self.members.room_of(id)).cloned();
         let Some(member) = id.and_then(|id| self.members.kick(id)) else {
             if let Some(id) = id {
                 self.departed.kicked(id);
@@ -432,7 +448,10 @@ impl Session {
         };
         match code {
             // The Monolith is going, or the room is: what becomes of the client is decided where that is known.
-            CloseCode::AWAY => member.inbox.detached(member.attachment),
+            CloseCode::AWAY => {
+                self.going.extend(room.filter(|room| self.loaded.contains_key(room)));
+                member.inbox.detached(member.attachment);
+            }
             // It was in this room a moment ago, so the user has made no mistake, and is closed when its turn comes.
             CloseCode::ROOM_NOT_FOUND if member.is_rejoining() => member.inbox.detached(member.attachment),
             code => member.inbox.close(code),
@@ -450,20 +469,21 @@ impl Session {
             Command::Attach { client, attachment, room, token, inbox, open, report, rejoin } => {
                 // Subscribing and queueing the join are one step, so no answer can come before the subscription, and
                 // the client's own frames can only follow its join.
-                // Where the room has gone, the control thread has not heard that yet.
-                let report = report || (open && !self.loaded.contains_key(room.key()));
-                let joining = Joining { report, rejoin, patience: self.join_answer };
+                // It meets an `unload` if the room has gone, and the control thread has not heard that yet.
+                let waits = open && (rejoin || !self.loaded.contains_key(room.key()));
+                let joining = Joining { report: report || waits, rejoin, patience: self.join_answer };
                 let member = Member::joining(client, attachment, inbox.clone(), joining);
                 let id = member.id;
                 let activity = self.members.insert(room.key().clone(), member);
-                if open {
-                    self.unanswered.push(Instant::now() + self.join_answer, client, attachment);
+                if waits {
+                    self.rejoining.push(Instant::now() + self.join_answer, client, attachment);
                 }
+                let open = open && !waits && !self.unread.holds(room.key(), client, attachment);
                 self.outbox.push_control(Outgoing::Text(wire::join(room.spelling(), id, &token.0)));
                 let (outbox, commands) = (self.outbox.clone(), self.commands.clone());
                 #[cfg(test)]
                 inbox.joined_over(self.link);
-                inbox.attached(attachment, Line { member: id, outbox, commands, activity });
+                inbox.attached(attachment, Line { member: id, outbox, commands, activity }, open);
             }
             Command::Open { client, attachment } => self.open(client, attachment),
             Command::Detach { client, attachment } => {

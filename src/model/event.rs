@@ -253,7 +253,7 @@ pub enum Effect {
         room: RoomName,
         /// Its secret.
         token: Token,
-        /// Whether the room is up, so that the client's own frames may follow the answer to the join.
+        /// Whether the client's own frames may follow: at once, or with the answer to the join where that may meet an `unload`.
         open: bool,
         /// Whether the first frame for it is to be reported.
         report: bool,

@@ -280,8 +280,8 @@ fn beside_others(drain: u64) -> World {
         Arc::get_mut(&mut report.metadata).unwrap().users = users;
         report
     };
-    // The last one has not counted the last client yet.
-    w.pass(900_000).ignore();
+    // The last one's latest client is not counted yet.
+    w.pass(1_900_000).ignore();
     w.join(21, "else").ignore();
     w.pass(100_000).ignore();
     let rooms = vec![counted("alone", 1), counted("theirs", 2), counted("else", 1), report(("ours", 3))];
@@ -328,4 +328,28 @@ fn rooms_are_left_to_others_for_a_part_of_a_short_drain_only_and_not_at_all_in_a
     let mut w = beside_others(300);
     w.drain(1, true).ignore();
     assert_eq!(asked(&mut w, 1), ["alone", "else", "ours", "theirs"]);
+    // Others that move one room after another do not keep it waiting for ever.
+    let mut w = beside_others(32);
+    w.event(Event::LinkState { link: LinkId(1), state: MonolithState::Draining }).ignore();
+    assert_eq!(asked(&mut w, 1), ["alone", "ours"]);
+    for second in 1..9 {
+        assert_eq!(asked(&mut w, 1), if second < 8 { &[][..] } else { &["else", "theirs"] }, "{second}");
+        let other = format!("other{second}");
+        w.loaded(1, &other, 1).ignore();
+        w.unloaded(1, &other, UnloadReason::Commanded, &[]).ignore();
+    }
+}
+
+#[test]
+fn a_room_that_every_balancer_with_clients_in_it_has_placed_is_nobodys_own() {
+    let mut w = beside_others(300);
+    w.event(Event::LinkState { link: LinkId(1), state: MonolithState::Draining }).ignore();
+    assert_eq!(asked(&mut w, 1), ["alone", "ours"]);
+    w.unloaded(1, "ours", UnloadReason::Commanded, &[]).ignore();
+    w.loaded(2, "ours", 5).ignore();
+    w.event(Event::LinkState { link: LinkId(1), state: MonolithState::Up }).ignore();
+    w.event(Event::LinkState { link: LinkId(2), state: MonolithState::Draining }).ignore();
+    let effects: Vec<String> = (0..900).flat_map(|_| w.pass(10_000).0).collect();
+    assert!(effects.iter().all(|effect| !effect.starts_with("hand over")), "{effects:?}");
+    assert_eq!((summary(&w, 2).rooms_left, summary(&w, 2).waits_for), (1, Some(DrainNeeds::Turn)));
 }

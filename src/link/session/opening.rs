@@ -11,10 +11,8 @@ use crate::model::{Attachment, ClientId};
 impl Session {
     /// A member has heard its first frame: it is in, so its own frames may go. The control thread, which lets everybody else
     /// in, comes later.
-    pub(super) fn answered(&mut self, client: ClientId, attachment: Attachment, report: bool) {
-        if report {
-            self.events.push_back(Event::Answered { link: self.link, client, attachment });
-        }
+    pub(super) fn answered(&mut self, client: ClientId, attachment: Attachment) {
+        self.events.push_back(Event::Answered { link: self.link, client, attachment });
         let room = self.members.room_of(client.member(attachment));
         // While the room's members are being held back its `unload` is still to come, and decides.
         if room.is_some_and(|room| !self.leaving.holds(room)) {
@@ -22,7 +20,7 @@ impl Session {
         }
     }
 
-    /// Lets a member's own frames go, with the answer to its join: that may meet an `unload`.
+    /// Lets a member's own frames go: at once, or with the answer to its join if that may meet an `unload`.
     pub(super) fn open(&mut self, client: ClientId, attachment: Attachment) {
         let id = client.member(attachment);
         let loaded = self.members.room_of(id).is_some_and(|room| self.loaded.contains_key(room));
@@ -31,8 +29,9 @@ impl Session {
             // That was said of the load that has gone.
             return;
         }
-        if !member.answer.is_over() {
-            self.unanswered.push(Instant::now() + self.join_answer, client, attachment);
+        if member.is_rejoining() && !member.answer.is_over() {
+            member.report = true;
+            self.rejoining.push(Instant::now() + self.join_answer, client, attachment);
             return;
         }
         self.speaks(client, attachment);
@@ -50,7 +49,7 @@ impl Session {
     /// Lets those speak whose Monolith does not answer joins. Where the room is not loaded it is loading still, or it has
     /// gone: what was said would be lost, so they wait on, until it is there or they are taken away.
     pub(super) fn open_unanswered(&mut self) {
-        while let Some((client, attachment)) = self.unanswered.pop_due() {
+        while let Some((client, attachment)) = self.rejoining.pop_due() {
             let id = client.member(attachment);
             let Some(room) = self.members.room_of(id) else { continue };
             // While they are being held back the `unload` is still to come, and decides.
@@ -58,14 +57,11 @@ impl Session {
                 continue;
             }
             let loaded = self.loaded.contains_key(room);
-            // The answer has let it on.
-            if self.members.get_mut(id).is_some_and(|member| member.answer == Answer::Heard) {
-                continue;
-            }
-            if loaded {
+            let heard = self.members.get_mut(id).is_some_and(|member| member.answer == Answer::Heard);
+            if loaded || heard {
                 self.open(client, attachment);
             } else {
-                self.unanswered.push(Instant::now() + self.join_answer, client, attachment);
+                self.rejoining.push(Instant::now() + self.join_answer, client, attachment);
             }
         }
     }

@@ -64,6 +64,7 @@ impl Session {
     /// A room that the Monolith had has left it: an `unload` that nobody has written yet would end a real Monolith.
     pub(super) fn has_gone(&mut self, room: &RoomKey, name: &RoomName) {
         self.leaving.forget(room);
+        self.going.remove(room);
         self.unread.unloaded(room);
         if self.outbox.take_control_back(&wire::unload(name.spelling())) {
             count(&self.context.counters.unloads_withheld);

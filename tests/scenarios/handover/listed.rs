@@ -80,6 +80,17 @@ async fn f28_a_monolith_that_discovery_takes_out_hands_over_its_rooms_and_closes
     nobody_left(&balancer, &[&a, &b]).await;
 }
 
+async fn knows(balancer: &Balancer, room: &str) {
+    eventually("it knows where the room is", async || {
+        let found = balancer.get(&format!("/_usher/v1/rooms/{room}")).await;
+        match found.status {
+            200 if !found.json()["monolith"].is_null() => Ok(()),
+            _ => Err(found.text()),
+        }
+    })
+    .await;
+}
+
 /// Each of them has clients in every room. A second `unload` of one load would end the Monolith.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f28_two_balancers_empty_a_monolith_that_discovery_takes_out_and_it_outlives_that() {
@@ -92,11 +103,19 @@ async fn f28_two_balancers_empty_a_monolith_that_discovery_takes_out_and_it_outl
     let balancers = [reading(&path).await, reading(&path).await];
     let mut clients = Vec::new();
     for (number, room) in rooms.iter().enumerate() {
+        // The first one has it placed; the other one finds it.
         for turn in [0, 1] {
-            clients.push(balancers[(number + turn) % 2].join(room, &format!("{room}{turn}")).await);
+            let balancer = &balancers[(number + turn) % 2];
+            if turn == 1 {
+                knows(balancer, room).await;
+            }
+            clients.push(balancer.join(room, &format!("{room}{turn}")).await);
         }
     }
-    let here = a.look(|state| state.client_count());
+    let is_here = |room: &String| a.look(|state| !state.members(room).is_empty());
+    let sent = |by: usize| rooms.iter().enumerate().filter(|(at, room)| at % 2 == by && is_here(room)).count();
+    let sent = [sent(0), sent(1)];
+    let here = sent[0] + sent[1];
     assert!(here > 0, "a Monolith without rooms has nothing to lose");
     std::fs::write(&path, listing(&[&b])).unwrap();
     holds(&b, |state| state.client_count() == clients.len()).await;
@@ -104,7 +123,10 @@ async fn f28_two_balancers_empty_a_monolith_that_discovery_takes_out_and_it_outl
         all_handed_over(balancer).await;
     }
     let unloads = a.unloads();
-    assert!(unloads.len() == here / 2 && unloads.iter().all(|unload| unload.loaded), "{unloads:?}");
+    assert!(unloads.len() == here && unloads.iter().all(|unload| unload.loaded), "{unloads:?}");
+    for (balancer, sent) in balancers.iter().zip(sent) {
+        assert_eq!(balancer.metric("usher_moves_done_total").await, sent as f64, "each moves what it has placed");
+    }
     for client in &mut clients {
         echo(client, "still here").await;
     }

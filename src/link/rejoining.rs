@@ -1,6 +1,6 @@
-//! Members whose `join` has no answer yet: what they say goes once it has one, since a join may meet the `unload` of
-//! another balancer, or of the Monolith itself, and what follows it would be lost. A Monolith that answers no joins gets it
-//! after a while.
+//! Members whose room has changed its Monolith: what they have said meanwhile goes once their join is answered, since a join
+//! may meet the `unload` of another balancer, or of the Monolith itself, and what follows it would be lost. A Monolith that
+//! answers no joins gets it after a while.
 
 use std::collections::VecDeque;
 
@@ -10,11 +10,11 @@ use crate::model::{Attachment, ClientId};
 
 /// Those of one link, oldest first, with the moment until which each of them waits.
 #[derive(Debug, Default)]
-pub(super) struct Unanswered {
+pub(super) struct Rejoining {
     waiting: VecDeque<(Instant, ClientId, Attachment)>,
 }
 
-impl Unanswered {
+impl Rejoining {
     /// A member is being joined, or could be let on but for the answer. Each one has the same time.
     pub(super) fn push(&mut self, until: Instant, client: ClientId, attachment: Attachment) {
         self.waiting.push_back((until, client, attachment));
