@@ -89,11 +89,6 @@ impl HandOvers {
         self.next = Some(self.next.map_or(until, |next| next.min(until)));
     }
 
-    /// Whether the clients of a room are being held back.
-    pub(super) fn holds(&self, room: &RoomKey) -> bool {
-        self.held.contains_key(room)
-    }
-
     /// Every client of a room holds. Returns the room if it is to be unloaded now.
     pub(super) fn all_hold(&mut self, room: &RoomKey, number: u64) -> Option<Leaving> {
         if self.held.get(room)?.number != number {

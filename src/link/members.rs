@@ -26,6 +26,9 @@ pub(super) struct Member {
     pub(super) rejoin: bool,
     /// Whether the room was unloaded before its join was answered.
     pub(super) crossed: bool,
+    /// Whether it was told to hold since the room is to go: from then on the control thread says when it goes on, if the
+    /// room stays.
+    pub(super) held: bool,
 }
 
 /// What is expected of a member whose `join` is being queued.
@@ -190,6 +193,12 @@ impl Members {
         self.rooms.get(&*lower_case(room)).map_or(&[], |room| &room.members)
     }
 
+    /// The room is to go, and its members are told to hold.
+    pub(super) fn hold(&mut self, room: &RoomKey) {
+        let members = self.rooms.get_mut(room).map(|room| room.members.as_mut_slice()).unwrap_or_default();
+        members.iter_mut().for_each(|member| member.held = true);
+    }
+
     /// A room was unloaded: its members hear nothing more, and are told so, but for those that had no frame since their
     /// `join`. Theirs crossed the unload: they stay, what they say is held back, and their first frame is reported. Returns
     /// those that hear nothing more.
@@ -202,7 +211,7 @@ impl Members {
                 self.slots.insert(member.id, Slot::Unloaded);
                 detached.push((member.client, member.attachment));
             } else {
-                (member.report, member.crossed) = (true, true);
+                (member.report, member.crossed, member.held) = (true, true, false);
                 member.inbox.hold(member.attachment, None);
                 crossed.push(member);
             }
@@ -249,7 +258,17 @@ impl Member {
         Joining { report, rejoin, patience }: Joining,
     ) -> Self {
         let answer = Answer::Awaited { until: Instant::now() + patience };
-        Self { client, attachment, id: client.member(attachment), inbox, answer, report, rejoin, crossed: false }
+        Self {
+            client,
+            attachment,
+            id: client.member(attachment),
+            inbox,
+            answer,
+            report,
+            rejoin,
+            crossed: false,
+            held: false,
+        }
     }
 
     /// Whether the Monolith has yet to answer the join of a client that was in the room before.

@@ -485,7 +485,7 @@ impl Session {
                 inbox.joined_over(self.link);
                 inbox.attached(attachment, Line { member: id, outbox, commands, activity }, open);
             }
-            Command::Open { client, attachment } => self.open(client, attachment),
+            Command::Open { client, attachment } => self.let_on(client, attachment),
             Command::Detach { client, attachment } => {
                 let id = client.member(attachment);
                 let unanswered = self.members.get_mut(id).is_some_and(|member| member.answer != Answer::Heard);

@@ -357,6 +357,34 @@ fn who_is_to_go_on_after_all_waits_until_the_unload_of_a_hand_over_has_been_read
 }
 
 #[test]
+fn who_is_answered_while_its_room_goes_says_nothing_to_it_though_the_unload_has_been_read() {
+    for read_first in [true, false] {
+        let (mut session, mut commands, _received) = commanded();
+        session.frame(LOADED);
+        let (one, two) = (attach(&mut session, 1, false), attach(&mut session, 2, true));
+        say(&mut session, 1);
+        session.command(hand_over());
+        while one.try_next().is_some() || two.try_next().is_some() {}
+        session.command(commands.try_recv().unwrap());
+        assert!(matches!(session.outbox.try_next(), Some(Outgoing::Text(text)) if text.contains("unload")));
+        let Some(Outgoing::Ping(behind)) = session.outbox.try_next() else { panic!("a ping follows") };
+        let read = |session: &mut Session| {
+            session.message(Message::Pong(behind.to_be_bytes().to_vec().into())).unwrap();
+        };
+        if read_first {
+            read(&mut session);
+        }
+        say(&mut session, 2);
+        if !read_first {
+            read(&mut session);
+        }
+        assert!(!is_opened(&two), "the room is about to go");
+        session.command(Command::Open { client: ClientId::from_u128(2 << 64), attachment: Attachment(1) });
+        assert!(is_opened(&two), "it stays after all");
+    }
+}
+
+#[test]
 fn an_unload_that_is_withheld_because_everybody_has_left_is_reported() {
     let (mut session, mut commands, _received) = commanded();
     session.frame(LOADED);

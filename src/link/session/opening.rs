@@ -13,11 +13,18 @@ impl Session {
     /// in, comes later.
     pub(super) fn answered(&mut self, client: ClientId, attachment: Attachment) {
         self.events.push_back(Event::Answered { link: self.link, client, attachment });
-        let room = self.members.room_of(client.member(attachment));
-        // While the room's members are being held back its `unload` is still to come, and decides.
-        if room.is_some_and(|room| !self.leaving.holds(room)) {
+        // One that was told to hold waits for what becomes of its room: the answer says nothing about that.
+        if self.members.get_mut(client.member(attachment)).is_some_and(|member| !member.held) {
             self.speaks(client, attachment);
         }
+    }
+
+    /// The room of a member is up, or stays after all.
+    pub(super) fn let_on(&mut self, client: ClientId, attachment: Attachment) {
+        if let Some(member) = self.members.get_mut(client.member(attachment)) {
+            member.held = false;
+        }
+        self.open(client, attachment);
     }
 
     /// Lets a member's own frames go: at once, or with the answer to its join if that may meet an `unload`.
@@ -52,12 +59,9 @@ impl Session {
         while let Some((client, attachment)) = self.rejoining.pop_due() {
             let id = client.member(attachment);
             let Some(room) = self.members.room_of(id) else { continue };
-            // While they are being held back the `unload` is still to come, and decides.
-            if self.leaving.holds(room) {
-                continue;
-            }
             let loaded = self.loaded.contains_key(room);
-            let heard = self.members.get_mut(id).is_some_and(|member| member.answer == Answer::Heard);
+            let Some(member) = self.members.get_mut(id).filter(|member| !member.held) else { continue };
+            let heard = member.answer == Answer::Heard;
             if loaded || heard {
                 self.open(client, attachment);
             } else {

@@ -13,6 +13,7 @@ impl Session {
     /// The room is to go: at once, or when its clients hold.
     pub(super) fn let_go(&mut self, leaving: Leaving, why: UnloadCause) {
         if why == UnloadCause::HandOver && self.may_unload(&leaving, why) {
+            self.members.hold(leaving.room.key());
             self.leaving.hold(leaving, &self.members, &self.commands);
         } else {
             self.unload(&leaving, why);
