@@ -2,8 +2,8 @@
 //! rooms move away one after another, as quickly as `move_rate` allows, until none is left that this balancer may move.
 //!
 //! Discovery tells every balancer the same, and two that ask for one room within the time that its `unloaded` takes would end
-//! the Monolith (`duplicates`). So each begins with the rooms that are its own: which it has sent there, or in which nobody
-//! else has clients. The others it leaves to whoever has sent them there, until none has left for a while.
+//! the Monolith (`duplicates`). So each begins with the rooms that are its own: which it alone has placed there, or in which
+//! nobody else has clients. The others it leaves to whoever has placed them, until none has left for a while.
 
 use std::collections::VecDeque;
 
@@ -163,9 +163,12 @@ impl Cluster {
         }
         let Some((room, copy)) = self.rooms.get(key).zip(monolith.copies.get(key)) else { return false };
         let sent = room.placed.as_ref().is_some_and(|it| it.monolith == *from && !it.followed && !it.moved);
+        if sent {
+            return false;
+        }
         let counted = copy.counted >= room.joined.saturating_add(COUNTED_AFTER);
         let alone = counted && copy.metadata.users as usize <= self.joined_to(key).len();
-        !sent && !alone
+        !alone
     }
 
     /// When the rooms of some Monolith are to be looked through next.

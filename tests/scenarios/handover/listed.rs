@@ -1,6 +1,6 @@
 //! A Monolith that discovery no longer lists, while it is there and has rooms.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -27,6 +27,27 @@ fn listing(monoliths: &[&Monolith]) -> String {
     )
 }
 
+/// Two Monoliths, and a configuration file that lists them.
+struct Listed {
+    rooms: Vec<String>,
+    a: Monolith,
+    b: Monolith,
+    _folder: tempfile::TempDir,
+    path: PathBuf,
+}
+
+impl Listed {
+    async fn start() -> Self {
+        let rooms: Vec<String> = (0..8).map(|number| format!("Room{number}")).collect();
+        let world = world_with(&rooms);
+        let (a, b) = (monolith(&world).start().await.unwrap(), monolith(&world).start().await.unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("usher.toml");
+        std::fs::write(&path, listing(&[&a, &b])).unwrap();
+        Self { rooms, a, b, _folder: folder, path }
+    }
+}
+
 /// A balancer with this configuration file, which links both Monoliths.
 async fn reading(path: &Path) -> Balancer {
     let request = config::Request {
@@ -44,12 +65,7 @@ async fn reading(path: &Path) -> Balancer {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f28_a_monolith_that_discovery_takes_out_hands_over_its_rooms_and_closes_nobody() {
-    let rooms: Vec<String> = (0..8).map(|number| format!("Room{number}")).collect();
-    let world = world_with(&rooms);
-    let (a, b) = (monolith(&world).start().await.unwrap(), monolith(&world).start().await.unwrap());
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("usher.toml");
-    std::fs::write(&path, listing(&[&a, &b])).unwrap();
+    let Listed { rooms, a, b, _folder, path } = Listed::start().await;
     let balancer = reading(&path).await;
     let (stage, watched) = watch::channel(Stage::Talking);
     let client = |n: usize| {
@@ -94,12 +110,7 @@ async fn knows(balancer: &Balancer, room: &str) {
 /// Each of them has clients in every room. A second `unload` of one load would end the Monolith.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f28_two_balancers_empty_a_monolith_that_discovery_takes_out_and_it_outlives_that() {
-    let rooms: Vec<String> = (0..8).map(|number| format!("Room{number}")).collect();
-    let world = world_with(&rooms);
-    let (a, b) = (monolith(&world).start().await.unwrap(), monolith(&world).start().await.unwrap());
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("usher.toml");
-    std::fs::write(&path, listing(&[&a, &b])).unwrap();
+    let Listed { rooms, a, b, _folder, path } = Listed::start().await;
     let balancers = [reading(&path).await, reading(&path).await];
     let mut clients = Vec::new();
     for (number, room) in rooms.iter().enumerate() {
